@@ -1,4 +1,6 @@
-"""Run all benchmarks in sequence and render the pages of their figures. Run nothing else on the machine in the meantime."""
+"""Run all benchmarks in sequence and render the pages of their figures. Run nothing else on the machine in the
+meantime.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +48,25 @@ QUICK = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.all", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="run one round of each, only montages of width 20,000 and small sizes, and render no page")
-    parser.add_argument("--only", nargs="+", choices=BENCHES, default=BENCHES, metavar="NAME", help=f"run only these benchmarks ({', '.join(BENCHES)})")
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="folder for raw results (default: benchmarks/results, with the pages in docs)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="run one round of each, only montages of width 20,000 and small sizes, and render no page",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=BENCHES,
+        default=BENCHES,
+        metavar="NAME",
+        help=f"run only these benchmarks ({', '.join(BENCHES)})",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for raw results (default: benchmarks/results, with the pages in docs)",
+    )
     args = parser.parse_args()
     results: Path = args.results or (ROOT / ".cache" / "benchmarks" / "results" if args.quick else RESULTS)
     results.mkdir(parents=True, exist_ok=True)
@@ -58,7 +76,14 @@ def main() -> None:
             if bench in args.only:
                 print(f"\n=== {bench}", flush=True)
                 options = QUICK[bench] if args.quick else ()
-                command = [sys.executable, "-m", f"benchmarks.{bench}", *options, "--raw", str(Path(name, f"{bench}.jsonl"))]
+                command = [
+                    sys.executable,
+                    "-m",
+                    f"benchmarks.{bench}",
+                    *options,
+                    "--raw",
+                    str(Path(name, f"{bench}.jsonl")),
+                ]
                 failed += [bench] if subprocess.run(command, cwd=ROOT, check=False).returncode else []
         # Copy only after the last benchmark: each one records whether the checkout has changes.
         for path in Path(name).glob("*.jsonl"):

@@ -1,7 +1,7 @@
 """Measure the time and the requests of `himl` commands for Azure ML, on the double.
 
-`first` is a call with an empty cache, `again` each later one. The double runs in another process, whose time does not count.
-"""
+`first` is a call with an empty cache, `again` each later one. The double runs in another process, whose time does not
+count."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ COMMANDS = {
 def fill(himl: HimlWorkspace) -> None:
     for number in range(RUNS):
         himl.staged.add_run(f"many_{number:06d}", "many", tags={"batch": str(number % 8)})
-    himl.staged.put_artifacts(himl.staged.add_run(RUN, "train"), {f"outputs/file_{number:03d}.bin": b"x" * 1000 for number in range(FILES)})
+    himl.staged.put_artifacts(
+        himl.staged.add_run(RUN, "train"), {f"outputs/file_{number:03d}.bin": b"x" * 1000 for number in range(FILES)}
+    )
 
 
 if __name__ == "__main__":
     args = new_parser(__doc__, 7).parse_args()
-    with tempfile.TemporaryDirectory() as name, himl_workspace(Path(name)) as himl, recording("azure_start", args.raw) as record:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        himl_workspace(Path(name)) as himl,
+        recording("azure_start", args.raw) as record,
+    ):
         fill(himl)
         for label, arguments in COMMANDS.items():
             shutil.rmtree(himl.home, ignore_errors=True)

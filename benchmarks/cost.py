@@ -1,10 +1,11 @@
-"""Measure the cost of commands where seconds on a quiet machine do not show it: requests of commands for many runs, and what waiting commands use.
+"""Measure the cost of commands where seconds on a quiet machine do not show it: requests of commands for many runs, and
+what waiting commands use.
 
 `runs`: commands for several runs on the double, which delays each request by 200 ms, and twice as many of them.
-`local`: what grows with the number of files, rules, points, runs or levels of folders on this machine, each for some and for more of them.
-`start`: processor time of short commands, in turns, next to the import of Typer, and without the modules that Python has compiled.
-`waiting`: processor time per hour of commands that wait for local runs, and calls of the file system per second, which `strace` counts if it is there.
-"""
+`local`: what grows with the number of files, rules, points, runs or levels of folders on this machine, each for some
+and for more of them. `start`: processor time of short commands, in turns, next to the import of Typer, and without the
+modules that Python has compiled. `waiting`: processor time per hour of commands that wait for local runs, and calls of
+the file system per second, which `strace` counts if it is there."""
 
 from __future__ import annotations
 
@@ -39,7 +40,16 @@ from benchmarks.aims import (
     cost_scenario,
     local_scenario,
 )
-from benchmarks.measure import HIML, HimlWorkspace, clean_environment, himl_workspace, new_parser, recording, spend, turns
+from benchmarks.measure import (
+    HIML,
+    HimlWorkspace,
+    clean_environment,
+    himl_workspace,
+    new_parser,
+    recording,
+    spend,
+    turns,
+)
 from benchmarks.raw import Raw
 from benchmarks.runs_list import record_runs
 from benchmarks.tracking import time_log_metric
@@ -60,7 +70,10 @@ RUNS, POINTS = 10, 1_900
 SCRIPT = "import time\ntime.sleep(120)\n"
 FILE_CALLS = "trace=%file,%desc"
 # Prints the number of calls until the first process has ended, and that of all
-COUNT = "|awk '!first {first = $1} / resumed>/ {next} /exited with/ {if ($1 == first) until = n; next} {n++} END {print until, n}' > calls"
+COUNT = (
+    "|awk '!first {first = $1} / resumed>/ {next} /exited with/ {if ($1 == first) until = n; next} {n++} END "
+    "{print until, n}' > calls"
+)
 SHORT_COMMANDS = 11  # rounds of each
 SNAPSHOT = """
 import json, pathlib, sys, time
@@ -84,7 +97,9 @@ def measure_runs(himl: HimlWorkspace, folder: Path, rounds: int, record: Raw) ->
                 azure.stage.faults.clear()
                 words = prepared(himl, command, size, name)
                 azure.stage.faults.add(Latency(LATENCY), times=None)
-                record.add(cost_scenario(command, size), "himl", number, **himl.spend([HIML, "runs", *words], environment))
+                record.add(
+                    cost_scenario(command, size), "himl", number, **himl.spend([HIML, "runs", *words], environment)
+                )
 
 
 def prepared(himl: HimlWorkspace, command: str, size: int, name: str) -> Sequence[str]:
@@ -92,7 +107,12 @@ def prepared(himl: HimlWorkspace, command: str, size: int, name: str) -> Sequenc
     azure = himl.staged
     if command == "show --children":
         sweep = f"{name}_1750000000_0a1b2c3d"
-        add_sweep(azure, sweep, [{"lr": number} for number in range(size)], lambda *_: {f"metric {metric}": [0.5, 0.25] for metric in range(4)})
+        add_sweep(
+            azure,
+            sweep,
+            [{"lr": number} for number in range(size)],
+            lambda *_: {f"metric {metric}": [0.5, 0.25] for metric in range(4)},
+        )
         return "show", sweep, "--children", "-q"
     runs = [azure.add_run(f"{name}_{number}", "train") for number in range(size)]
     for run in runs if command == "delete" else ():
@@ -125,9 +145,13 @@ def clear(place: Path) -> None:
 
 
 def submit_files(folder: Path, size: int) -> Work:
-    """Submit a job with *size* files, next to a copy of its project. Counts the calls of the file system per file: until the command has returned, and until
-    the job's supervisor has moved the code to the store, in which an earlier submission has put it."""
-    write_files(folder, {f"package_{number // 100}/module_{number}.py": f"x = {number}\n" for number in range(size)} | {"train.py": ""})
+    """Submit a job with *size* files, next to a copy of its project. Counts the calls of the file system per file:
+    until the command has returned, and until the job's supervisor has moved the code to the store, in which an earlier
+    submission has put it."""
+    write_files(
+        folder,
+        {f"package_{number // 100}/module_{number}.py": f"x = {number}\n" for number in range(size)} | {"train.py": ""},
+    )
     projects = [path.name for path in folder.iterdir()]
     submit, copy = [HIML, "submit", "train.py", "-q"], folder.parent / "copy"
 
@@ -169,7 +193,9 @@ def match_rules(folder: Path, size: int) -> Work:
     """List a project with *size* rules for names that none of them matches."""
     write_files(folder, {f"part_{number // 500}/name_{number}.py": "" for number in range(NAMES)})
     kinds = ("*.ending{}", "cache_{}_*", "folder_{}/", "*[0-9]_{}_[!a]*", "/top_{}/*.tmp")
-    write_files(folder, {".gitignore": "".join(kinds[number % len(kinds)].format(number) + "\n" for number in range(size))})
+    write_files(
+        folder, {".gitignore": "".join(kinds[number % len(kinds)].format(number) + "\n" for number in range(size))}
+    )
     return of_himl(partial(spend, [sys.executable, "-c", SNAPSHOT, str(folder)], clean_environment()))
 
 
@@ -185,13 +211,19 @@ def show_points(folder: Path, size: int) -> Work:
     """Show a run of *size* points. Counts the bytes of the database per point."""
     record_sweep(folder, 1, 10, size // 10)
     stored = (folder / ".himl" / "workspace.db").stat().st_size / size
-    return of_himl(lambda: {**spend([HIML, "runs", "show", f"{SWEEP}_0"], clean_environment(), folder), "bytes": stored})
+    return of_himl(
+        lambda: {**spend([HIML, "runs", "show", f"{SWEEP}_0"], clean_environment(), folder), "bytes": stored}
+    )
 
 
 def miss_run(folder: Path, size: int) -> Work:
     """Look for a run by a wrong id among *size*."""
     record_runs(folder, size, "digits")
-    return of_himl(partial(spend, ["sh", "-c", '"$0" runs show digits_1750000000_x; test $? -eq 3', HIML], clean_environment(), folder))
+    return of_himl(
+        partial(
+            spend, ["sh", "-c", '"$0" runs show digits_1750000000_x; test $? -eq 3', HIML], clean_environment(), folder
+        )
+    )
 
 
 def log_with_model(folder: Path, size: int) -> Work:
@@ -212,9 +244,15 @@ LOCAL: Mapping[str, Callable[[Path, int], Work]] = {
 
 def measure_start(folder: Path, record: Raw) -> None:
     (folder / "train.py").touch()
-    environment, uncompiled = clean_environment(), {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(folder / "none")}
+    environment, uncompiled = (
+        clean_environment(),
+        {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(folder / "none")},
+    )
     ours = {"himl --help": [], "himl submit --help": ["submit"], "himl runs list --help": ["runs", "list"]}
-    commands = {TYPER: [sys.executable, "-c", "import typer"], **{name: [HIML, *words, "--help"] for name, words in ours.items()}}
+    commands = {
+        TYPER: [sys.executable, "-c", "import typer"],
+        **{name: [HIML, *words, "--help"] for name, words in ours.items()},
+    }
     environments = {WITHOUT_PYC: {**environment, **uncompiled}}
     commands[WITHOUT_PYC] = commands["himl --help"]
     for number, name in turns(commands, SHORT_COMMANDS):
@@ -243,18 +281,23 @@ def add_open_runs(folder: Path) -> list[ProcessLock]:
     recorded, locks = RecordedRuns(folder), []
     for number in range(RUNS):
         run = recorded.add(f"train_{number}_aa", status=RunStatus.running)
-        recorded.log(run, [(f"metric {metric}", float(step), step, step) for metric in range(2) for step in range(POINTS // 2)])
+        recorded.log(
+            run, [(f"metric {metric}", float(step), step, step) for metric in range(2) for step in range(POINTS // 2)]
+        )
         locks.append(ProcessLock(folder / ".himl" / "runs" / f"train_{number}_aa" / "lock"))
         locks[-1].take()
     return locks
 
 
 def output_of(command: Sequence[str], folder: Path) -> str:
-    return subprocess.run(command, cwd=folder, env=clean_environment(), check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return subprocess.run(
+        command, cwd=folder, env=clean_environment(), check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
 
 
 def while_waiting(command: Sequence[str], folder: Path) -> dict[str, float]:
-    """Run *command* on a terminal until it waits. Returns its processor time (and that of its supervisor) in seconds per hour, and its calls per second.
+    """Run *command* on a terminal until it waits. Returns its processor time (and that of its supervisor) in seconds
+    per hour, and its calls per second.
 
     `strace` runs the command a second time, because it slows it down.
     """
@@ -264,7 +307,11 @@ def while_waiting(command: Sequence[str], folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         trace = Path(name, "trace")
         in_terminal(["strace", "-ttt", "-e", FILE_CALLS, "-o", str(trace), *command], folder, lambda pid: {})
-        times = [float(found[1]) for line in trace.read_text(errors="replace").splitlines() if (found := re.match(r"(\d+\.\d+) \w+\(", line))]
+        times = [
+            float(found[1])
+            for line in trace.read_text(errors="replace").splitlines()
+            if (found := re.match(r"(\d+\.\d+) \w+\(", line))
+        ]
     begin = times[0] + SETTLED
     return {**used, "operations": sum(begin <= each < begin + MEASURED for each in times) / MEASURED}
 

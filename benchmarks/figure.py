@@ -1,4 +1,6 @@
-"""Draw the figures of the benchmark `scale` as SVG: for each subject, time and memory by size, on logarithmic axes with the same ranges everywhere."""
+"""Draw the figures of the benchmark `scale` as SVG: for each subject, time and memory by size, on logarithmic axes
+with the same ranges everywhere.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,17 @@ LINE, LEGEND = 17, 4
 """Height of a line of text, and lines of a legend."""
 BETWEEN, BLOCK = 36, (LEGEND + 2) * LINE + 2 * (DOWN + 36)
 OURS, OTHERS = ("#0b62c4", "#5aa9ff"), ("#c2500a", "#1f8a4c", "#8a4bd0")
-SHAPES = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.6l4.6 8h-9.2z", "M0-5l4.4 5l-4.4 5l-4.4-5z")
-NOTE = ("A line ends before the size at which", "the tool would take more than 60 s", "or 2 GB. Both axes are logarithmic.")
+SHAPES = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
+    "M-3.6-3.6h7.2v7.2h-7.2z",
+    "M0-4.6l4.6 8h-9.2z",
+    "M0-5l4.4 5l-4.4 5l-4.4-5z",
+)
+NOTE = (
+    "A line ends before the size at which",
+    "the tool would take more than 60 s",
+    "or 2 GB. Both axes are logarithmic.",
+)
 
 
 def by_subject(raw: Raw) -> dict[str, dict[int, str]]:
@@ -79,10 +90,15 @@ def _subject(raw: Raw, subject: str, scenarios: dict[int, str]) -> Iterator[str]
 def _looks(candidates: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return a colour and a shape for each candidate."""
     ours, others = iter(OURS), iter(OTHERS)
-    return {name: (next(ours if name.startswith("himl") else others), SHAPES[number]) for number, name in enumerate(candidates)}
+    return {
+        name: (next(ours if name.startswith("himl") else others), SHAPES[number])
+        for number, name in enumerate(candidates)
+    }
 
 
-def _panel(raw: Raw, figure: str, marks: dict[float, str], scenarios: dict[int, str], looks: dict[str, tuple[str, str]]) -> Iterator[str]:
+def _panel(
+    raw: Raw, figure: str, marks: dict[float, str], scenarios: dict[int, str], looks: dict[str, tuple[str, str]]
+) -> Iterator[str]:
     low, high = min(marks) / 10**0.5, max(marks) * 10**0.5
     first, last = min(scenarios), max(scenarios)
 

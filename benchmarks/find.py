@@ -1,4 +1,6 @@
-"""Time lists of 1,000 runs by a metric, with their parameters, of himl, MLflow, DVC and Guild, and of 10,000 runs of himl and MLflow."""
+"""Time lists of 1,000 runs by a metric, with their parameters, of himl, MLflow, DVC and Guild, and of 10,000 runs of
+himl and MLflow.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ METRIC, PARAMETER = "loss", "lr"
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1", "NO_COLOR": "1"}
 SCRIPT = "lr = 0.1\nprint('loss:', lr / 7)\n"
 PROJECT = {
-    "dvc.yaml": "params: [params.yaml]\nmetrics: [metrics.yaml]\nstages: {train: {cmd: python train.py, deps: [train.py], params: [lr]}}\n",
+    "dvc.yaml": "params: [params.yaml]\nmetrics: [metrics.yaml]\n"
+    "stages: {train: {cmd: python train.py, deps: [train.py], params: [lr]}}\n",
     "train.py": SCRIPT,
     ".gitignore": ".dvc/tmp\n",
 }
@@ -43,9 +46,13 @@ def record_himl(folder: Path, count: int) -> None:
         ids = [run for (run,) in database.execute("SELECT id FROM runs ORDER BY id")]
         rows = [*zip(ids, values(count), strict=True)]
         database.executemany(
-            "INSERT INTO metrics (run, name, step, time, value) VALUES (?, ?, 0, ?, ?)", [(run, METRIC, now_ms(), metric) for run, (metric, _) in rows]
+            "INSERT INTO metrics (run, name, step, time, value) VALUES (?, ?, 0, ?, ?)",
+            [(run, METRIC, now_ms(), metric) for run, (metric, _) in rows],
         )
-        database.executemany("INSERT INTO parameters VALUES (?, ?, ?)", [(run, PARAMETER, str(parameter)) for run, (_, parameter) in rows])
+        database.executemany(
+            "INSERT INTO parameters VALUES (?, ?, ?)",
+            [(run, PARAMETER, str(parameter)) for run, (_, parameter) in rows],
+        )
 
 
 def record_search(folder: Path, count: int) -> None:
@@ -53,8 +60,13 @@ def record_search(folder: Path, count: int) -> None:
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         rows = [(f"{number:032x}", *pair) for number, pair in enumerate(values(count))]
         metrics = [(METRIC, metric, now_ms(), 0, False, run) for run, metric, _ in rows]
-        database.executemany("INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) VALUES (?,?,?,?,?,?)", metrics)
-        database.executemany("INSERT INTO params (key, value, run_uuid) VALUES (?,?,?)", [(PARAMETER, str(parameter), run) for run, _, parameter in rows])
+        database.executemany(
+            "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) VALUES (?,?,?,?,?,?)", metrics
+        )
+        database.executemany(
+            "INSERT INTO params (key, value, run_uuid) VALUES (?,?,?)",
+            [(PARAMETER, str(parameter), run) for run, _, parameter in rows],
+        )
 
 
 def record_dvc(python: str, folder: Path, count: int) -> None:
@@ -77,7 +89,8 @@ def record_dvc(python: str, folder: Path, count: int) -> None:
     parts = []
     for number, (metric, parameter) in enumerate(values(count)):
         parts += [
-            f"commit refs/exps/{base[:2]}/{base[2:]}/exp-{number:05d}\ncommitter ada <ada@example.org> {1_750_000_000 + number} +0000\ndata 3\nexp\nfrom {base}"
+            f"commit refs/exps/{base[:2]}/{base[2:]}/exp-{number:05d}\n"
+            f"committer ada <ada@example.org> {1_750_000_000 + number} +0000\ndata 3\nexp\nfrom {base}"
         ]
         for name, text in {"params.yaml": f"lr: {parameter}\n", "metrics.yaml": f"loss: {metric}\n"}.items():
             parts += [f"M 644 inline {name}\ndata {len(text)}\n{text}"]
@@ -108,14 +121,41 @@ def commands(record: Raw, folder: Path) -> Mapping[str, Sequence[str]]:
     """The lists of 1,000 runs, which all print every run with the metric and the parameter."""
     found: dict[str, Sequence[str]] = {
         "himl runs list": [HIML, "runs", "list", "--num_runs", "all", "--sort", METRIC, "--params"],
-        "MLflow's search_runs": [sys.executable, PROGRAMS, "search_runs", f"sqlite:///{folder}/mlflow.db", "all", f"metrics.{METRIC} ASC"],
+        "MLflow's search_runs": [
+            sys.executable,
+            PROGRAMS,
+            "search_runs",
+            f"sqlite:///{folder}/mlflow.db",
+            "all",
+            f"metrics.{METRIC} ASC",
+        ],
     }
     if python := peer_python(record, DVC, "dvc exp show", "dvc"):
         record_dvc(python, folder / "dvc", FEW)
-        found["dvc exp show"] = [python, "-m", "dvc", "--cd", str(folder / "dvc"), "exp", "show", "--csv", "--sort-by", METRIC]
+        found["dvc exp show"] = [
+            python,
+            "-m",
+            "dvc",
+            "--cd",
+            str(folder / "dvc"),
+            "exp",
+            "show",
+            "--csv",
+            "--sort-by",
+            METRIC,
+        ]
     if python := peer_python(record, GUILD, "guild compare", "guildai"):
         record_guild(python, folder / "guild", FEW)
-        found["guild compare"] = [*_guild(python), "-H", str(folder / "guild" / "home"), "compare", "--csv", "-", "--min", METRIC]
+        found["guild compare"] = [
+            *_guild(python),
+            "-H",
+            str(folder / "guild" / "home"),
+            "compare",
+            "--csv",
+            "-",
+            "--min",
+            METRIC,
+        ]
     return found
 
 
@@ -134,7 +174,14 @@ if __name__ == "__main__":
                 store = f"sqlite:///{folder}/mlflow.db"
                 calls = {
                     "himl runs list, the best 20": [HIML, "runs", "list", "--sort", METRIC],
-                    "MLflow's search_runs, the best 20": [sys.executable, PROGRAMS, "search_runs", store, "20", f"metrics.{METRIC} ASC"],
+                    "MLflow's search_runs, the best 20": [
+                        sys.executable,
+                        PROGRAMS,
+                        "search_runs",
+                        store,
+                        "20",
+                        f"metrics.{METRIC} ASC",
+                    ],
                 }
             for command in calls.values():
                 spend(command, clean_environment(), folder)

@@ -1,4 +1,6 @@
-"""Time processes and record the figures, set up a workspace in the double of Azure ML, and find the tools to compare with. Linux and macOS only."""
+"""Time processes and record the figures, set up a workspace in the double of Azure ML, and find the tools to compare
+with. Linux and macOS only.
+"""
 
 from __future__ import annotations
 
@@ -34,21 +36,37 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 ACCOUNT, CONTAINER = "devstoreaccount1", "bench"
 # The public key of the storage emulator.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-VERSIONS_OF = "from importlib.metadata import version; import sys; print('\\n'.join(version(name) for name in sys.argv[1:]))"
+VERSIONS_OF = (
+    "from importlib.metadata import version; import sys; print('\\n'.join(version(name) for name in sys.argv[1:]))"
+)
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without variables that change the figures: settings of himl and its peers, and the one that disables compiled modules."""
+    """Return the environment without variables that change the figures: settings of himl and its peers, and the one
+    that disables compiled modules.
+    """
     foreign = ("HIML_", "AZURE_", "RCLONE_", "AZCOPY_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign) and name != "PYTHONDONTWRITEBYTECODE"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(foreign) and name != "PYTHONDONTWRITEBYTECODE"
+    }
 
 
 def spend(command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None) -> dict[str, float]:
-    """Run *command* and return its wall and processor time in seconds and its peak resident memory in bytes, including child processes.
+    """Run *command* and return its wall and processor time in seconds and its peak resident memory in bytes, including
+    child processes.
 
-    If the last line of its output is a JSON object with `wall` and `cpu`, these replace the times of the whole process. Raises SystemExit if the command fails.
-    """
-    done = subprocess.run([sys.executable, "-S", STARTER, *command], env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    If the last line of its output is a JSON object with `wall` and `cpu`, these replace the times of the whole process.
+    Raises SystemExit if the command fails."""
+    done = subprocess.run(
+        [sys.executable, "-S", STARTER, *command],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     first, _, said = done.stdout.decode(errors="replace").partition("\n")
     wall, cpu, memory, code = first.split()
     if int(code) != 0:
@@ -62,7 +80,9 @@ Candidate = TypeVar("Candidate")
 
 
 def turns(candidates: Iterable[Candidate], rounds: int) -> Iterator[tuple[int, Candidate]]:
-    """Yield each candidate in each round, counted from 1. Every other round is in reverse order, so that a slow minute of the machine affects all."""
+    """Yield each candidate in each round, counted from 1. Every other round is in reverse order, so that a slow
+    minute of the machine affects all.
+    """
     order = list(candidates)
     for number in range(1, rounds + 1):
         for candidate in order[:: 1 if number % 2 else -1]:
@@ -87,15 +107,32 @@ def new_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
 
 @contextmanager
 def recording(bench: str, path: Path | None) -> Iterator[Raw]:
-    """Collect figures. When the context ends without an error, print them and write them to *path*, unless it is None."""
+    """Collect figures. When the context ends without an error, print them and write them to *path*, unless it is
+    None.
+    """
     path, typed = path.absolute() if path else None, sys.argv[1:]
     # A path on this machine is of no use to other readers of the page.
     if "--raw" in typed:
         del typed[typed.index("--raw") : typed.index("--raw") + 2]
     command = shlex.join(["python", "-m", f"benchmarks.{bench}", *typed])
     begun, started = time.monotonic(), datetime.now(timezone.utc)
-    about: dict[str, Any] = {"machine": machine(Path(tempfile.gettempdir())), "versions": versions(), "peers": {}, "missing": {}}
-    raw = Raw(bench, {"bench": bench, "started": f"{started:%Y-%m-%dT%H:%M:%SZ}", "seconds": 0.0, "command": command, **source(), **about})
+    about: dict[str, Any] = {
+        "machine": machine(Path(tempfile.gettempdir())),
+        "versions": versions(),
+        "peers": {},
+        "missing": {},
+    }
+    raw = Raw(
+        bench,
+        {
+            "bench": bench,
+            "started": f"{started:%Y-%m-%dT%H:%M:%SZ}",
+            "seconds": 0.0,
+            "command": command,
+            **source(),
+            **about,
+        },
+    )
     yield raw
     raw.meta["seconds"] = round(time.monotonic() - begun, 1)
     for scenario in dict.fromkeys(one["scenario"] for one in raw.rounds):
@@ -106,16 +143,21 @@ def recording(bench: str, path: Path | None) -> Iterator[Raw]:
 
 
 def peer_python(record: Raw, environment: str, candidate: str, *packages: str) -> str:
-    """Return the Python of *environment* (of `tests.support.clients`), which is made if it does not exist, and record the versions of *packages* in it.
+    """Return the Python of *environment* (of `tests.support.clients`), which is made if it does not exist, and record
+    the versions of *packages* in it.
 
     If that fails, record that *candidate* is omitted and return an empty text.
     """
     try:
         python = str(client_python(environment))
-        said = subprocess.run([python, "-c", VERSIONS_OF, *packages], stdout=subprocess.PIPE, text=True, check=True).stdout
+        said = subprocess.run(
+            [python, "-c", VERSIONS_OF, *packages], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
     except (PythonMissing, subprocess.SubprocessError, OSError) as e:
         is_missing = isinstance(e, PythonMissing)
-        record.leave_out(candidate, f"it needs {e}" if is_missing else f"its environment could not be made ({type(e).__name__})")
+        record.leave_out(
+            candidate, f"it needs {e}" if is_missing else f"its environment could not be made ({type(e).__name__})"
+        )
         return ""
     record.name_peers(**dict(zip(packages, said.split(), strict=True)))
     return python
@@ -131,7 +173,11 @@ class HimlWorkspace:
     def environment(self, **more: str) -> dict[str, str]:
         """Return a clean environment with the variables that make `himl` and the vendor's clients use the workspace."""
         state = self.staged.state
-        place = {"HIML_SUBSCRIPTION_ID": state.subscription, "HIML_RESOURCE_GROUP": state.group, "HIML_WORKSPACE_NAME": state.name}
+        place = {
+            "HIML_SUBSCRIPTION_ID": state.subscription,
+            "HIML_RESOURCE_GROUP": state.group,
+            "HIML_WORKSPACE_NAME": state.name,
+        }
         return {**clean_environment(), **self.staged.environment(), **place, "XDG_CACHE_HOME": str(self.home), **more}
 
     def spend(self, command: list[str], environment: dict[str, str], folder: Path | None = None) -> dict[str, float]:

@@ -1,9 +1,8 @@
 """Measure `himl montage`, next to hi-ml-cpath 0.5.2 with its pinned versions.
 
-200 seeded slides of three levels (level 1: 2000 x 1500) become montage.png and montage.jpg at each width. It times whole processes, including their start, in
-turns. Memory is the peak of the largest process, without the worker processes of hi-ml-cpath. If Python 3.9 or that environment is not available, it omits
-hi-ml-cpath.
-"""
+200 seeded slides of three levels (level 1: 2000 x 1500) become montage.png and montage.jpg at each width. It times
+whole processes, including their start, in turns. Memory is the peak of the largest process, without the worker
+processes of hi-ml-cpath. If Python 3.9 or that environment is not available, it omits hi-ml-cpath."""
 
 from __future__ import annotations
 
@@ -47,7 +46,9 @@ def textures() -> Sequence[NDArray[np.float32]]:
 
 
 def _texture(random: np.random.Generator, *parts: tuple[int, float]) -> NDArray[np.float32]:
-    """Return a value from 0 to 1 for each pixel of level 0: the sum of *parts*, each noise that is smooth over a number of pixels, with a weight."""
+    """Return a value from 0 to 1 for each pixel of level 0: the sum of *parts*, each noise that is smooth over a
+    number of pixels, with a weight.
+    """
 
     def noise(cell: int) -> NDArray[np.float32]:
         coarse = random.random((FINEST[1] // cell + 2, FINEST[0] // cell + 2), dtype=np.float32)
@@ -74,14 +75,21 @@ def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def write_level(file: tifffile.TiffWriter, picture: Image.Image, level: int) -> None:
-    options: dict[str, Any] = {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 85}, "metadata": None}
+    options: dict[str, Any] = {
+        "photometric": "rgb",
+        "compression": "jpeg",
+        "compressionargs": {"level": 85},
+        "metadata": None,
+    }
     file.write(np.asarray(picture.reduce(2**level)), tile=(TILE, TILE), subfiletype=1 if level else 0, **options)
 
 
 if __name__ == "__main__":
     parser = new_parser(__doc__, 3)
     parser.add_argument("--their_rounds", type=int, default=1, help="rounds of hi-ml-cpath, which takes minutes each")
-    parser.add_argument("--width", type=int, action="append", help="width in pixels, may be repeated (default: 20,000 and 60,000)")
+    parser.add_argument(
+        "--width", type=int, action="append", help="width in pixels, may be repeated (default: 20,000 and 60,000)"
+    )
     parser.add_argument("--count", type=int, default=200, help="number of slides")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, recording("montage", args.raw) as record:
@@ -101,6 +109,8 @@ if __name__ == "__main__":
                 spent = spend(commands[candidate], {**clean_environment(), "TMPDIR": name})
                 record.add(f"{width:,} wide", candidate, number, **spent)
                 for kind in ("png", "jpg"):
-                    record.add(f"{width:,} wide, {kind}", candidate, number, bytes=(result / f"montage.{kind}").stat().st_size)
+                    record.add(
+                        f"{width:,} wide, {kind}", candidate, number, bytes=(result / f"montage.{kind}").stat().st_size
+                    )
                 shutil.rmtree(result)
                 os.sync()

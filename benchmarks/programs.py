@@ -1,8 +1,7 @@
 """Programs that are timed in separate processes, with the Python of an environment that has the packages.
 
-Call them as `programs.py NAME ARGUMENTS...`, with a name from `PROGRAMS`. Programs that time themselves print the time as the last line, so that imports do not
-count. Each imports its packages itself, and nothing from the benchmarks.
-"""
+Call them as `programs.py NAME ARGUMENTS...`, with a name from `PROGRAMS`. Programs that time themselves print the time
+as the last line, so that imports do not count. Each imports its packages itself, and nothing from the benchmarks."""
 
 from __future__ import annotations
 
@@ -42,7 +41,11 @@ def engine(direction: str, url: str, sas: str, part: str, folder: str) -> None:
     store, place = AzureBlobs(url, SasSigner(sas)), Path(folder)
     with timed():
         is_down = direction == "down"
-        result = download(store, DownloadRequest(place, Filters(prefix=f"{part}/"))) if is_down else upload(store, UploadRequest(place / part, part))
+        result = (
+            download(store, DownloadRequest(place, Filters(prefix=f"{part}/")))
+            if is_down
+            else upload(store, UploadRequest(place / part, part))
+        )
         if (problem := result.problem()) is not None or result.unverified:
             sys.exit(f"{problem} {result.unverified} unverified")
 
@@ -57,7 +60,9 @@ def md5(folder: str) -> None:
 
 
 def storage_blob(direction: str, url: str, key: str, part: str, folder: str, how: str) -> None:
-    """Run azure-storage-blob with one thread per file, and several connections for the large one. `checked` requests an MD5 with each request."""
+    """Run azure-storage-blob with one thread per file, and several connections for the large one. `checked` requests
+    an MD5 with each request.
+    """
     from azure.storage.blob import BlobServiceClient
 
     options: dict[str, Any] = {"max_concurrency": CONNECTIONS, "validate_content": how == "checked"}
@@ -69,7 +74,11 @@ def storage_blob(direction: str, url: str, key: str, part: str, folder: str, how
             else:
                 container.upload_blob(name, file, overwrite=True, **options)
 
-    with BlobServiceClient(url, credential=key, max_block_size=8 << 20, max_chunk_get_size=8 << 20) as client, timed(), ThreadPoolExecutor(THREADS) as pool:
+    with (
+        BlobServiceClient(url, credential=key, max_block_size=8 << 20, max_chunk_get_size=8 << 20) as client,
+        timed(),
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
         container = client.get_container_client(CONTAINER)
         list(pool.map(move, names_to_move(container, direction, part, Path(folder))))
 
@@ -84,11 +93,11 @@ def names_to_move(container: Any, direction: str, part: str, folder: Path) -> li
 def one_by_one(direction: str, url: str, sas: str, part: str, folder: str, how: str) -> None:
     """Transfer small files in the ways of azureml-core.
 
-    `loop`: one file after the other with one client of azure-storage-blob, like `Run.download_file` in a loop.
-    `pool`: like `Run.download_files` and `upload_files` of azureml-core 1.61, which use batches of 100 in a thread pool of the default size, a new client and
-    connection for each file, and the whole content in memory. Uploads send an MD5 with each request, and request the size afterwards. The functions of
-    azureml-core require https at `blob.core.windows.net`, so they cannot use a server on this machine.
-    """
+    `loop`: one file after the other with one client of azure-storage-blob, like `Run.download_file` in a loop. `pool`:
+    like `Run.download_files` and `upload_files` of azureml-core 1.61, which use batches of 100 in a thread pool of the
+    default size, a new client and connection for each file, and the whole content in memory. Uploads send an MD5 with
+    each request, and request the size afterwards. The functions of azureml-core require https at
+    `blob.core.windows.net`, so they cannot use a server on this machine."""
     from azure.storage.blob import BlobServiceClient
 
     def move(client: Any, name: str) -> None:
@@ -129,7 +138,9 @@ def matching_blobs(url: str, key: str, part: str, pattern: str, folder: str) -> 
 
 
 def search_runs(store: str, most: str, order: str = "attributes.start_time DESC") -> None:
-    """List the first runs of an experiment in an *order* with MLflow, *most* or `all`, with the fields of `himl runs list`."""
+    """List the first runs of an experiment in an *order* with MLflow, *most* or `all`, with the fields of `himl runs
+    list`.
+    """
     from mlflow import MlflowClient
 
     client, token, left = MlflowClient(store), None, sys.maxsize if most == "all" else int(most)
@@ -158,7 +169,9 @@ def runs_of(*names: str) -> list[Any]:
     from azureml.core.authentication import ServicePrincipalAuthentication
     from azureml.core.run import Run
 
-    auth = ServicePrincipalAuthentication(*(os.environ[f"AZURE_{name}"] for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET")))
+    auth = ServicePrincipalAuthentication(
+        *(os.environ[f"AZURE_{name}"] for name in ("TENANT_ID", "CLIENT_ID", "CLIENT_SECRET"))
+    )
     ids = {"subscription_id": os.environ["HIML_SUBSCRIPTION_ID"], "resource_group": os.environ["HIML_RESOURCE_GROUP"]}
     workspace = Workspace.get(os.environ["HIML_WORKSPACE_NAME"], auth=auth, **ids)
     return [Run.get(workspace, name) for name in names]
@@ -196,7 +209,9 @@ def watch(folder: str, *names: str) -> None:
     from requests import Session
 
     class Instead:
-        """Replaces the event that ends the loops, so that each ends after one pulse, and the thread pool, whose work the pulse does."""
+        """Replaces the event that ends the loops, so that each ends after one pulse, and the thread pool, whose work
+        the pulse does.
+        """
 
         def wait(self, timeout: float | None = None) -> bool:
             return True
@@ -208,7 +223,9 @@ def watch(folder: str, *names: str) -> None:
             pass
 
     session, prefix, instead = Session(), Tensorboard.LOGS_ARTIFACT_PREFIX, Instead()
-    going_on = [RunWatcher(run, os.path.join(folder, run.id), prefix, instead, instead, session) for run in runs_of(*names)]
+    going_on = [
+        RunWatcher(run, os.path.join(folder, run.id), prefix, instead, instead, session) for run in runs_of(*names)
+    ]
 
     def refresh() -> None:
         for watcher in going_on[:]:
@@ -236,29 +253,44 @@ def whole_files(address: str, folder: str, *prefixes: str) -> None:
 
 
 def montage(slides: str, pattern: str, width: str, processes: str, result: str) -> None:
-    """Make a montage like hi-ml-cpath's script `create_montage.py`, which itself runs only in a checkout of its repository."""
+    """Make a montage like hi-ml-cpath's script `create_montage.py`, which itself runs only in a checkout of its
+    repository.
+    """
     from health_cpath.utils.montage import MontageCreation
 
     made = MontageCreation()
-    made.image_glob_pattern, made.level, made.width, made.parallel, made.backend = pattern, 1, int(width), int(processes), "openslide"
+    made.image_glob_pattern, made.level, made.width, made.parallel, made.backend = (
+        pattern,
+        1,
+        int(width),
+        int(processes),
+        "openslide",
+    )
     made.output_path = Path(result)
     made.create_montage(Path(slides))
 
 
 def tiles(slides: str, tile_size: str, result: str) -> None:
-    """Make tiles of level 0 with the `main` of hi-ml-cpath and its defaults, but with OpenSlide, because cuCIM needs a GPU."""
+    """Make tiles of level 0 with the `main` of hi-ml-cpath and its defaults, but with OpenSlide, because cuCIM needs
+    a GPU.
+    """
     from types import SimpleNamespace
 
     from health_cpath.preprocessing import create_tiles_dataset as own
 
     own.WSIBackend = SimpleNamespace(CUCIM="OpenSlide")
-    samples = [{"image": str(path), "slide_id": path.name, "label": 0, "metadata": {}} for path in sorted(Path(slides).iterdir())]
+    samples = [
+        {"image": str(path), "slide_id": path.name, "label": 0, "metadata": {}}
+        for path in sorted(Path(slides).iterdir())
+    ]
     with timed():
         own.main(samples, result, 0, int(tile_size), 0, None, 0.05)
 
 
 def regions(slides: str, tile_size: str, result: str) -> None:
-    """Make tiles with a plain loop: read a region per tile, and save it if enough of it is darker than Otsu's threshold of the coarsest level."""
+    """Make tiles with a plain loop: read a region per tile, and save it if enough of it is darker than Otsu's
+    threshold of the coarsest level.
+    """
     import numpy as np
     from openslide import OpenSlide
     from skimage.filters import threshold_otsu
@@ -284,7 +316,12 @@ def submitit(folder: str, count: str, how: str) -> None:
 
     executor = AutoExecutor(folder=folder, cluster="slurm")
     more = {"additional_parameters": {"begin": "now+1hour"}} if how == "held" else {}
-    executor.update_parameters(timeout_min=60, slurm_partition="gpu", slurm_array_parallelism=8, **{f"slurm_{name}": value for name, value in more.items()})
+    executor.update_parameters(
+        timeout_min=60,
+        slurm_partition="gpu",
+        slurm_array_parallelism=8,
+        **{f"slurm_{name}": value for name, value in more.items()},
+    )
     jobs = [executor.submit(print, 0)] if count == "1" else executor.map_array(print, range(int(count)))
     for job in jobs if how == "wait" else []:
         job.result()

@@ -1,10 +1,10 @@
 """Raw figures of a benchmark, as a file of JSON lines: one line about the execution, then one line per round and fact.
 
-The first line is `{"kind": "meta", "bench", "started", "seconds", "command", "commit", "dirty", "machine", "versions", "peers", "missing"}`:
-`peers` has the versions of the tools that himl is compared with, `missing` the reasons for omitted candidates. The other lines are rounds,
-`{"kind": "round", "bench", "scenario", "candidate", "round", "wall", "cpu", "memory", "requests", "bytes", "operations"}`, in seconds and bytes, and facts,
-`{"kind": "fact", "bench", "scenario", "candidate", "value"}`. Figures that were not measured are omitted.
-"""
+The first line is `{"kind": "meta", "bench", "started", "seconds", "command", "commit", "dirty", "machine", "versions",
+"peers", "missing"}`: `peers` has the versions of the tools that himl is compared with, `missing` the reasons for
+omitted candidates. The other lines are rounds, `{"kind": "round", "bench", "scenario", "candidate", "round", "wall",
+"cpu", "memory", "requests", "bytes", "operations"}`, in seconds and bytes, and facts, `{"kind": "fact", "bench",
+"scenario", "candidate", "value"}`. Figures that were not measured are omitted."""
 
 from __future__ import annotations
 
@@ -57,11 +57,22 @@ class Raw:
         return (max if figure == "memory" else statistics.median)(found) if found else None
 
     def candidates(self, *scenarios: str) -> list[str]:
-        return list(dict.fromkeys(one["candidate"] for scenario in scenarios for one in self.rounds if one["scenario"] == scenario))
+        return list(
+            dict.fromkeys(
+                one["candidate"] for scenario in scenarios for one in self.rounds if one["scenario"] == scenario
+            )
+        )
 
     def lines(self) -> list[str]:
-        others = [{"kind": kind, "bench": self.bench, **one} for kind, ones in (("round", self.rounds), ("fact", self.facts)) for one in ones]
-        return [json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in ({"kind": "meta", **self.meta}, *others)]
+        others = [
+            {"kind": kind, "bench": self.bench, **one}
+            for kind, ones in (("round", self.rounds), ("fact", self.facts))
+            for one in ones
+        ]
+        return [
+            json.dumps(one, ensure_ascii=False, separators=(",", ":"))
+            for one in ({"kind": "meta", **self.meta}, *others)
+        ]
 
 
 Results = Mapping[str, Raw]

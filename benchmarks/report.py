@@ -1,8 +1,7 @@
 """Render docs/performance.md from `performance.md.in` and the raw results, and the picture of one benchmark.
 
-`scripts/generate` writes them. A placeholder is `{{NAME ARGUMENT | ...}}`, and `PLACEHOLDERS` lists the names. A missing figure is rendered as
-`not measured`.
-"""
+`scripts/generate` writes them. A placeholder is `{{NAME ARGUMENT | ...}}`, and `PLACEHOLDERS` lists the names. A
+missing figure is rendered as `not measured`."""
 
 from __future__ import annotations
 
@@ -38,7 +37,13 @@ def shown(figure: str, value: float | None, lacking: str = NOTHING) -> str:
         return lacking
     if figure in ("wall", "cpu"):
         milliseconds = value * 1000
-        return f"{value:,.2f} s" if abs(value) >= 1 else f"{milliseconds:.0f} ms" if abs(milliseconds) >= 10 else f"{milliseconds:.2f} ms"
+        return (
+            f"{value:,.2f} s"
+            if abs(value) >= 1
+            else f"{milliseconds:.0f} ms"
+            if abs(milliseconds) >= 10
+            else f"{milliseconds:.2f} ms"
+        )
     return f"{value / 1e6:,.0f} MB" if figure == "memory" else f"{value:,.0f}"
 
 
@@ -48,7 +53,9 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def scenario(raw: Raw, name: str, baseline: str = "") -> str:
-    """Render a row per candidate: rounds, the median of each figure, the range of the time, and the ratio to *baseline* (default: the first candidate)."""
+    """Render a row per candidate: rounds, the median of each figure, the range of the time, and the ratio to
+    *baseline* (default: the first candidate).
+    """
     candidates = raw.candidates(name)
     unit_of = baseline or candidates[0]
     figures = [figure for figure in FIGURES if any(raw.values(name, candidate, figure) for candidate in candidates)]
@@ -59,16 +66,26 @@ def scenario(raw: Raw, name: str, baseline: str = "") -> str:
             found = raw.values(name, candidate, figure)
             cells.append(shown(figure, raw.median(name, candidate, figure)))
             if figure == "wall":
-                cells.append(f"{shown(figure, min(found))} to {shown(figure, max(found))}" if len(found) > 1 else NOTHING)
+                cells.append(
+                    f"{shown(figure, min(found))} to {shown(figure, max(found))}" if len(found) > 1 else NOTHING
+                )
         own, unit = (raw.median(name, one, figures[0]) for one in (candidate, unit_of))
         rows.append([*cells, NOTHING if own is None or not unit else f"{own / unit:.2f}"])
-    return table([name, "rounds", *(title for figure in figures for title in TITLES[figure]), f"relative to {unit_of}"], rows)
+    return table(
+        [name, "rounds", *(title for figure in figures for title in TITLES[figure]), f"relative to {unit_of}"], rows
+    )
 
 
 def rows(results: Results, *places: str) -> str:
-    """Render several scenarios in one table, with a row per candidate. A place is BENCH/SCENARIO, or BENCH/SCENARIO/BASELINE of the ratio."""
+    """Render several scenarios in one table, with a row per candidate. A place is BENCH/SCENARIO, or
+    BENCH/SCENARIO/BASELINE of the ratio.
+    """
     split = [place.split("/", 2) for place in places]
-    figures = [figure for figure in FIGURES if any(figure in one for bench, name, *_ in split for one in results[bench].rounds if one["scenario"] == name)]
+    figures = [
+        figure
+        for figure in FIGURES
+        if any(figure in one for bench, name, *_ in split for one in results[bench].rounds if one["scenario"] == name)
+    ]
     lines = []
     for bench, name, *baseline in split:
         raw = results[bench]
@@ -76,24 +93,34 @@ def rows(results: Results, *places: str) -> str:
         for number, candidate in enumerate(candidates):
             values = [shown(figure, raw.median(name, candidate, figure)) for figure in figures]
             compared = next(figure for figure in figures if raw.values(name, candidate, figure))
-            own, unit = (raw.median(name, one, compared) for one in (candidate, baseline[0] if baseline else candidates[0]))
+            own, unit = (
+                raw.median(name, one, compared) for one in (candidate, baseline[0] if baseline else candidates[0])
+            )
             ratio = NOTHING if own is None or not unit else f"{own / unit:.2f}"
             lines.append(["" if number else name, candidate, str(len(raw.rounds_of(name, candidate))), *values, ratio])
     return table(["scenario", "candidate", "rounds", *(TITLES[figure][0] for figure in figures), "ratio"], lines)
 
 
 def matrix(raw: Raw, *names: str) -> str:
-    """Render a row per candidate and a column per scenario or fact: medians of wall and, in brackets, processor time, and the peak of all scenarios."""
+    """Render a row per candidate and a column per scenario or fact: medians of wall and, in brackets, processor
+    time, and the peak of all scenarios.
+    """
     facts = {(one["scenario"], one["candidate"]): one["value"] for one in raw.facts}
-    measured, stated = ([name for name in names if any(name == one for one, _ in facts) == is_fact] for is_fact in (False, True))
+    measured, stated = (
+        [name for name in names if any(name == one for one, _ in facts) == is_fact] for is_fact in (False, True)
+    )
     lines = []
     for candidate in raw.candidates(*measured):
         row, peaks = [candidate], list[float]()
         for name in measured:
             wall, cpu, memory = (raw.median(name, candidate, figure) for figure in ("wall", "cpu", "memory"))
-            row.append(shown("wall", wall) if wall is None or cpu is None else f"{shown('wall', wall)} ({shown('cpu', cpu)})")
+            row.append(
+                shown("wall", wall) if wall is None or cpu is None else f"{shown('wall', wall)} ({shown('cpu', cpu)})"
+            )
             peaks += [memory] if memory is not None else []
-        lines.append([*row, shown("memory", max(peaks, default=None)), *(_fact(facts.get((name, candidate))) for name in stated)])
+        lines.append(
+            [*row, shown("memory", max(peaks, default=None)), *(_fact(facts.get((name, candidate))) for name in stated)]
+        )
     return table(["wall (CPU)", *measured, "peak memory", *stated], lines)
 
 
@@ -102,19 +129,37 @@ def _fact(value: bool | int | None) -> str:
 
 
 def growth(raw: Raw) -> str:
-    """Render the medians of time and memory by size, with a row for the sizes of each subject, and one per candidate."""
+    """Render the medians of time and memory by size, with a row for the sizes of each subject, and one per
+    candidate.
+    """
     rows = []
     for subject, scenarios in by_subject(raw).items():
         rows.append([f"**{subject}**", *(f"{size:,}" for size in scenarios)])
         for candidate in raw.candidates(*scenarios.values()):
-            figures = [[raw.median(scenario, candidate, figure) for figure in ("wall", "memory")] for scenario in scenarios.values()]
-            rows.append([candidate, *(NOTHING if wall is None else f"{shown('wall', wall)}, {shown('memory', memory)}" for wall, memory in figures)])
+            figures = [
+                [raw.median(scenario, candidate, figure) for figure in ("wall", "memory")]
+                for scenario in scenarios.values()
+            ]
+            rows.append(
+                [
+                    candidate,
+                    *(
+                        NOTHING if wall is None else f"{shown('wall', wall)}, {shown('memory', memory)}"
+                        for wall, memory in figures
+                    ),
+                ]
+            )
     longest = max(map(len, rows))
-    return table(["", *(f"size {number}" for number in range(1, longest))], [[*row, *[""] * (longest - len(row))] for row in rows])
+    return table(
+        ["", *(f"size {number}" for number in range(1, longest))],
+        [[*row, *[""] * (longest - len(row))] for row in rows],
+    )
 
 
 def slope(rounds: Sequence[Mapping[str, float]], figure: str) -> tuple[float, float]:
-    """Return the growth of *figure* per hour by least squares over the times of the rounds, and twice its standard error."""
+    """Return the growth of *figure* per hour by least squares over the times of the rounds, and twice its standard
+    error.
+    """
     times, values = ([one[name] for one in rounds] for name in ("wall", figure))
     per_second, start = statistics.linear_regression(times, values)
     middle = statistics.fmean(times)
@@ -124,7 +169,9 @@ def slope(rounds: Sequence[Mapping[str, float]], figure: str) -> tuple[float, fl
 
 
 def soaked(raw: Raw) -> str:
-    """Render a row per program: its resident memory, the growth of that (without files, if it was measured), and its open handles and their growth."""
+    """Render a row per program: its resident memory, the growth of that (without files, if it was measured), and its
+    open handles and their growth.
+    """
     (name,) = {one["scenario"] for one in raw.rounds}
     lines = []
     for candidate in raw.candidates(name):
@@ -133,7 +180,15 @@ def soaked(raw: Raw) -> str:
         (memory, spread), (handles, apart) = slope(rounds, own), slope(rounds, "operations")
         held = statistics.median(one["operations"] for one in rounds)
         grown = f"{memory / 1e6:+.2f} ± {spread / 1e6:.2f} MB"
-        lines.append([candidate, shown("memory", raw.median(name, candidate, "memory")), grown, f"{held:.0f}", f"{handles:+.1f} ± {apart:.1f}"])
+        lines.append(
+            [
+                candidate,
+                shown("memory", raw.median(name, candidate, "memory")),
+                grown,
+                f"{held:.0f}",
+                f"{handles:+.1f} ± {apart:.1f}",
+            ]
+        )
     return table([name, "peak memory", "growth per hour", "open handles", "growth per hour"], lines)
 
 
@@ -149,25 +204,35 @@ def machines(results: Results) -> str:
     for bench, raw in results.items():
         name = "{cpu}, {cores} cores, {memory_gib} GiB of memory, {disk}, {system}".format(**raw.meta["machine"])
         found.setdefault(name, []).append(f"`{bench}`")
-    return "; ".join(f"{machine} ({', '.join(benches)})" if len(found) > 1 else machine for machine, benches in found.items())
+    return "; ".join(
+        f"{machine} ({', '.join(benches)})" if len(found) > 1 else machine for machine, benches in found.items()
+    )
 
 
 def versions(results: Results, *parts: str) -> str:
-    """List the versions in himl's environment and of its peers (or only of *parts*). A name gets several versions if the results differ."""
+    """List the versions in himl's environment and of its peers (or only of *parts*). A name gets several versions if
+    the results differ.
+    """
     found: dict[str, dict[str, None]] = {}
     for raw in results.values():
-        for name, version in ((name, version) for part in parts or ("versions", "peers") for name, version in raw.meta[part].items()):
+        for name, version in (
+            (name, version) for part in parts or ("versions", "peers") for name, version in raw.meta[part].items()
+        ):
             found.setdefault(name, {})[version] = None
     return ", ".join(f"{name} {' and '.join(found[name])}" for name in sorted(found, key=str.lower))
 
 
 def runs(results: Results) -> str:
-    """Render a row per benchmark: command, start, duration, commit, and the first digits of the SHA-256 of its raw file."""
+    """Render a row per benchmark: command, start, duration, commit, and the first digits of the SHA-256 of its raw
+    file.
+    """
     rows = []
     for bench, raw in results.items():
         meta, link = raw.meta, f"[{bench}](../benchmarks/results/{bench}.jsonl)"
         commit = f"{meta['commit'][:12]}{' and changes' if meta['dirty'] else ''}"
-        rows.append([link, f"`{meta['command']}`", meta["started"], f"{meta['seconds']:,.0f} s", commit, meta["digest"]])
+        rows.append(
+            [link, f"`{meta['command']}`", meta["started"], f"{meta['seconds']:,.0f} s", commit, meta["digest"]]
+        )
     return table(["raw figures", "command", "started", "time", "commit", "SHA-256"], rows)
 
 
@@ -181,7 +246,9 @@ def left_out(results: Results) -> str:
 
 
 def render(results: Path) -> str:
-    """Return the text of PAGE with the figures of the raw files in the folder *results*, which must have all benchmarks."""
+    """Return the text of PAGE with the figures of the raw files in the folder *results*, which must have all
+    benchmarks.
+    """
     return _filled((HERE / f"{PAGE.name}.in").read_text(encoding="utf-8"), read_results(results))
 
 
@@ -195,7 +262,13 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def verdict_lines(folder: Path) -> list[str]:
-    return ["", *(f"{_judged(one):18} {_value(one):>9}  {one.aim.bench}: {one.aim.text}" for one in verdicts(read_results(folder)))]
+    return [
+        "",
+        *(
+            f"{_judged(one):18} {_value(one):>9}  {one.aim.bench}: {one.aim.text}"
+            for one in verdicts(read_results(folder))
+        ),
+    ]
 
 
 def _filled(text: str, results: Results) -> str:
@@ -211,19 +284,30 @@ def _judged(verdict: Verdict) -> str:
 
 
 def _aims(results: Results, bench: str = "") -> str:
-    rows = [[f"`{one.aim.bench}`", one.aim.text, _value(one), _judged(one)] for one in verdicts(results) if bench in ("", one.aim.bench)]
+    rows = [
+        [f"`{one.aim.bench}`", one.aim.text, _value(one), _judged(one)]
+        for one in verdicts(results)
+        if bench in ("", one.aim.bench)
+    ]
     first = 1 if bench else 0
     return table(["benchmark", "aim", "measured", ""][first:], [row[first:] for row in rows])
 
 
 def _missed(results: Results) -> str:
     missed = [one for one in verdicts(results) if one.value is not None and not one.is_kept]
-    return _lines(f"- **{one.aim.bench}, {one.aim.text}.** Measured: {_value(one)}. {_filled(one.aim.cause or NO_CAUSE, results)}" for one in missed)
+    return _lines(
+        f"- **{one.aim.bench}, {one.aim.text}.** Measured: {_value(one)}. {_filled(one.aim.cause or NO_CAUSE, results)}"
+        for one in missed
+    )
 
 
 def _count_aims(results: Results, which: str) -> str:
     judged = verdicts(results)
-    counts = {"all": len(judged), "kept": sum(one.is_kept for one in judged), "lacking": sum(one.value is None for one in judged)}
+    counts = {
+        "all": len(judged),
+        "kept": sum(one.is_kept for one in judged),
+        "lacking": sum(one.value is None for one in judged),
+    }
     return str({**counts, "missed": counts["all"] - counts["kept"] - counts["lacking"]}[which])
 
 
@@ -232,7 +316,9 @@ def _value(verdict: Verdict) -> str:
     if value is None:
         return NOT_MEASURED
     if aim.denominator:
-        return f"{value:.3f}" if aim.figure == "bytes" and value < 2 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+        return (
+            f"{value:.3f}" if aim.figure == "bytes" and value < 2 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+        )
     return f"{'+' if aim.minus and value >= 0 else ''}{shown(aim.figure, value)}"
 
 

@@ -1,7 +1,8 @@
-"""Measure wall time and peak memory by size, with himl and its peers: each size is ten times as large as the one before.
+"""Measure wall time and peak memory by size, with himl and its peers: each size is ten times as large as the one
+before.
 
-A peer stops before the size at which its time or its memory would exceed `MOST`, if it continues to grow as between its last two sizes.
-"""
+A peer stops before the size at which its time or its memory would exceed `MOST`, if it continues to grow as between its
+last two sizes."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ SLOW = 10.0
 THEIRS = "azureml-core, Azure ML"
 METRICS, STEPS = 4, 10
 SLIDES, SHRUNK, WIDTH = 20, 4, 5_000
-"""Different slides, the factor by which they are smaller than those of `montage`, and the width of the picture in pixels."""
+"""Different slides, the factor by which they are smaller than those of `montage`, and the width of the picture in
+pixels.
+"""
 Calls = Mapping[str, Callable[[], dict[str, float]]]
 
 
@@ -80,7 +83,10 @@ class Course:
 
     def measure(self, subject: str, size: int, calls: Calls) -> None:
         """Run *calls* in turns. At the smallest size, each runs once before, unmeasured."""
-        scenario, before = scenario_of(subject, size), [scenario_of(subject, each) for each in SIZES[subject] if each < size]
+        scenario, before = (
+            scenario_of(subject, size),
+            [scenario_of(subject, each) for each in SIZES[subject] if each < size],
+        )
         able = {name: call for name, call in calls.items() if name.startswith("himl") or not self.is_over(name, before)}
         for call in able.values() if not before else ():
             call()
@@ -89,7 +95,9 @@ class Course:
                 self.record.add(scenario, name, number, **able[name]())
 
     def is_over(self, name: str, before: Sequence[str]) -> bool:
-        """Whether *name* was omitted at the last of the smaller sizes *before*, or would exceed a limit at the next one."""
+        """Whether *name* was omitted at the last of the smaller sizes *before*, or would exceed a limit at the next
+        one.
+        """
         for figure, most in MOST.items():
             values = [self.record.median(scenario, name, figure) for scenario in before[-2:]]
             if not values or None in values:
@@ -121,7 +129,9 @@ def measure_blobs(course: Course) -> None:
         himl_workspace(course.folder / "blobs") as himl,
         serving(sample, course.folder / "nginx", {part: size - 1 for part, size in sizes.items()}) as (port, _),
     ):
-        environment = himl.environment(AZCOPY_LOG_LOCATION=str(course.folder / "log"), AZCOPY_JOB_PLAN_LOCATION=str(course.folder / "plan"))
+        environment = himl.environment(
+            AZCOPY_LOG_LOCATION=str(course.folder / "log"), AZCOPY_JOB_PLAN_LOCATION=str(course.folder / "plan")
+        )
         target = course.folder / "target"
 
         def download(command: Sequence[str], part: str) -> dict[str, float]:
@@ -138,9 +148,20 @@ def measure_blobs(course: Course) -> None:
                 "himl": [*transfer.himl_command(task), "--include", "f*"],
                 **({"rclone": [*transfer.rclone(task), "--include", "f*"]} if tools["rclone"] else {}),
                 **({"azcopy": [*transfer.azcopy(task), "--include-pattern", "f*"]} if tools["azcopy"] else {}),
-                "azure-storage-blob": [sys.executable, PROGRAMS, "matching_blobs", task.account_url, KEY, part, "f*", str(target)],
+                "azure-storage-blob": [
+                    sys.executable,
+                    PROGRAMS,
+                    "matching_blobs",
+                    task.account_url,
+                    KEY,
+                    part,
+                    "f*",
+                    str(target),
+                ],
             }
-            course.measure(subject, size, {name: partial(download, command, part) for name, command in commands.items()})
+            course.measure(
+                subject, size, {name: partial(download, command, part) for name, command in commands.items()}
+            )
 
 
 def measure_runs(course: Course) -> None:
@@ -159,7 +180,9 @@ def measure_runs(course: Course) -> None:
             "MLflow, all as JSON": [sys.executable, PROGRAMS, "search_runs", f"sqlite:///{folder}/mlflow.db", "all"],
         }
         environment = {**clean_environment(), "MLFLOW_DISABLE_TELEMETRY": "true"}
-        course.measure(subject, size, {name: partial(spend, command, environment, folder) for name, command in commands.items()})
+        course.measure(
+            subject, size, {name: partial(spend, command, environment, folder) for name, command in commands.items()}
+        )
 
 
 def measure_points(course: Course) -> None:
@@ -172,7 +195,9 @@ def measure_points(course: Course) -> None:
 
 
 def record_mlflow(folder: Path, count: int) -> None:
-    """Make MLflow's SQLite store `mlflow.db` in *folder*, with the same runs as `record_runs`, of MLflow's default experiment."""
+    """Make MLflow's SQLite store `mlflow.db` in *folder*, with the same runs as `record_runs`, of MLflow's default
+    experiment.
+    """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"))
@@ -180,17 +205,46 @@ def record_mlflow(folder: Path, count: int) -> None:
     runs, tags = [], list[tuple[str, str, str]]()
     for number in range(count):
         run_id, start = f"{number:032x}", now_ms()
-        runs.append((run_id, f"trial {number}", "LOCAL", "", "", "ada", "FINISHED", start, start + 60_000, "", "active", str(folder / run_id), 0))
-        own = {"mlflow.runName": f"trial {number}", "mlflow.user": "ada", "git_branch": "main", "git_commit": f"{number:040x}", "fold": str(number % 5)}
+        runs.append(
+            (
+                run_id,
+                f"trial {number}",
+                "LOCAL",
+                "",
+                "",
+                "ada",
+                "FINISHED",
+                start,
+                start + 60_000,
+                "",
+                "active",
+                str(folder / run_id),
+                0,
+            )
+        )
+        own = {
+            "mlflow.runName": f"trial {number}",
+            "mlflow.user": "ada",
+            "git_branch": "main",
+            "git_commit": f"{number:040x}",
+            "fold": str(number % 5),
+        }
         tags += [(name, value, run_id) for name, value in own.items()]
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
-        columns = "run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time, source_version, lifecycle_stage"
-        database.executemany(f"INSERT INTO runs ({columns}, artifact_uri, experiment_id) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", runs)
+        columns = (
+            "run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "
+            "end_time, source_version, lifecycle_stage"
+        )
+        database.executemany(
+            f"INSERT INTO runs ({columns}, artifact_uri, experiment_id) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", runs
+        )
         database.executemany("INSERT INTO tags (key, value, run_uuid) VALUES (?,?,?)", tags)
 
 
 def measure_trials(course: Course) -> None:
-    """Aggregate the trials of a sweep: local ones, and those on the double, which delays each request as in the benchmark `aggregate`."""
+    """Aggregate the trials of a sweep: local ones, and those on the double, which delays each request as in the
+    benchmark `aggregate`.
+    """
     subject = "trials"
     with himl_workspace(course.folder / "trials") as himl:
         environment = himl.environment(HOME=str(course.folder), AZUREML_DEFAULT_RETRIES="0")
@@ -204,14 +258,25 @@ def measure_trials(course: Course) -> None:
             calls = {
                 "himl, local": partial(spend, aggregate.AGGREGATE, clean_environment(), folder),
                 "himl, Azure ML": partial(himl.spend, [HIML, "runs", "aggregate", sweep], environment),
-                **({THEIRS: partial(himl.spend, [python, PROGRAMS, "child_by_child", sweep], environment)} if python else {}),
+                **(
+                    {THEIRS: partial(himl.spend, [python, PROGRAMS, "child_by_child", sweep], environment)}
+                    if python
+                    else {}
+                ),
             }
             course.measure(subject, size, calls)
 
 
 def add_azure_sweep(himl: HimlWorkspace, name: str, trials: int) -> None:
     values = [{"lr": 0.001 * (number + 1)} for number in range(trials)]
-    add_sweep(himl.staged, name, values, lambda index, _: {f"metric {metric}": [float(index + step) for step in range(STEPS)] for metric in range(METRICS)})
+    add_sweep(
+        himl.staged,
+        name,
+        values,
+        lambda index, _: {
+            f"metric {metric}": [float(index + step) for step in range(STEPS)] for metric in range(METRICS)
+        },
+    )
 
 
 def measure_slurm(course: Course) -> None:
@@ -224,11 +289,19 @@ def measure_slurm(course: Course) -> None:
         course.record.name_peers(slurm=cluster("sbatch", "--version").split()[-1])
         bench, submitted = slurm.Bench(course.record, cluster, project), 0
         for size in course.sizes(subject):
-            spend([sys.executable, PROGRAMS, "slurm_jobs", str(size - submitted), slurm.HELD], bench.environment(), project)
+            spend(
+                [sys.executable, PROGRAMS, "slurm_jobs", str(size - submitted), slurm.HELD],
+                bench.environment(),
+                project,
+            )
             submitted = size
             bench.wait_for(size)
             commands = {"himl": [HIML, "runs", "list", "--num_runs", "all"], "squeue": ["squeue", "--me"]}
-            course.measure(subject, size, {name: partial(spend, command, bench.environment(), project) for name, command in commands.items()})
+            course.measure(
+                subject,
+                size,
+                {name: partial(spend, command, bench.environment(), project) for name, command in commands.items()},
+            )
 
 
 def measure_slides(course: Course) -> None:
@@ -250,7 +323,18 @@ def measure_slides(course: Course) -> None:
         slides.mkdir()
         for number in range(size):
             (slides / f"slide_{number:04}.tiff").hardlink_to(originals / f"{number % SLIDES}.tiff")
-        ours = [HIML, "montage", str(slides), "--width", str(WIDTH), "--workers", workers, "--output_path", str(result), "-q"]
+        ours = [
+            HIML,
+            "montage",
+            str(slides),
+            "--width",
+            str(WIDTH),
+            "--workers",
+            workers,
+            "--output_path",
+            str(result),
+            "-q",
+        ]
         theirs = [python, PROGRAMS, "montage", str(slides), montage.PATTERN, str(WIDTH), workers, str(result)]
         commands = {"himl": ours, **({montage.THEIRS: theirs} if python else {})}
         course.measure(subject, size, {name: partial(make, command) for name, command in commands.items()})
@@ -279,8 +363,21 @@ SUBJECTS: Mapping[str, Callable[[Course], None]] = {
 
 def main() -> None:
     parser = new_parser(__doc__, 3)
-    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS, metavar="SUBJECT", help=f"only these ({', '.join(SUBJECTS)})")
-    parser.add_argument("--largest", type=int, default=1000, metavar="FACTOR", help="largest size, relative to the smallest one (default: 1000)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=SUBJECTS,
+        default=SUBJECTS,
+        metavar="SUBJECT",
+        help=f"only these ({', '.join(SUBJECTS)})",
+    )
+    parser.add_argument(
+        "--largest",
+        type=int,
+        default=1000,
+        metavar="FACTOR",
+        help="largest size, relative to the smallest one (default: 1000)",
+    )
     args = parser.parse_args()
     with recording("scale", args.raw) as record:
         for subject in args.only:

@@ -1,9 +1,9 @@
-"""Measure `himl submit --cluster slurm:NAME`, next to sbatch, submitit and Hydra's launcher, on a real Slurm on this machine.
+"""Measure `himl submit --cluster slurm:NAME`, next to sbatch, submitit and Hydra's launcher, on a real Slurm on this
+machine.
 
-It times commands until they return, with jobs that are held for an hour, and until jobs that print a line end. Hydra's launcher supports only the latter.
-Requests are calls of Slurm's programs (`ASKING`) that contact the controller (`sbatch --help` does not), including those of the jobs. Finally, it lists many
-open runs.
-"""
+It times commands until they return, with jobs that are held for an hour, and until jobs that print a line end. Hydra's
+launcher supports only the latter. Requests are calls of Slurm's programs (`ASKING`) that contact the controller
+(`sbatch --help` does not), including those of the jobs. Finally, it lists many open runs."""
 
 from __future__ import annotations
 
@@ -38,15 +38,25 @@ class Bench:
     def environment(self) -> dict[str, str]:
         return {**clean_environment(), "PATH": f"{self.slurm.programs}{os.pathsep}{os.environ['PATH']}"}
 
-    def measure(self, scenario: str, commands: Commands, rounds: int, *, left: int, unmeasured: int = 0, keep: bool = False) -> None:
-        """Time *commands* in turns. Each leaves *left* jobs in the queue, which are then canceled, unless *keep* is set."""
+    def measure(
+        self, scenario: str, commands: Commands, rounds: int, *, left: int, unmeasured: int = 0, keep: bool = False
+    ) -> None:
+        """Time *commands* in turns. Each leaves *left* jobs in the queue, which are then canceled, unless *keep* is
+        set.
+        """
         for number, name in turns(commands, rounds + unmeasured):
             self.slurm.calls.write_text("")
             spent = spend(commands[name], self.environment(), self.folder)
             calls = [line.split()[0] for line in self.slurm.calls.read_text().splitlines() if "--help" not in line]
             self.wait_for(left)
             if number > unmeasured:
-                self.record.add(scenario, name, number - unmeasured, wall=spent["wall"], requests=sum(calls.count(program) for program in ASKING))
+                self.record.add(
+                    scenario,
+                    name,
+                    number - unmeasured,
+                    wall=spent["wall"],
+                    requests=sum(calls.count(program) for program in ASKING),
+                )
             if left and not keep:
                 self.empty()
 
@@ -63,11 +73,26 @@ class Bench:
 
 def candidates(folder: Path, python: str, trials: int, *, held: bool) -> dict[str, list[str]]:
     is_many, how = trials > 1, "held" if held else "wait"
-    ours = [HIML, "submit", "job.py", "--cluster", "slurm:gpu", "--quiet", *(["--sbatch", HELD] if held else ["--wait"])]
+    ours = [
+        HIML,
+        "submit",
+        "job.py",
+        "--cluster",
+        "slurm:gpu",
+        "--quiet",
+        *(["--sbatch", HELD] if held else ["--wait"]),
+    ]
     array = ["--array", f"0-{trials - 1}%{AT_ONCE}"] if is_many else []
     sweep = ["--sweep", f"x={','.join(map(str, range(trials)))}", "--max_concurrent", str(AT_ONCE)] if is_many else []
     found = {
-        SBATCH: ["sbatch", "--partition=gpu", "--output=/dev/null", *array, f"--{HELD}" if held else "--wait", "job.sh"],
+        SBATCH: [
+            "sbatch",
+            "--partition=gpu",
+            "--output=/dev/null",
+            *array,
+            f"--{HELD}" if held else "--wait",
+            "job.sh",
+        ],
         OURS: [*ours, *sweep],
     }
     if python:
@@ -98,9 +123,17 @@ if __name__ == "__main__":
             for trials, label, rounds in ((1, "a job", args.rounds), (TRIALS, f"{TRIALS} trials", min(args.rounds, 3))):
                 for held, time in ((True, "until the command returns"), (False, "until all have ended")):
                     commands, unmeasured = candidates(project, python, trials, held=held), int(trials == 1)
-                    bench.measure(f"{label}, {time}", commands, rounds, left=trials if held else 0, unmeasured=unmeasured)
+                    bench.measure(
+                        f"{label}, {time}", commands, rounds, left=trials if held else 0, unmeasured=unmeasured
+                    )
             send = [HIML, "submit", "job.py", "--cluster", "slurm:gpu", "--quiet", "--sbatch", HELD]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(lambda _: spend(send, bench.environment(), many), range(args.open)))
-            looks = {"squeue": ["squeue", "--me"], LIST: [HIML, "runs", "list"], f"{LIST} --num_runs all": [HIML, "runs", "list", "--num_runs", "all"]}
-            Bench(record, slurm, many).measure(f"{args.open} open runs", looks, args.rounds, left=args.open, unmeasured=1, keep=True)
+            looks = {
+                "squeue": ["squeue", "--me"],
+                LIST: [HIML, "runs", "list"],
+                f"{LIST} --num_runs all": [HIML, "runs", "list", "--num_runs", "all"],
+            }
+            Bench(record, slurm, many).measure(
+                f"{args.open} open runs", looks, args.rounds, left=args.open, unmeasured=1, keep=True
+            )

@@ -1,8 +1,9 @@
-"""Measure how the memory and the open handles of programs that run for hours grow. Linux only (/proc), needs sshd of OpenSSH.
+"""Measure how the memory and the open handles of programs that run for hours grow. Linux only (/proc), needs sshd of
+OpenSSH.
 
-A job logs ten points a second with MLflow and an event file, here and on a machine that is reached by SSH. Meanwhile, `himl runs list --watch`
-(of both workspaces), `himl tb` and `himl ui` show it, and get requests as from a page that is open. `--minutes` is the time after the warm-up.
-"""
+A job logs ten points a second with MLflow and an event file, here and on a machine that is reached by SSH. Meanwhile,
+`himl runs list --watch` (of both workspaces), `himl tb` and `himl ui` show it, and get requests as from a page that is
+open. `--minutes` is the time after the warm-up."""
 
 from __future__ import annotations
 
@@ -55,7 +56,9 @@ AGENT, SUPERVISOR = "himl_cli.remote", "himl_cli.workspaces.local.supervisor"
 
 @dataclass(frozen=True)
 class Watched:
-    """Processes by the name under which their figures are recorded, and the requests that a page sends, as address and JSON body."""
+    """Processes by the name under which their figures are recorded, and the requests that a page sends, as address
+    and JSON body.
+    """
 
     processes: Mapping[str, psutil.Process]
     requests: Sequence[tuple[str, Any]]
@@ -67,7 +70,9 @@ class Watched:
 
 def asked(address: str, body: Any = None) -> Any:
     """The JSON of the answer, None if there is none."""
-    request = Request(address, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = Request(
+        address, None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     with suppress(OSError, ValueError), DIRECT.open(request, timeout=60) as answer:
         return json.load(answer)
     return None
@@ -85,17 +90,26 @@ def running(folder: Path) -> Iterator[Watched]:
         box.set(project)
         sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="t"))
         path = f"{box.programs}{os.pathsep}{os.environ['PATH']}"
-        env = clean_environment() | {"HOME": str(home), "XDG_RUNTIME_DIR": sockets, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        env = clean_environment() | {
+            "HOME": str(home),
+            "XDG_RUNTIME_DIR": sockets,
+            "PATH": path,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
 
         def himl(*words: str) -> str:
-            return subprocess.run([HIML, *words], cwd=project, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+            return subprocess.run(
+                [HIML, *words], cwd=project, env=env, check=True, stdout=subprocess.PIPE, text=True
+            ).stdout.strip()
 
         run = himl("submit", "train.py", "--no_wait", "-q")
         stack.callback(himl, "runs", "cancel", run)
         there = himl("submit", "train.py", "--cluster", "ssh:box", "-q")
         stack.callback(himl, "runs", "cancel", there, "-w", "ssh:box")
         watches = {"runs list --watch": (), "runs list --watch, by SSH": ("-w", "ssh:box")}
-        found = {name: started(stack, ("runs", "list", "--watch", *more), project, env) for name, more in watches.items()}
+        found = {
+            name: started(stack, ("runs", "list", "--watch", *more), project, env) for name, more in watches.items()
+        }
         tb, ui = free_port(), free_port()
         found["himl tb"] = started(stack, ("tb", run, "--no_token", "--port", str(tb)), project, env)
         found["himl ui"] = started(stack, ("ui", "--no_token", "--port", str(ui), "-w", "local"), project, env)
@@ -114,7 +128,10 @@ def running(folder: Path) -> Iterator[Watched]:
         yield Watched(
             found,
             (
-                (f"http://localhost:{ui}/{API}/runs/search", {"experiment_ids": [experiment["experiment_id"] for experiment in experiments(ui)]}),
+                (
+                    f"http://localhost:{ui}/{API}/runs/search",
+                    {"experiment_ids": [experiment["experiment_id"] for experiment in experiments(ui)]},
+                ),
                 (f"http://localhost:{ui}/{API}/runs/get?run_id={run}", None),
                 (f"http://localhost:{ui}/{API}/metrics/get-history-bulk-interval?{urlencode(history)}", None),
                 (f"http://localhost:{tb}/data/plugin/scalars/tags", None),
@@ -124,7 +141,9 @@ def running(folder: Path) -> Iterator[Watched]:
 
 
 def experiments(port: int) -> Sequence[Mapping[str, str]]:
-    found: Mapping[str, Sequence[Mapping[str, str]]] = asked(f"http://localhost:{port}/{API}/experiments/search?max_results=100") or {}
+    found: Mapping[str, Sequence[Mapping[str, str]]] = (
+        asked(f"http://localhost:{port}/{API}/experiments/search?max_results=100") or {}
+    )
     return found.get("experiments", ())
 
 
@@ -155,8 +174,8 @@ def only(folder: Path, word: str, without: str = " ") -> psutil.Process:
 
 
 def measure(watched: Watched, minutes: float, record: Raw) -> None:
-    """Record, for each process and minute after the warm-up, the medians of its resident memory, of that without files and shared
-    memory, which the kernel drops when memory is short, and of its number of open handles."""
+    """Record, for each process and minute after the warm-up, the medians of its resident memory, of that without files
+    and shared memory, which the kernel drops when memory is short, and of its number of open handles."""
     begin, number = time.monotonic(), 0
     warm = begin + min(WARM_UP, minutes / 4) * 60
     end = warm + minutes * 60
@@ -173,16 +192,26 @@ def measure(watched: Watched, minutes: float, record: Raw) -> None:
         number += 1
         for name, taken in samples.items():
             memory, own, handles = (statistics.median(column) for column in zip(*taken, strict=True))
-            record.add(SCENARIO, name, number, wall=time.monotonic() - begin, memory=memory, bytes=own, operations=handles)
+            record.add(
+                SCENARIO, name, number, wall=time.monotonic() - begin, memory=memory, bytes=own, operations=handles
+            )
         if number % 10 == 1:
-            print(number, {name: round(taken[-1][0] / 1e6, 1) for name, taken in samples.items()}, file=sys.stderr, flush=True)
+            print(
+                number,
+                {name: round(taken[-1][0] / 1e6, 1) for name, taken in samples.items()},
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
     parser = new_parser(__doc__, 1)
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"time after the warm-up (default: {MINUTES:g})")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="himl-soak-", ignore_cleanup_errors=True) as place, recording("soak", args.raw) as record:
+    with (
+        tempfile.TemporaryDirectory(prefix="himl-soak-", ignore_cleanup_errors=True) as place,
+        recording("soak", args.raw) as record,
+    ):
         with running(Path(place)) as watched:
             measure(watched, args.minutes, record)
         print(soaked(record), end="\n\n")

@@ -1,7 +1,8 @@
-"""Time commands that use a machine by SSH, and files from and to it next to scp and rsync. sshd of OpenSSH runs on the loopback.
+"""Time commands that use a machine by SSH, and files from and to it next to scp and rsync. sshd of OpenSSH runs on the
+loopback.
 
-All candidates share an open connection, except for `cold` ones. Processor time is that of the command, of the shared connection and of the other end.
-"""
+All candidates share an open connection, except for `cold` ones. Processor time is that of the command, of the shared
+connection and of the other end."""
 
 from __future__ import annotations
 
@@ -27,7 +28,14 @@ from tests.support.ssh import SshServer, running_ssh
 
 MEMORY = Path("/dev/shm")
 RUN = "digits_1750000000_00000000"
-SFTP = next((path for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/libexec/sftp-server") if Path(path).exists()), "")
+SFTP = next(
+    (
+        path
+        for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/libexec/sftp-server")
+        if Path(path).exists()
+    ),
+    "",
+)
 THERE = ("-w", "ssh:box")
 
 
@@ -40,7 +48,9 @@ class ServerWithSftp(SshServer):
 
 @dataclass(frozen=True)
 class Lab:
-    """A server, the folder of a project here, and the environment of its commands. `program` is an ssh that uses the shared connection."""
+    """A server, the folder of a project here, and the environment of its commands. `program` is an ssh that uses the
+    shared connection.
+    """
 
     box: SshServer
     project: Path
@@ -70,7 +80,14 @@ class Lab:
         spent = spend(command, self.environment, self.project)
         return {"wall": spent["wall"], "cpu": spent["cpu"] + max(0.0, self.others() - before)}
 
-    def compare(self, record: Raw, scenario: str, candidates: Mapping[str, Sequence[str]], rounds: int, prepare: Callable[[str], None]) -> None:
+    def compare(
+        self,
+        record: Raw,
+        scenario: str,
+        candidates: Mapping[str, Sequence[str]],
+        rounds: int,
+        prepare: Callable[[str], None],
+    ) -> None:
         """Run every candidate once unmeasured, then *rounds* times in turns, each after *prepare*."""
         for number, name in turns(candidates, rounds + 1):
             prepare(name)
@@ -107,7 +124,17 @@ def move(record: Raw, lab: Lab, folder: Path, rounds: int, large: int) -> None:
 
     for part, scenario in (("small", SSH_SMALL), ("large", SSH_LARGE)):
         down = {
-            "himl download": [HIML, "download", RUN, "--include", f"outputs/{part}/**", "--output_dir", str(here), *THERE, "-q"],
+            "himl download": [
+                HIML,
+                "download",
+                RUN,
+                "--include",
+                f"outputs/{part}/**",
+                "--output_dir",
+                str(here),
+                *THERE,
+                "-q",
+            ],
             "scp -r": [*scp, f"box:{there}/{part}", str(here)],
             "rsync -a": [*rsync, f"box:{there}/{part}", str(here)],
             "MD5 alone": ["sh", "-c", f"find '{there / part}' -type f -exec md5sum {{}} + > /dev/null"],
@@ -131,16 +158,29 @@ def run(record: Raw, folder: Path, sockets: str, only: Sequence[str], rounds: in
         program.write_text(f'#!/bin/sh\nexec {box.programs}/ssh {shared} "$@"\n')
         program.chmod(0o755)
         box.set(project)
-        environment = {**clean_environment(), "XDG_RUNTIME_DIR": sockets, "PATH": f"{box.programs}:{os.environ['PATH']}"}
+        environment = {
+            **clean_environment(),
+            "XDG_RUNTIME_DIR": sockets,
+            "PATH": f"{box.programs}:{os.environ['PATH']}",
+        }
         lab = Lab(box, project, environment, program)
         rsync = subprocess.run(["rsync", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
         record.name_peers(OpenSSH=lab.ssh("-V").stderr.split()[0].rstrip(",").removeprefix("OpenSSH_"), rsync=rsync)
         record_runs(box.home, 100, "digits")
-        lists = {"himl runs list -w ssh:HOST": [HIML, "runs", "list", *THERE], "ssh HOST true": [str(program), "box", "true"]}
+        lists = {
+            "himl runs list -w ssh:HOST": [HIML, "runs", "list", *THERE],
+            "ssh HOST true": [str(program), "box", "true"],
+        }
         submits = {"himl submit --cluster ssh:HOST": [HIML, "submit", "train.py", "--cluster", "ssh:box", "-q"]}
         for scenario, candidates in ((SSH_LIST, lists), (SSH_SUBMIT, submits)):
             if scenario in only:
-                lab.compare(record, scenario, {**candidates, **{f"{name}, cold": words for name, words in candidates.items()}}, 2 * rounds, lab.forget)
+                lab.compare(
+                    record,
+                    scenario,
+                    {**candidates, **{f"{name}, cold": words for name, words in candidates.items()}},
+                    2 * rounds,
+                    lab.forget,
+                )
         if "files" in only:
             move(record, lab, folder, rounds, large)
 
@@ -148,7 +188,9 @@ def run(record: Raw, folder: Path, sockets: str, only: Sequence[str], rounds: in
 if __name__ == "__main__":
     parser = new_parser(__doc__, 3)
     parser.add_argument("--large", type=int, default=1024, help="size of the large file in MiB")
-    parser.add_argument("--only", nargs="+", choices=(SSH_LIST, SSH_SUBMIT, "files"), default=(SSH_LIST, SSH_SUBMIT, "files"))
+    parser.add_argument(
+        "--only", nargs="+", choices=(SSH_LIST, SSH_SUBMIT, "files"), default=(SSH_LIST, SSH_SUBMIT, "files")
+    )
     args = parser.parse_args()
     memory = MEMORY if MEMORY.is_dir() else None
     with (

@@ -1,7 +1,8 @@
-"""Measure `himl submit --cluster` with a snapshot of 200 files, next to azure-ai-ml's `load_job` and `create_or_update`, on the double.
+"""Measure `himl submit --cluster` with a snapshot of 200 files, next to azure-ai-ml's `load_job` and
+`create_or_update`, on the double.
 
-`first` submits files and packages that are new to the workspace, with an empty cache. `again` submits the same ones a second time.
-"""
+`first` submits files and packages that are new to the workspace, with an empty cache. `again` submits the same ones a
+second time."""
 
 from __future__ import annotations
 
@@ -51,7 +52,11 @@ def submit(himl: HimlWorkspace, name: str, time: str, project: Path) -> tuple[di
 
 if __name__ == "__main__":
     args = new_parser(__doc__, 7).parse_args()
-    with tempfile.TemporaryDirectory() as folder, himl_workspace(Path(folder)) as himl, recording("submit_azure", args.raw) as record:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        himl_workspace(Path(folder)) as himl,
+        recording("submit_azure", args.raw) as record,
+    ):
         Path(folder, "home").mkdir()
         for number, name in turns((OURS, THEIRS), args.rounds + 1):
             shutil.rmtree(himl.home, ignore_errors=True)
@@ -61,5 +66,7 @@ if __name__ == "__main__":
                 figures, files = submit(himl, name, time, project)
                 # In the first round, Python compiles modules.
                 if number > 1:
-                    record.add(time, name, number - 1, wall=figures["wall"], cpu=figures["cpu"], requests=figures["requests"])
+                    record.add(
+                        time, name, number - 1, wall=figures["wall"], cpu=figures["cpu"], requests=figures["requests"]
+                    )
                     record.add(f"{time}, without uploads", name, number - 1, requests=figures["requests"] - files)

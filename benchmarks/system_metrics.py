@@ -1,8 +1,8 @@
-"""Measure the processor time that the supervisor needs to sample and store the system metrics of a job, for process trees of several sizes.
+"""Measure the processor time that the supervisor needs to sample and store the system metrics of a job, for process
+trees of several sizes.
 
-To collect many samples, the benchmark takes them more often than every ten seconds, the interval of a job. It omits the first one, which imports psutil and
-searches for GPUs. The processes of the tree sleep.
-"""
+To collect many samples, the benchmark takes them more often than every ten seconds, the interval of a job. It omits the
+first one, which imports psutil and searches for GPUs. The processes of the tree sleep."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def time_sample(count: int) -> float:
         RunStore(database).add(Run(folder.name, "benchmark", RunStatus.running, started=as_time(now_ms())))
         command = [sys.executable, "-c", SCRIPT, str(folder), str(count), str(SAMPLES)]
         done = subprocess.run(command, env=clean_environment(), stdout=subprocess.PIPE, check=True)
-        found = database.rows("SELECT MAX(step), MAX(value) FROM metrics WHERE name = 'system/system_memory_usage_megabytes'")[0]
+        found = database.rows(
+            "SELECT MAX(step), MAX(value) FROM metrics WHERE name = 'system/system_memory_usage_megabytes'"
+        )[0]
         if found[0] is None or found[0] < SAMPLES * 0.8 or found[1] < count:
             sys.exit(f"Expected {SAMPLES} samples of {count} processes, found {found[0]}, with at most {found[1]} MB.")
         return float(done.stdout)

@@ -1,8 +1,8 @@
 """Measure `himl tb`, next to azureml-tensorboard and a client that fetches whole files each time.
 
-`start`: seconds from the command until TensorBoard serves the first scalar, and those of all 20 runs on the double, without local copies.
-`bytes`: the traffic of 40 refreshes with 15 ended and 5 growing runs, as the bodies of all answers, counted by the double.
-"""
+`start`: seconds from the command until TensorBoard serves the first scalar, and those of all 20 runs on the double,
+without local copies. `bytes`: the traffic of 40 refreshes with 15 ended and 5 growing runs, as the bodies of all
+answers, counted by the double."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ ENDED, GROWING, REFRESHES = 15, 5, 40
 SIZE, STEP = 1 << 20, 16 << 10
 FIRST_SCALAR, ALL_RUNS = "until the first scalar is served", "until the scalars of all 20 runs are served"
 EVENTS, ALL_BYTES = "event bytes of 40 refreshes", "all bytes of 40 refreshes"
-HIML_TB, AZUREML, WHOLE, ALONE = "himl tb", "azureml-tensorboard", "whole files each time", "TensorBoard alone, local files"
+HIML_TB, AZUREML, WHOLE, ALONE = (
+    "himl tb",
+    "azureml-tensorboard",
+    "whole files each time",
+    "TensorBoard alone, local files",
+)
 SELECTED = [HIML, "tb", "--experiment", "train", "--num_runs", "all"]
 
 
@@ -62,32 +67,44 @@ class GrownRuns:
 
     def grow(self, step: int = STEP) -> None:
         for run in self.runs[ENDED:]:
-            self._staged.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", self._all[self._size : self._size + step])
+            self._staged.state.storage.append(
+                "azureml", f"{run.artifact_prefix}logs/{NAME}", self._all[self._size : self._size + step]
+            )
         self._size += step
 
 
 @contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             yield
         finally:
             process.terminate()
 
 
-def seconds_until_served(command: Sequence[str], environment: Mapping[str, str], port: int, runs: int) -> tuple[float, float]:
-    """Return the seconds from the start of *command* until TensorBoard at *port* serves points of one run, and of all *runs* runs."""
+def seconds_until_served(
+    command: Sequence[str], environment: Mapping[str, str], port: int, runs: int
+) -> tuple[float, float]:
+    """Return the seconds from the start of *command* until TensorBoard at *port* serves points of one run, and of
+    all *runs* runs.
+    """
 
     def ask(path: str, **query: str) -> Any:
         try:
-            with DIRECT.open(f"http://localhost:{port}/data/plugin/scalars/{path}?{urlencode(query)}", timeout=10) as answer:
+            with DIRECT.open(
+                f"http://localhost:{port}/data/plugin/scalars/{path}?{urlencode(query)}", timeout=10
+            ) as answer:
                 return json.load(answer)
         except (OSError, ValueError, HTTPException):
             return {}
 
     start = time.perf_counter()
     with running(command, environment):
-        until(lambda: any(ask("scalars", run=run, tag="loss") for run in [*ask("tags")][:1]), f"a scalar of {command[0]}")
+        until(
+            lambda: any(ask("scalars", run=run, tag="loss") for run in [*ask("tags")][:1]), f"a scalar of {command[0]}"
+        )
         first = time.perf_counter() - start
         until(lambda: sum("loss" in tags for tags in ask("tags").values()) == runs, f"all runs of {command[0]}")
         return first, time.perf_counter() - start
@@ -98,14 +115,22 @@ def measure_start(himl: HimlWorkspace, folder: Path, rounds: int, python: str, r
     runs, copies = GrownRuns(himl.staged), str(folder / "copies")
     # The double is a proxy, through which TensorBoard could not reach its data server.
     environment = himl.environment(HOME=str(folder), no_grpc_proxy="localhost")
-    subprocess.run([*SELECTED, "--sync_only", "--run_logs_dir", copies, "-q"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*SELECTED, "--sync_only", "--run_logs_dir", copies, "-q"],
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     commands = {
         ALONE: [sys.executable, "-m", "tensorboard.main", "--logdir", copies, "--port"],
         HIML_TB: [*SELECTED, "--no_token", "--port"],
         **({AZUREML: [python, PROGRAMS, "serve"]} if python else {}),
     }
     for number, name in turns(commands, rounds):
-        port, more = free_port(), {HIML_TB: ["--run_logs_dir", str(folder / f"copies {number}")], AZUREML: runs.names}.get(name, [])
+        port, more = (
+            free_port(),
+            {HIML_TB: ["--run_logs_dir", str(folder / f"copies {number}")], AZUREML: runs.names}.get(name, []),
+        )
         first, last = seconds_until_served([*commands[name], str(port), *more], environment, port, len(runs.runs))
         record.add(FIRST_SCALAR, name, number, wall=first)
         record.add(ALL_RUNS, name, number, wall=last)
@@ -126,11 +151,26 @@ def measure_bytes(himl: HimlWorkspace, folder: Path, python: str, record: Raw) -
                 refresh([python, PROGRAMS, "watch", str(copies), *runs.names], runs, environment)
             else:
                 address = f"https://{storage.host}/azureml?{storage.container_sas('azureml')}"
-                refresh([sys.executable, PROGRAMS, "whole_files", address, str(copies), *(run.artifact_prefix for run in runs.runs)], runs, environment)
+                refresh(
+                    [
+                        sys.executable,
+                        PROGRAMS,
+                        "whole_files",
+                        address,
+                        str(copies),
+                        *(run.artifact_prefix for run in runs.runs),
+                    ],
+                    runs,
+                    environment,
+                )
             there, seen = runs.bytes_there, own.staged.stage.log.all()
             if bytes_below(copies) != there:
                 sys.exit(f"{name} has {bytes_below(copies)} of {there} bytes.")
-            of_files = [one.received for one in seen if one.host == storage.host and one.method == "GET" and "tfevents" in one.path]
+            of_files = [
+                one.received
+                for one in seen
+                if one.host == storage.host and one.method == "GET" and "tfevents" in one.path
+            ]
             record.add(EVENTS, name, 1, bytes=sum(of_files))
             record.add(ALL_BYTES, name, 1, bytes=sum(one.received for one in seen), requests=len(seen))
     record.add(EVENTS, "new bytes", 1, bytes=there)
@@ -150,8 +190,12 @@ def follow(runs: GrownRuns, folder: Path, environment: Mapping[str, str]) -> Non
 
 
 def refresh(command: Sequence[str], runs: GrownRuns, environment: Mapping[str, str]) -> None:
-    """Run a program that prints a line when it is ready, and after each refresh, which a line on its standard input requests."""
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    """Run a program that prints a line when it is ready, and after each refresh, which a line on its standard input
+    requests.
+    """
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -170,7 +214,11 @@ def refresh(command: Sequence[str], runs: GrownRuns, environment: Mapping[str, s
 
 if __name__ == "__main__":
     args = new_parser(__doc__, 5).parse_args()
-    with tempfile.TemporaryDirectory() as name, himl_workspace(Path(name, "double")) as himl, recording("tb", args.raw) as record:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        himl_workspace(Path(name, "double")) as himl,
+        recording("tb", args.raw) as record,
+    ):
         python = peer_python(record, AZUREML_TENSORBOARD, AZUREML, "azureml-tensorboard", "tensorboard")
         measure_start(himl, Path(name), args.rounds, python, record)
         measure_bytes(himl, Path(name), python, record)

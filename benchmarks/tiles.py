@@ -1,8 +1,9 @@
-"""Measure `himl tiles`, next to hi-ml-cpath 0.5.2 with MONAI, and a loop over OpenSlide's regions, both in one process, their default.
+"""Measure `himl tiles`, next to hi-ml-cpath 0.5.2 with MONAI, and a loop over OpenSlide's regions, both in one process,
+their default.
 
-12 seeded slides (4000 x 3000 pixels at level 0, those of the montages) become PNG tiles of 224 pixels with at least 5 % of tissue, by their default rules. The
-figure of himl is for the whole command, those of the others without imports. If Python 3.9 or its environment is not available, hi-ml-cpath is omitted.
-"""
+12 seeded slides (4000 x 3000 pixels at level 0, those of the montages) become PNG tiles of 224 pixels with at least 5 %
+of tissue, by their default rules. The figure of himl is for the whole command, those of the others without imports. If
+Python 3.9 or its environment is not available, hi-ml-cpath is omitted."""
 
 from __future__ import annotations
 
@@ -29,7 +30,11 @@ if __name__ == "__main__":
         slides, result = Path(name, "slides"), Path(name, "result")
         make_slides(slides, SLIDES)
         commands = {OURS: [HIML, "tiles", str(slides), "--tile_size", str(TILE), "--output_path", str(result), "-q"]}
-        commands |= {peer: [python, PROGRAMS, program, str(slides), str(TILE), str(result)] for peer, (program, python) in peers.items() if python}
+        commands |= {
+            peer: [python, PROGRAMS, program, str(slides), str(TILE), str(result)]
+            for peer, (program, python) in peers.items()
+            if python
+        }
         for number, candidate in turns(commands, args.rounds):
             spent = spend(commands[candidate], {**clean_environment(), "TMPDIR": name})
             tiles = [path.stat().st_size for path in result.rglob("*.png")]

@@ -1,9 +1,10 @@
-"""Count the right tiles of `himl tiles`, next to the rules of CLAM and of hi-ml-cpath, on pictures of which each tile has a label.
+"""Count the right tiles of `himl tiles`, next to the rules of CLAM and of hi-ml-cpath, on pictures of which each tile
+has a label.
 
-The pictures are those of tests/slides/test_tissue.py: stains from pale to dark, pens, borders, fat, areas that were not scanned, and light of several colours.
-The other rules are applied to the same pixels: hi-ml's is Otsu's threshold of the mean of the channels, CLAM's the saturation after a median filter of 7
-pixels, above 8, and closed by 4 pixels, without its filter by area, which would drop pictures of this size.
-"""
+The pictures are those of tests/slides/test_tissue.py: stains from pale to dark, pens, borders, fat, areas that were not
+scanned, and light of several colours. The other rules are applied to the same pixels: hi-ml's is Otsu's threshold of
+the mean of the channels, CLAM's the saturation after a median filter of 7 pixels, above 8, and closed by 4 pixels,
+without its filter by area, which would drop pictures of this size."""
 
 from __future__ import annotations
 
@@ -59,14 +60,26 @@ def main() -> None:
     with recording("tissue", args.raw) as record:
         candidates = {"himl": by_himl()}
         for name, rule in {"CLAM's rule": clam, "hi-ml's rule": otsu}.items():
-            candidates[name] = {picture: tiles_of(rule, np.asarray(pixels, np.uint8)) for picture, pixels in PICTURES.items()}
+            candidates[name] = {
+                picture: tiles_of(rule, np.asarray(pixels, np.uint8)) for picture, pixels in PICTURES.items()
+            }
         scenario = f"{len(PICTURES)} pictures with {len(LABELLED)} tiles of tissue each"
         for name, found in candidates.items():
-            lacking, extra = (sum(map(len, each)) for each in zip(*((LABELLED - places, places - LABELLED) for places in found.values()), strict=True))
+            lacking, extra = (
+                sum(map(len, each))
+                for each in zip(*((LABELLED - places, places - LABELLED) for places in found.values()), strict=True)
+            )
             right = sum(places == LABELLED for places in found.values())
-            for what, count in (("pictures with all tiles right", right), ("tissue omitted", lacking), ("background kept", extra)):
+            for what, count in (
+                ("pictures with all tiles right", right),
+                ("tissue omitted", lacking),
+                ("background kept", extra),
+            ):
                 record.add_fact(f"{scenario}: {what}", name, count)
-        print(*(f"{fact['candidate']}: {fact['scenario'].partition(': ')[2]}: {fact['value']}" for fact in record.facts), sep="\n")
+        print(
+            *(f"{fact['candidate']}: {fact['scenario'].partition(': ')[2]}: {fact['value']}" for fact in record.facts),
+            sep="\n",
+        )
 
 
 if __name__ == "__main__":

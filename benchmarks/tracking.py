@@ -1,8 +1,7 @@
 """Time one `mlflow.log_metric` call inside a job, next to a bare HTTP POST of the same bytes.
 
-The bare POST uses http.client and one persistent connection to a server that only answers `{}`. The difference is the time of
-MLflow's client, the route and SQLite. Needs MLflow in the environment of himl.
-"""
+The bare POST uses http.client and one persistent connection to a server that only answers `{}`. The difference is the
+time of MLflow's client, the route and SQLite. Needs MLflow in the environment of himl."""
 
 from __future__ import annotations
 
@@ -56,13 +55,23 @@ class Echo(BaseHTTPRequestHandler):
 
 
 def time_log_metric(calls: int, *model: str) -> list[float]:
-    """Return the seconds of each call of a script that logs to the server of a job, with the name of an active *model*, if there is one."""
+    """Return the seconds of each call of a script that logs to the server of a job, with the name of an active
+    *model*, if there is one.
+    """
     with tempfile.TemporaryDirectory() as name, closing(Database(Path(name, "workspace.db"), create=True)) as database:
         RunStore(database).add(Run(JOB, "benchmark", RunStatus.running, started=as_time(now_ms())))
-        with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: Path(name, run_id), new_child_id=lambda: "unused")) as server:
+        with closing(
+            TrackingServer(database, JOB, artifacts_of=lambda run_id: Path(name, run_id), new_child_id=lambda: "unused")
+        ) as server:
             server.serve()
             env = server.environment(os.environ)
-            done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls), *model], env=env, cwd=name, stdout=subprocess.PIPE, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", SCRIPT, str(calls), *model],
+                env=env,
+                cwd=name,
+                stdout=subprocess.PIPE,
+                check=True,
+            )
         kept = len(MetricStore(database).metrics([JOB], name="loss")[0].points)
         if kept != calls:
             sys.exit(f"The script logged {calls} values, but {kept} were stored.")
@@ -77,8 +86,19 @@ def time_bare_post(calls: int) -> list[float]:
         with closing(http.client.HTTPConnection("127.0.0.1", server.server_port)) as connection:
             for step in range(calls):
                 start = time.perf_counter()
-                body = json.dumps({"run_uuid": JOB, "run_id": JOB, "key": "loss", "value": 1.0 / (step + 1), "timestamp": now_ms(), "step": step})
-                connection.request("POST", "/api/2.0/mlflow/runs/log-metric", body, {"Content-Type": "application/json"})
+                body = json.dumps(
+                    {
+                        "run_uuid": JOB,
+                        "run_id": JOB,
+                        "key": "loss",
+                        "value": 1.0 / (step + 1),
+                        "timestamp": now_ms(),
+                        "step": step,
+                    }
+                )
+                connection.request(
+                    "POST", "/api/2.0/mlflow/runs/log-metric", body, {"Content-Type": "application/json"}
+                )
                 connection.getresponse().read()
                 seconds.append(time.perf_counter() - start)
         server.shutdown()
@@ -93,4 +113,6 @@ if __name__ == "__main__":
             for name, call in (("bare POST", time_bare_post), ("mlflow.log_metric", time_log_metric)):
                 seconds = call(CALLS)
                 record.add("one call", name, number, wall=statistics.median(seconds))
-                record.add("the slowest of a hundred calls", name, number, wall=statistics.quantiles(seconds, n=100)[98])
+                record.add(
+                    "the slowest of a hundred calls", name, number, wall=statistics.quantiles(seconds, n=100)[98]
+                )

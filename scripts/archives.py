@@ -19,7 +19,10 @@ LARGEST_WHEEL = 2_000_000
 LARGEST_SOURCES = 8_000_000
 LICENSES = ("LICENSE", "himl_cli/slides/fonts/LICENSE", "himl_cli/slides/assets/openseadragon-LICENSE.txt")
 METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", *(f"licenses/{name}" for name in LICENSES)}
-NEEDED = "PKG-INFO pyproject.toml README.md CHANGELOG.md LICENSE requirements-dev.lock requirements-oldest.lock docs/design.md tests/conftest.py"
+NEEDED = (
+    "PKG-INFO pyproject.toml README.md CHANGELOG.md LICENSE requirements-dev.lock requirements-oldest.lock "
+    "docs/design.md tests/conftest.py"
+)
 IN_SOURCES = (*NEEDED.split(), "scripts/test", ".ci/run")
 LEFT_OUT = (".cache", ".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
@@ -34,7 +37,9 @@ def main() -> int:
 
 
 def wheel_problems(wheel: Path, project: Path) -> Iterator[str]:
-    """Yield the differences between the wheel and the files of the package in *project*, and missing metadata and licences."""
+    """Yield the differences between the wheel and the files of the package in *project*, and missing metadata and
+    licences.
+    """
     if not wheel.name.startswith(f"himl_cli-{__version__}-py3-none-any"):
         yield f"its name must contain {__version__} and be for every platform"
     if wheel.stat().st_size > LARGEST_WHEEL:
@@ -42,12 +47,20 @@ def wheel_problems(wheel: Path, project: Path) -> Iterator[str]:
     about = f"himl_cli-{__version__}.dist-info/"
     with zipfile.ZipFile(wheel) as archive:
         held = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
-    yield from _differing("metadata", dict.fromkeys(METADATA), {name.removeprefix(about): None for name in held if name.startswith(about)})
-    yield from _differing("package", package_files(project), {name: content for name, content in held.items() if not name.startswith(about)})
+    yield from _differing(
+        "metadata", dict.fromkeys(METADATA), {name.removeprefix(about): None for name in held if name.startswith(about)}
+    )
+    yield from _differing(
+        "package",
+        package_files(project),
+        {name: content for name, content in held.items() if not name.startswith(about)},
+    )
 
 
 def source_problems(sources: Path, project: Path) -> Iterator[str]:
-    """Yield missing files of the package, the tests and the documentation, and temporary files that the source archive should not contain."""
+    """Yield missing files of the package, the tests and the documentation, and temporary files that the source
+    archive should not contain.
+    """
     if sources.name != f"himl_cli-{__version__}.tar.gz":
         yield f"its name must contain {__version__}"
     if sources.stat().st_size > LARGEST_SOURCES:

@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[1]
 STANDARD = ROOT / "docs" / "contributing" / "writing.md"
 LONGEST = 80
 """Characters of a sentence in help."""
-UNITS = "row|line|column|table|file|folder|request|task|job|run|trial|process|curve|picture|page|test|option|command|step|node|machine|slide|tile|block|part"
+UNITS = (
+    "row|line|column|table|file|folder|request|task|job|run|trial|process|curve|picture|page|test|option|"
+    "command|step|node|machine|slide|tile|block|part"
+)
 BANNED = {
     r"kept here": "stored on this machine",
     r"stand(?:s|ing)? (?:for|in for)": "is, means, replaces",
@@ -61,7 +64,12 @@ def code_texts(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.JoinedStr):
             parts = [part.value if isinstance(part, ast.Constant) else "1" for part in node.values]
             yield node.lineno, "".join(map(str, parts))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value and id(node) not in inside:
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and " " in node.value
+            and id(node) not in inside
+        ):
             yield node.lineno, re.sub(r"`[^`]*`", "`1`", node.value)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -97,7 +105,12 @@ def findings() -> Iterator[str]:
 def pages() -> list[Path]:
     """All pages but the standard. Of generated pages, the templates; those of docs/cli are made from help."""
     written = {STANDARD, *(ROOT / name for name in texts())}
-    found = {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), *ROOT.glob("*/*.md.in")}
+    found = {
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "examples").rglob("*.md"),
+        *ROOT.glob("*/*.md.in"),
+    }
     return sorted(path for path in found - written if "_build" not in path.parts)
 
 

@@ -33,10 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         try:
             if unknown := [name for name in args.only if name not in {part.name for part in PARTS}]:
-                raise ValueError(f"There is no part '{unknown[0]}'; there are: {', '.join(part.name for part in PARTS)}.")
+                raise ValueError(
+                    f"There is no part '{unknown[0]}'; there are: {', '.join(part.name for part in PARTS)}."
+                )
             known = cases_by_id() if args.case else {}
             if unknown := [case_id for case_id in args.case if case_id not in known]:
-                raise ValueError(f"There is no case '{unknown[0]}'; there are {len(known):,} from '{next(iter(known))}' on.")
+                raise ValueError(
+                    f"There is no case '{unknown[0]}'; there are {len(known):,} from '{next(iter(known))}' on."
+                )
             print(f"seed {args.seed}", flush=True)
             records = _run_cases(crew(args.seed), args.case, args.seed) if args.case else _run_parts(crew, args)
         except ValueError as e:
@@ -51,15 +55,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m stress", description="Stress for himl: cases drawn by a seed, run on the double of Azure ML, and judged.")
+    parser = argparse.ArgumentParser(
+        prog="python -m stress",
+        description="Stress for himl: cases drawn by a seed, run on the double of Azure ML, and judged.",
+    )
     parser.add_argument("--full", action="store_true", help="all cases, not a sample")
     parser.add_argument("--seed", type=int, help="what the cases are drawn from (default: drawn, and printed)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help=f"these parts ({', '.join(part.name for part in PARTS)})")
-    parser.add_argument("--case", nargs="+", default=[], metavar="ID", help="these cases, told in full; nothing is written")
-    parser.add_argument("--go_on", action="store_true", help="with --full: what is missing of a run that was ended, or what the last one lost, again")
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where the raw results go (default: .cache/stress, with --full stress/results)")
-    parser.add_argument("--workers", type=int, default=WORKERS, metavar="N", help=f"how many cases at a time (default {WORKERS})")
-    parser.add_argument("--minutes", type=float, help=f"begin no case after so many (default {MINUTES:.0f}, with --full as long as it takes)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="PART", help=f"these parts ({', '.join(part.name for part in PARTS)})"
+    )
+    parser.add_argument(
+        "--case", nargs="+", default=[], metavar="ID", help="these cases, told in full; nothing is written"
+    )
+    parser.add_argument(
+        "--go_on",
+        action="store_true",
+        help="with --full: what is missing of a run that was ended, or what the last one lost, again",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="where the raw results go (default: .cache/stress, with --full stress/results)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=WORKERS, metavar="N", help=f"how many cases at a time (default {WORKERS})"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help=f"begin no case after so many (default {MINUTES:.0f}, with --full as long as it takes)",
+    )
     return parser
 
 
@@ -94,7 +120,10 @@ def _run_part(crew: StartCrew, part: Part, args: argparse.Namespace, deadline: f
         command = f"scripts/stress{' --full' if args.full else ''} --seed {args.seed}"
         started = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         about = {"machine": machine(Path(tempfile.gettempdir())), "versions": versions(), **source()}
-        file = RecordFile(folder, {"part": part.name, "full": False, "seed": args.seed, "command": command, "started": started, **about})
+        file = RecordFile(
+            folder,
+            {"part": part.name, "full": False, "seed": args.seed, "command": command, "started": started, **about},
+        )
     seed, known = file.meta["seed"], {record.id for record in file.records}
     cases = [case.id for case in part.chosen(seed, full=args.full) if case.id not in known]
     print(f"{part.title}: {len(cases):,} cases", flush=True)
@@ -111,7 +140,9 @@ def _run_part(crew: StartCrew, part: Part, args: argparse.Namespace, deadline: f
 
     left = crew(seed).run(cases, tell, deadline, part.at_once)
     path = file.finish(time.monotonic() - begun, full=args.full and not left)
-    for why in sorted({record.result.why for record in file.records if record.result.outcome is Outcome.not_met and record.result.why}):
+    for why in sorted(
+        {record.result.why for record in file.records if record.result.outcome is Outcome.not_met and record.result.why}
+    ):
         print(f"NOT MET: {why}")
     print("", *([matrix(file.records), ""] if file.records else []), totals(file.records), sep="\n")
     if left:
@@ -125,13 +156,18 @@ def totals(records: Sequence[Record]) -> str:
     counts = Counter(record.result.outcome for record in records)
     said = ", ".join(f"{counts[outcome]:,} {outcome.value}" for outcome in SHOWN)
     not_met = counts[Outcome.not_met]
-    return f"{len(records) - not_met:,} injected: {said}" + (f"; {not_met:,} cases in which it was not met" if not_met else "")
+    return f"{len(records) - not_met:,} injected: {said}" + (
+        f"; {not_met:,} cases in which it was not met" if not_met else ""
+    )
 
 
 def lost_lines(records: Sequence[Record], seed: int) -> list[str]:
     lines = []
     for record in lost(records):
-        lines += [f"LOST {record.id}: {record.result.why}", *(f"     {name}: {value}" for name, value in record.result.facts.items())]
+        lines += [
+            f"LOST {record.id}: {record.result.why}",
+            *(f"     {name}: {value}" for name, value in record.result.facts.items()),
+        ]
         lines.append(f"     python -m stress --case {record.id} --seed {seed}")
     return lines
 

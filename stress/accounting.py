@@ -1,4 +1,5 @@
-"""Jobs on a site with accounting, two clusters and two users (`site.py`), while others list, cancel, preempt and limit them: `slurm/site/<what>/NN`.
+"""Jobs on a site with accounting, two clusters and two users (`site.py`), while others list, cancel, preempt and limit
+them: `slurm/site/<what>/NN`.
 
 As root, on Linux.
 """
@@ -48,7 +49,18 @@ STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n
 VALUES = 25
 LOGS = f"{LOG_METRIC}\nfor number in range({VALUES}):\n    log_metric(f'value_{{number}}', number, 0)\n"
 TRIAL = f"{LOG_METRIC}\nimport sys\ntime.sleep(2)\nlog_metric('loss', float(sys.argv[2]) ** 2, 0)\n"
-SWEEP = ("--sweep", "x=uniform(0,1)", "--sampling", "bayesian", "--max_trials", "4", "--max_concurrent", "2", "--primary_metric", "loss")
+SWEEP = (
+    "--sweep",
+    "x=uniform(0,1)",
+    "--sampling",
+    "bayesian",
+    "--max_trials",
+    "4",
+    "--max_concurrent",
+    "2",
+    "--primary_metric",
+    "loss",
+)
 FILTERS = {
     "SLURM_CLUSTERS": "c2",
     "SQUEUE_STATES": "RUNNING",
@@ -106,14 +118,17 @@ class RefusedError(Exception):
 
 
 class Lab(Project):
-    """A project on the site that every user can read. `problems` are what himl does wrong in a case, `facts` its figures, and
-    `codes` the exit codes that `himl submit` may have."""
+    """A project on the site that every user can read. `problems` are what himl does wrong in a case, `facts` its
+    figures, and `codes` the exit codes that `himl submit` may have."""
 
     slurm: Site
 
     def __init__(self, world: World, site: Site, number: int = 0, folder: str = "project") -> None:
         super().__init__(world, site, site.folder / folder)
-        write_files(self.folder, {"memory.py": MEMORY, "stubborn.py": STUBBORN, "requeues.py": REQUEUES, "logs.py": LOGS, "trial.py": TRIAL})
+        write_files(
+            self.folder,
+            {"memory.py": MEMORY, "stubborn.py": STUBBORN, "requeues.py": REQUEUES, "logs.py": LOGS, "trial.py": TRIAL},
+        )
         self.problems: list[str] = []
         self.number, self.codes = number, {0}
         self.facts: dict[str, Any] = {}
@@ -128,10 +143,22 @@ class Lab(Project):
 
     def submit(self, *options: str, script: str = "train.py", steps: str = "1") -> tuple[Ended, str]:
         """The end of `himl submit` and the id of its run. Raises RefusedError."""
-        ended = self.call("submit", script, "--cluster", "slurm:gpu", "-q", *options, *(["--", steps] if script in ("train.py", "requeues.py") else []))
+        ended = self.call(
+            "submit",
+            script,
+            "--cluster",
+            "slurm:gpu",
+            "-q",
+            *options,
+            *(["--", steps] if script in ("train.py", "requeues.py") else []),
+        )
         ids = named(ended) or [run["id"] for run in self.runs()]
         if ended is None or not ids:
-            raise RefusedError("it hangs" if ended is None else f"there is no run: exit code {ended.code}: {ended.stderr.strip()[:300]}")
+            raise RefusedError(
+                "it hangs"
+                if ended is None
+                else f"there is no run: exit code {ended.code}: {ended.stderr.strip()[:300]}"
+            )
         return ended, ids[0]
 
     def show(self, run: str) -> dict[str, Any]:
@@ -143,10 +170,17 @@ class Lab(Project):
 
     def expect(self, run: str, status: str, when: str, reason: str = "") -> None:
         if status == "Queued" and reason:  # Slurm gives a job its reason some time after it took it
-            until(lambda: all(job.reason == reason for job in self.jobs(run) if job.state in OPEN), lambda: f"Slurm has a reason: {self.jobs(run)}")
+            until(
+                lambda: all(job.reason == reason for job in self.jobs(run) if job.state in OPEN),
+                lambda: f"Slurm has a reason: {self.jobs(run)}",
+            )
         for shown in (self.show(run), next(each for each in self.runs() if each["id"] == run)):
             right = shown["status"] == status and reason in shown["reason"]
-            self.check(right, f"{when} the run is {shown['status']} ({shown['reason']}) in place of {status}{f' ({reason})' if reason else ''}")
+            self.check(
+                right,
+                f"{when} the run is {shown['status']} ({shown['reason']}) in place of "
+                f"{status}{f' ({reason})' if reason else ''}",
+            )
 
     def expect_end(self, run: str, status: str, reason: str = "") -> None:
         """Wait for the end of the run and of its jobs."""
@@ -157,7 +191,9 @@ class Lab(Project):
             time.sleep(1.0)
             shown = self.show(run)
         children = [
-            (child["status"], child["reason"]) for child in shown["children"] if child["status"] not in (status, "Canceled" if status == "Failed" else "")
+            (child["status"], child["reason"])
+            for child in shown["children"]
+            if child["status"] not in (status, "Canceled" if status == "Failed" else "")
         ]
         self.expect(run, status, "at the end", reason)
         self.check(not children, f"of its trials {len(children)} are otherwise: {children[:2]}")
@@ -175,12 +211,16 @@ class Lab(Project):
 
     def has_taken_steps(self, run: str) -> None:
         steps = self.folder / ".himl" / "runs" / run / "code" / "outputs" / "steps.txt"
-        until(lambda: steps.exists() and len(steps.read_text().split()) > 2, lambda: f"it takes steps: {self.show(run)}")
+        until(
+            lambda: steps.exists() and len(steps.read_text().split()) > 2, lambda: f"it takes steps: {self.show(run)}"
+        )
 
     def cancel(self, run: str) -> None:
         """Cancel the run, which must end all its jobs."""
         done = self.call("runs", "cancel", run)
-        self.check(done is not None and done.code == 0, f"runs cancel: {done and (done.code, done.stderr.strip()[:200])}")
+        self.check(
+            done is not None and done.code == 0, f"runs cancel: {done and (done.code, done.stderr.strip()[:200])}"
+        )
         left: list[Job] = []
 
         def is_gone() -> bool:
@@ -195,16 +235,21 @@ class Lab(Project):
         self.expect_end(run, "Canceled")
 
     def add_unrelated(self, ahead: str, behind: str, count: int) -> None:
-        """Jobs of the same user which himl must not touch: *count* of them on the cluster *ahead*, so that the next job *behind* has the number of the
-        last one."""
+        """Jobs of the same user which himl must not touch: *count* of them on the cluster *ahead*, so that the next job
+        *behind* has the number of the last one."""
         for cluster, times in ((ahead, count), (behind, count - 1)):
             for _ in range(times):
-                self.slurm("sbatch", "-M", cluster, "-J", UNRELATED, "-b", "now+1hour", "-o", "/dev/null", "--wrap", "true")
+                self.slurm(
+                    "sbatch", "-M", cluster, "-J", UNRELATED, "-b", "now+1hour", "-o", "/dev/null", "--wrap", "true"
+                )
         self.unrelated = 2 * count - 1
 
     def check_unrelated(self) -> None:
         waiting = [job for job in self.jobs(UNRELATED) if job.state == "PENDING"]
-        self.check(len(waiting) == self.unrelated, f"{self.unrelated - len(waiting)} unrelated jobs of another number or cluster are gone")
+        self.check(
+            len(waiting) == self.unrelated,
+            f"{self.unrelated - len(waiting)} unrelated jobs of another number or cluster are gone",
+        )
 
     def other(self, *arguments: str) -> running.Outcome:
         """Call himl in the project's folder as another user."""
@@ -212,14 +257,20 @@ class Lab(Project):
         folder.mkdir(exist_ok=True)
         prefix = as_user(user, folder)
         self.trust(folder / f"home_{user}")
-        own = {name: str(folder / f"home_{user}") for name in self.env if name in ("HOME", "TMPDIR", "TEMP", "TMP") or name.startswith("XDG_")}
+        own = {
+            name: str(folder / f"home_{user}")
+            for name in self.env
+            if name in ("HOME", "TMPDIR", "TEMP", "TMP") or name.startswith("XDG_")
+        }
         return running.Himl(running.PROGRAM, self.folder)(*arguments, env={**self.env, **own}, prefix=prefix)
 
     def shown_to_other(self, *arguments: str) -> Any:
         """The JSON output of a command of another user."""
         done = self.other(*arguments, "--json")
         if done.code != 0:
-            raise RefusedError(f"{' '.join(arguments[:2])} of another user ends with {done.code}: {done.stderr.strip()[:300]}")
+            raise RefusedError(
+                f"{' '.join(arguments[:2])} of another user ends with {done.code}: {done.stderr.strip()[:300]}"
+            )
         return done.json()
 
     def trust(self, home: Path) -> None:
@@ -242,9 +293,14 @@ def listed_by_another(lab: Lab, dice: random.Random) -> Ended:
         lab.let_others_write()
     for _ in range(2):
         found = lab.shown_to_other("runs", "list")
-        lab.check(found[0]["status"] == "Queued", f"for another user, the run is {found[0]['status']} ({found[0]['reason']})")
+        lab.check(
+            found[0]["status"] == "Queued", f"for another user, the run is {found[0]['status']} ({found[0]['reason']})"
+        )
     refused = lab.other("runs", "cancel", run)
-    lab.check(refused.code != 0 and "Traceback" not in refused.stderr, f"another user cancels it: exit code {refused.code}: {refused.stderr.strip()[:200]}")
+    lab.check(
+        refused.code != 0 and "Traceback" not in refused.stderr,
+        f"another user cancels it: exit code {refused.code}: {refused.stderr.strip()[:200]}",
+    )
     lab.expect(run, "Queued", "after another user's commands")
     lab.cancel(run)
     return ended
@@ -264,7 +320,10 @@ def other_cluster(lab: Lab, dice: random.Random) -> Ended:
         done = lab.call("runs", "delete", run, "--yes")
         is_kept = any(each["id"] == run for each in lab.runs())
         waiting = [job for job in lab.jobs(run) if job.state in OPEN]
-        lab.check(is_kept or not waiting, f"runs delete ends with {done and done.code}, and its job {waiting and waiting[0].id} may still start")
+        lab.check(
+            is_kept or not waiting,
+            f"runs delete ends with {done and done.code}, and its job {waiting and waiting[0].id} may still start",
+        )
         if not is_kept:
             return ended
     if how == "scancel":
@@ -293,7 +352,9 @@ def shell(lab: Lab, dice: random.Random) -> Ended:
     jobs = lab.jobs(run)
     typed = all(job.partition == "gpu" and job.limit != LIMIT_OF_SHELL for job in jobs)
     lab.check(typed, f"its jobs have another partition or time limit than himl was given: {jobs}")
-    lab.check({job.account for job in jobs} == {chosen.get("SBATCH_ACCOUNT", "lab")}, f"the account of its jobs: {jobs}")
+    lab.check(
+        {job.account for job in jobs} == {chosen.get("SBATCH_ACCOUNT", "lab")}, f"the account of its jobs: {jobs}"
+    )
     lab.check(len(jobs) == 1 and ("_" in jobs[0].id) == bool(many), f"its jobs are {jobs}")
     lab.env = dice.choice((before, lab.env))
     lab.cancel(run)
@@ -314,7 +375,9 @@ def same_number(lab: Lab, dice: random.Random) -> Ended:
 
 
 def array(lab: Lab, dice: random.Random) -> Ended:
-    """An array that waits is canceled in Slurm, as a whole or a task of it, and squeue may have forgotten it when himl asks."""
+    """An array that waits is canceled in Slurm, as a whole or a task of it, and squeue may have forgotten it when
+    himl asks.
+    """
     whole, forgotten = lab.variant((True, True), (True, False), (False, False))
     lab.facts.update(whole=whole, forgotten=forgotten)
     lab.slurm("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 600")
@@ -326,12 +389,17 @@ def array(lab: Lab, dice: random.Random) -> Ended:
     if forgotten:
         lab.slurm.forget(run)
     if whole:
-        until(lambda: lab.show(run)["status"] not in ("Queued", "Running"), lambda: str(lab.show(run)), seconds=PATIENCE)
+        until(
+            lambda: lab.show(run)["status"] not in ("Queued", "Running"), lambda: str(lab.show(run)), seconds=PATIENCE
+        )
     else:
         lab.expect(run, "Queued", "while its other trials wait,")
     for child in lab.show(run)["children"] if whole else lab.show(run)["children"][1:2]:
         # Slurm keeps no record of a task that was canceled before it started, but lists the others
-        right = child["status"] == "Canceled" and ("canceled in Slurm" if whole else "canceled before it started") in child["reason"]
+        right = (
+            child["status"] == "Canceled"
+            and ("canceled in Slurm" if whole else "canceled before it started") in child["reason"]
+        )
         lab.check(right, f"a trial that was canceled in Slurm is {child['status']} ({child['reason']})")
     if not whole:
         lab.cancel(run)
@@ -355,9 +423,13 @@ def time_limit(lab: Lab, dice: random.Random) -> Ended:
 def preempted(lab: Lab, dice: random.Random) -> Ended:
     """A job of a partition with a higher priority ends the run's job, at once or after the time to save of its
     partition. It goes on later or fails."""
-    partition, script = lab.variant(("low", "train.py"), ("spare", "train.py"), ("soft", "train.py"), ("soft", "stubborn.py"))
+    partition, script = lab.variant(
+        ("low", "train.py"), ("spare", "train.py"), ("soft", "train.py"), ("soft", "stubborn.py")
+    )
     lab.facts |= {"partition": partition, "script": script}
-    ended, run = lab.submit("--sbatch", f"partition={partition}", script=script, steps="1000" if partition == "soft" else "40")
+    ended, run = lab.submit(
+        "--sbatch", f"partition={partition}", script=script, steps="1000" if partition == "soft" else "40"
+    )
     if script == "train.py":
         lab.has_taken_steps(run)
     else:
@@ -405,7 +477,11 @@ def canceled_by_admin(lab: Lab, dice: random.Random) -> Ended:
     (run,) = named(ended)
     lab.expect(run, "Queued", "for an administrator", "BeginTime")
     lab.slurm("scancel", lab.jobs(run)[0].id.partition("_")[0])
-    until(lambda: lab.shown_to_other("runs", "show", run)["status"] not in ("Queued", "Running"), "it ends", seconds=PATIENCE)
+    until(
+        lambda: lab.shown_to_other("runs", "show", run)["status"] not in ("Queued", "Running"),
+        "it ends",
+        seconds=PATIENCE,
+    )
     shown = lab.shown_to_other("runs", "show", run)
     for each in shown["children"] or [shown]:
         right = each["status"] == "Canceled" and "canceled in Slurm" in each["reason"]
@@ -455,7 +531,8 @@ def services_away(lab: Lab, dice: random.Random) -> Ended:
     if waits and away != "slurmdbd":
         done = lab.call("runs", "cancel", run)
         lab.check(
-            done is not None and done.code in (UNKNOWN, NO_ANSWER), f"runs cancel without a controller: {done and (done.code, done.stderr.strip()[:200])}"
+            done is not None and done.code in (UNKNOWN, NO_ANSWER),
+            f"runs cancel without a controller: {done and (done.code, done.stderr.strip()[:200])}",
         )
         lab.expect(run, "Queued", "after a cancel that Slurm did not get,")
     if away != "c1":
@@ -481,10 +558,14 @@ def supervisor(lab: Lab, dice: random.Random) -> Ended:
 
 
 def controller(lab: Lab, dice: random.Random) -> Ended:
-    """The controller of a sweep is requeued or gets SIGTERM of Slurm: its trials go on, and the sweep ends with all of them."""
+    """The controller of a sweep is requeued or gets SIGTERM of Slurm: its trials go on, and the sweep ends with all
+    of them.
+    """
     how = lab.facts["how"] = lab.variant("requeue", "TERM", "KILL")
     ended, run = lab.submit(*SWEEP, script="trial.py")
-    until(lambda: len([job for job in lab.jobs(run) if job.name != run]) >= 2, "it has submitted trials", seconds=PATIENCE)
+    until(
+        lambda: len([job for job in lab.jobs(run) if job.name != run]) >= 2, "it has submitted trials", seconds=PATIENCE
+    )
     (number,) = [job.id for job in lab.jobs(run) if job.name == run]
     time.sleep(dice.uniform(0.0, 2.0))
     if how == "requeue":
@@ -494,14 +575,18 @@ def controller(lab: Lab, dice: random.Random) -> Ended:
     if how == "KILL":  # there is no controller any more, and the user resumes the sweep
         until(lambda: not [job for job in lab.jobs(run) if job.state in OPEN], "all jobs end", seconds=PATIENCE)
         done = lab.call("submit", "--resume", run)
-        lab.check(done is not None and done.code == 0, f"submit --resume: {done and (done.code, done.stderr.strip()[:200])}")
+        lab.check(
+            done is not None and done.code == 0, f"submit --resume: {done and (done.code, done.stderr.strip()[:200])}"
+        )
     lab.expect_end(run, "Completed")
     lab.check(not any(job.state == "CANCELLED" for job in lab.jobs(f"{run}_")), "trials were canceled")
     return ended
 
 
 def clients(lab: Lab, dice: random.Random) -> Ended:
-    """A workspace on a file system of which each node has a client with its own cache: trials of both nodes log at once, and all values are there."""
+    """A workspace on a file system of which each node has a client with its own cache: trials of both nodes log at
+    once, and all values are there.
+    """
     count = lab.facts["trials"] = dice.randrange(3, 7)
     full = ("--sbatch", "cpus-per-task=8") if dice.random() < 0.5 else ()  # one trial per node at a time
     ended, run = lab.submit("--crossval", str(count), *full, script="logs.py")
@@ -559,7 +644,11 @@ def kill(world: World, dice: random.Random) -> Result:
 def accounting_cases() -> list[Case]:
     cells = {what: [on_site(run, number) for number in range(count)] for what, (count, run) in TRIED.items()}
     cells["kill"] = [kill] * KILLS
-    return [Case(f"slurm/site/{what}/{number:02d}", as_root(run)) for what, runs in cells.items() for number, run in enumerate(runs)]
+    return [
+        Case(f"slurm/site/{what}/{number:02d}", as_root(run))
+        for what, runs in cells.items()
+        for number, run in enumerate(runs)
+    ]
 
 
 def as_root(run: Callable[[World, random.Random], Result]) -> Callable[[World, random.Random], Result]:

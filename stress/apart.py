@@ -23,7 +23,9 @@ LIMIT = 30.0
 
 
 def write(path: Path, number: int, count: int, all_there: Barrier) -> tuple[float, float, list[str]]:
-    """Write *count* runs to a local workspace, as one of many concurrent processes. Returns the total seconds, the longest step, and errors."""
+    """Write *count* runs to a local workspace, as one of many concurrent processes. Returns the total seconds, the
+    longest step, and errors.
+    """
     from himl_cli.core.errors import HimlError
     from himl_cli.core.runs import Run, RunStatus
     from himl_cli.workspaces.local.metric_store import MetricStore
@@ -54,7 +56,9 @@ def write(path: Path, number: int, count: int, all_there: Barrier) -> tuple[floa
 
 
 def serve(answers: Connection, folder: Path) -> None:
-    """A tracked job. Sends its port and token, and serves until the connection closes. Its output goes to `said.log` in *folder*."""
+    """A tracked job. Sends its port and token, and serves until the connection closes. Its output goes to `said.log`
+    in *folder*.
+    """
     import logging
 
     from tests.workspaces.tracking.tracked_job import tracked_job
@@ -74,9 +78,8 @@ def orders(first: int, count: int) -> list[tuple[int, ...]]:
 def start_ranks(folder: Path, first: int, count: int) -> tuple[int, float, list[str]]:
     """Start eight ranks in each of these orders. Returns the number of orders, the seconds of the slowest, and errors.
 
-    Ranks are forks of this process, which has few imports loaded, since most of the time goes into forking a large process. The folder is in
-    memory if possible.
-    """
+    Ranks are forks of this process, which has few imports loaded, since most of the time goes into forking a large
+    process. The folder is in memory if possible."""
     os.environ["XDG_CACHE_HOME"] = str(folder)
     for rank in range(RANKS):  # loads modules once, and not in each fork
         _call(folder, rank, "warm")
@@ -98,7 +101,9 @@ def run_order(folder: Path, order: Sequence[int]) -> str:
     pids = [_fork(folder, rank, token) for rank in order]
     for pid in pids:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    for pid in pids:  # none before all are done: a rank that starts after rank 0 has ended and is forgotten acts for itself, as is documented
+    # none before all are done: a rank that starts after rank 0 has ended and is forgotten acts for itself, as is
+    # documented
+    for pid in pids:
         os.waitpid(pid, 0)
     times = acted.read_text() if acted.exists() else ""
     said = {rank: (folder / f"said_{rank}").read_text() for rank in order}
@@ -135,11 +140,13 @@ def _call(folder: Path, rank: int, token: str) -> str:
     return rank_zero_only(folder, "key", act, environment=environment, wait_seconds=LIMIT).note
 
 
-def launch(asked: Connection, folder: Path, command: Sequence[str], cwd: Path, env: Mapping[str, str], reaps: bool) -> None:
+def launch(
+    asked: Connection, folder: Path, command: Sequence[str], cwd: Path, env: Mapping[str, str], reaps: bool
+) -> None:
     """Start ranks of *command* for each request `[(rank, seconds before it), …]`, and report the start and end of each.
 
-    The output of rank K of launch N goes to N-K.out and N-K.err. With *reaps*, it reaps a process at once, as shells do, else after all have ended.
-    """
+    The output of rank K of launch N goes to N-K.out and N-K.err. With *reaps*, it reaps a process at once, as shells
+    do, else after all have ended."""
     turn = threading.Lock()
 
     def tell(**document: object) -> None:

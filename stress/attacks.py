@@ -1,4 +1,6 @@
-"""Attacks of strangers that the servers of local jobs and of `himl ui` have in common, while their owner continues to use them. Linux only (/proc)."""
+"""Attacks of strangers that the servers of local jobs and of `himl ui` have in common, while their owner continues
+to use them. Linux only (/proc).
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Server(ABC):
 
     @property
     def most(self) -> int:
-        """The handles that it may have in addition to those at the start. himl ui accepts all connections, and closes silent ones afterwards."""
+        """The handles that it may have in addition to those at the start. himl ui accepts all connections, and
+        closes silent ones afterwards.
+        """
         return THREADS if self.token else IDLE + THREADS
 
     @abstractmethod
@@ -57,13 +61,18 @@ class Server(ABC):
 
     @property
     def start(self) -> str:
-        """The name and the token of a request. The server of `himl ui` loses answers to clients that have closed their half of the connection."""
-        return f"Host: 127.0.0.1:{self.port}\r\n" + (f"Authorization: Bearer {self.token}\r\n" if self.token else "Connection: close\r\n")
+        """The name and the token of a request. The server of `himl ui` loses answers to clients that have closed
+        their half of the connection.
+        """
+        return f"Host: 127.0.0.1:{self.port}\r\n" + (
+            f"Authorization: Bearer {self.token}\r\n" if self.token else "Connection: close\r\n"
+        )
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """`content` is sent unchanged. The answer must be one of *answers*, where 0 is the end of the connection without an answer.
+    """`content` is sent unchanged. The answer must be one of *answers*, where 0 is the end of the connection without an
+    answer.
 
     Status 200 stores `tag`. `is_cut`: the client ends in the middle of the request.
     """
@@ -91,7 +100,12 @@ def odd_heads(server: Server, dice: random.Random) -> Met:
     refused, cut = {400}, {0, 400}
     heads = [  # with the answers of a job's server, and of himl ui
         ("1,000 lines", right + "".join(f"X-{number}: y\r\n" for number in range(1000)) + "\r\n", {431}, {200}),
-        ("lines of 60 kB", right + "".join(f"X-{number}: {'y' * 60_000}\r\n" for number in range(80)) + "\r\n", {431}, cut),
+        (
+            "lines of 60 kB",
+            right + "".join(f"X-{number}: {'y' * 60_000}\r\n" for number in range(80)) + "\r\n",
+            {431},
+            cut,
+        ),
         ("one line of 4 MB", right + "X: " + "y" * 4_000_000 + "\r\n\r\n", {431}, cut),
         ("a first line of 4 MB", "GET /" + "y" * 4_000_000 + " HTTP/1.1\r\n\r\n", {414}, cut),
         ("no end", named + "X: y", {0, 400, 401}, cut),
@@ -105,17 +119,28 @@ def odd_heads(server: Server, dice: random.Random) -> Met:
         ("binary", dice.randbytes(20_000).decode("latin-1"), MALFORMED | {0}, MALFORMED | {0}),
     ]
     drawn = [
-        Drawn(text.encode("latin-1"), frozenset(job if server.token else ui), name, is_cut=name in ("no end", "empty lines", "binary"))
+        Drawn(
+            text.encode("latin-1"),
+            frozenset(job if server.token else ui),
+            name,
+            is_cut=name in ("no end", "empty lines", "binary"),
+        )
         for name, text, job, ui in dice.choices(heads, k=180) + heads
     ]
     return judged(server, drawn, at_once=20)
 
 
 def odd_bodies(server: Server, dice: random.Random) -> Met:
-    right, wrong = server.start, server.start.replace(server.token, dice.randbytes(24).hex()) if server.token else server.start
+    right, wrong = (
+        server.start,
+        server.start.replace(server.token, dice.randbytes(24).hex()) if server.token else server.start,
+    )
     large, fair = bytes(LARGEST_BODY + 1), bytes(Limits().drained // 2)
     deep, long = b'{"a":' + b"[" * 200_000, b'{"run_id":' + b"9" * 6000 + b"}"
-    zeros, hidden = gzip.compress(bytes(200 << 20)), b"0\r\n\r\n" + f"GET {API}runs/get?run_id={server.run_id} HTTP/1.1\r\n{right}\r\n".encode()
+    zeros, hidden = (
+        gzip.compress(bytes(200 << 20)),
+        b"0\r\n\r\n" + f"GET {API}runs/get?run_id={server.run_id} HTTP/1.1\r\n{right}\r\n".encode(),
+    )
     too_large, no_json = {0, 413}, {400, 403, 500}
     bodies = [  # with the answers of a job's server, and of himl ui
         ("64 MiB and one of the owner", right, large, len(large), {413}, too_large),
@@ -132,15 +157,24 @@ def odd_bodies(server: Server, dice: random.Random) -> Met:
     ]
     first = f"POST {API}runs/log-batch HTTP/1.1\r\nContent-Type: application/json\r\n"
     drawn = [
-        Drawn(f"{first}{lines}Content-Length: {length}\r\n\r\n".encode() + body, frozenset(job if server.token else ui), name, is_cut=length == 1000)
+        Drawn(
+            f"{first}{lines}Content-Length: {length}\r\n\r\n".encode() + body,
+            frozenset(job if server.token else ui),
+            name,
+            is_cut=length == 1000,
+        )
         for name, lines, body, length, job, ui in bodies
     ]
     return judged(server, dice.sample(drawn * 4, k=4 * len(drawn)))
 
 
 def slow_senders(server: Server, dice: random.Random) -> Met:
-    """SENDERS strangers that send nothing, or slowly one byte of their headers or body at a time. A job's server must close the silent ones."""
-    long = f"POST {API}runs/set-tag HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: 1000000\r\n\r\n".encode()
+    """SENDERS strangers that send nothing, or slowly one byte of their headers or body at a time. A job's server
+    must close the silent ones.
+    """
+    long = (
+        f"POST {API}runs/set-tag HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: 1000000\r\n\r\n".encode()
+    )
     with _connections(server.port, SENDERS) as clients:
         silent, heads, bodies = clients[0::3], clients[1::3], clients[2::3]
         for client in bodies:
@@ -153,7 +187,11 @@ def slow_senders(server: Server, dice: random.Random) -> Met:
                     client.send(b"G")
             left = [client for client in left if not _is_ended(client)]
             time.sleep(0.5)
-        wrong = [f"{len(left)} of {len(silent)} silent connections are still open after {SLOW_SECONDS:.0f} s"] if left and server.token else []
+        wrong = (
+            [f"{len(left)} of {len(silent)} silent connections are still open after {SLOW_SECONDS:.0f} s"]
+            if left and server.token
+            else []
+        )
         open_still = sum(not _is_ended(client) for client in heads + bodies)
     return Met(len(clients), wrong, {"silent": len(silent), "silent_left": len(left), "dripping_left": open_still})
 
@@ -168,7 +206,12 @@ def idle_connections(server: Server, dice: random.Random) -> Met:
 
 
 Attack = Callable[[Any, random.Random], Met]  # of a `Server`
-ATTACKS: dict[str, Attack] = {"headers": odd_heads, "bodies": odd_bodies, "slow": slow_senders, "idle": idle_connections}
+ATTACKS: dict[str, Attack] = {
+    "headers": odd_heads,
+    "bodies": odd_bodies,
+    "slow": slow_senders,
+    "idle": idle_connections,
+}
 
 
 def attacked(server: Server, attack: Attack, dice: random.Random) -> tuple[Met, Watch, list[str], dict[str, Any]]:
@@ -179,7 +222,12 @@ def attacked(server: Server, attack: Attack, dice: random.Random) -> tuple[Met, 
         met = attack(server, dice)
     problems = [*met.problems, *wrong_figures(watch)]
     problems += [] if watch.settles() else ["handles of connections that are gone are still held"]
-    figures = {"threads": watch.threads, "handles": watch.handles, "growth_mib": round(watch.growth, 1), "peak_mib": round(server.gauge.peak, 1)}
+    figures = {
+        "threads": watch.threads,
+        "handles": watch.handles,
+        "growth_mib": round(watch.growth, 1),
+        "peak_mib": round(server.gauge.peak, 1),
+    }
     figures |= {"own_requests": len(watch.waits), "own_longest_wait": round(max(watch.waits, default=0.0), 2)}
     return met, watch, problems, {"sent": met.sent, **met.facts, **figures}
 
@@ -190,7 +238,9 @@ def judged(server: Server, drawn: Iterable[Drawn], at_once: int = 1) -> Met:
     tags = set()
     with ThreadPoolExecutor(at_once) as pool:
         replies = pool.map if at_once > 1 else map  # the one draws all at once, the other as it goes on
-        answered = replies(lambda one: (one, exchange(server.port, one.content, is_cut=one.is_cut or server.token != "")), drawn)
+        answered = replies(
+            lambda one: (one, exchange(server.port, one.content, is_cut=one.is_cut or server.token != "")), drawn
+        )
         for one, reply in answered:
             status = status_of(reply) if reply is not None else -1
             statuses[status] += 1
@@ -204,7 +254,11 @@ def _wrong(server: Server, one: Drawn, reply: bytes | None) -> list[str]:
     if reply is None:
         return [f"{one.text}: no end of the answer"]
     status = status_of(reply)
-    wrong = [] if status in one.answers else [f"{one.text}: answered {status}, not {'/'.join(map(str, sorted(one.answers)))}"]
+    wrong = (
+        []
+        if status in one.answers
+        else [f"{one.text}: answered {status}, not {'/'.join(map(str, sorted(one.answers)))}"]
+    )
     if 200 not in one.answers and b"HTTP/1.1 200" in reply:
         wrong.append(f"{one.text}: something behind it was let in")
     if b"Traceback (most recent call last)" in reply:
@@ -242,8 +296,8 @@ def _is_ended(client: socket.socket) -> bool:
 
 
 def exchange(port: int, content: bytes, *, is_cut: bool) -> bytes | None:
-    """The answer to *content* until the server closes the connection, None if it does not close it, or never stops sending. With *is_cut*, the
-    client closes its half of the connection first."""
+    """The answer to *content* until the server closes the connection, None if it does not close it, or never stops
+    sending. With *is_cut*, the client closes its half of the connection first."""
     found, deadline = b"", time.monotonic() + SECONDS
     with suppress(TimeoutError), socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as client:
         with suppress(OSError):  # refused before all was sent, but the answer may have arrived
@@ -275,18 +329,26 @@ def is_told_in_json(reply: bytes) -> bool:
 
 
 def wrong_figures(watch: Watch) -> list[str]:
-    grown = [("threads", watch.threads, THREADS), ("handles", watch.handles, watch.server.most), ("MiB", watch.growth, GROWTH)]
-    wrong = [*watch.troubles, *(f"{more:.0f} {what} more than at first, over {most:.0f}" for what, more, most in grown if more > most)]
+    grown = [
+        ("threads", watch.threads, THREADS),
+        ("handles", watch.handles, watch.server.most),
+        ("MiB", watch.growth, GROWTH),
+    ]
+    wrong = [
+        *watch.troubles,
+        *(f"{more:.0f} {what} more than at first, over {most:.0f}" for what, more, most in grown if more > most),
+    ]
     if max(watch.waits, default=0.0) > WAIT:
         wrong.append(f"the owner waited {max(watch.waits):.0f} s, over {WAIT:.0f}")
     return wrong
 
 
 class Watch:
-    """During `watching`, the owner sends one request after the other, and the peak resources of the server are recorded.
+    """During `watching`, the owner sends one request after the other, and the peak resources of the server are
+    recorded.
 
-    `waits` are the seconds of each request, `troubles` its errors. `threads` and `handles` are those in addition to the start.
-    """
+    `waits` are the seconds of each request, `troubles` its errors. `threads` and `handles` are those in addition to the
+    start."""
 
     def __init__(self, server: Server) -> None:
         self.waits: list[float] = []
@@ -340,5 +402,8 @@ class Watch:
         except OSError as e:
             self.troubles.append(f"the server is gone: {e}")
             return
-        self.threads, self.handles = max(self.threads, threads - self._first[0]), max(self.handles, handles - self._first[1])
+        self.threads, self.handles = (
+            max(self.threads, threads - self._first[0]),
+            max(self.handles, handles - self._first[1]),
+        )
         self.growth = max(self.growth, resident - self._first[2])

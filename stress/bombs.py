@@ -1,4 +1,6 @@
-"""Documents, patterns and numbers that could run forever or fill the memory, used in real commands. Linux only (/proc)."""
+"""Documents, patterns and numbers that could run forever or fill the memory, used in real commands. Linux only
+(/proc).
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,14 @@ from tests.support.running import PROGRAM, write_files
 
 A_CELL = 4
 LONGEST_SAID = 4000  # signs in all
-SECONDS, MOST_SECONDS = 5.0, 60.0  # of processor time, and of any: on a machine that has other things to do, five of its own may take long
+SECONDS, MOST_SECONDS = (
+    5.0,
+    60.0,
+)  # of processor time, and of any: on a machine that has other things to do, five of its own may take long
 MEMORY = 512 << 20  # bytes of address space
-_BOUNDED = "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_AS, ({0}, {0}))\nos.execv(sys.argv[1], sys.argv[1:])"
+_BOUNDED = (
+    "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_AS, ({0}, {0}))\nos.execv(sys.argv[1], sys.argv[1:])"
+)
 REFUSED, NOT_FOUND, FAILED, BROKEN = frozenset({2}), frozenset({3}), frozenset({5}), frozenset({6})
 DONE = frozenset({0})
 JOB = "type: command\ncommand: python fit.py\nenvironment: azureml:lab@latest\n"
@@ -33,7 +40,9 @@ SUBMIT = ("submit", "fit.py", "--dry_run")
 
 @dataclass(frozen=True)
 class Bomb:
-    """*arguments* of a command in a folder with *files*, which may end with one of *codes*. `listing` is a storage account's reply to a list request."""
+    """*arguments* of a command in a folder with *files*, which may end with one of *codes*. `listing` is a storage
+    account's reply to a list request.
+    """
 
     arguments: Sequence[str]
     codes: frozenset[int]
@@ -47,7 +56,9 @@ def _many(dice: random.Random, low: int, high: int) -> int:
 
 def _yaml(dice: random.Random) -> Bomb:
     width, depth, size = dice.randint(5, 12), dice.randint(6, 12), _many(dice, 3000, 300_000)
-    levels = "".join(f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * width)}]}}\n" for level in range(1, depth))
+    levels = "".join(
+        f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * width)}]}}\n" for level in range(1, depth)
+    )
     lists = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]\n" for level in range(1, depth))
     texts = [
         f"a0: &a0 {{x: 1}}\n{levels}{JOB}",
@@ -76,31 +87,68 @@ def _toml(dice: random.Random) -> Bomb:
         f"[submit]\ncluster = {'x' * size}",
     ]
     text, name = dice.choice(texts), dice.choice(["himl.toml", "pyproject.toml"])
-    return Bomb(SUBMIT, REFUSED, {name: text.replace("[submit]", "[tool.himl.submit]" if name != "himl.toml" else "[submit]").encode()})
+    return Bomb(
+        SUBMIT,
+        REFUSED,
+        {name: text.replace("[submit]", "[tool.himl.submit]" if name != "himl.toml" else "[submit]").encode()},
+    )
 
 
 def _json(dice: random.Random) -> Bomb:
     size = _many(dice, 3000, 1_000_000)
-    texts = ["[" * size, '{"a":' * (size // 5), f'{{"subscription_id": {"9" * size}}}', f'{{"subscription_id": "{"x" * size}', '"' * size, " " * size]
+    texts = [
+        "[" * size,
+        '{"a":' * (size // 5),
+        f'{{"subscription_id": {"9" * size}}}',
+        f'{{"subscription_id": "{"x" * size}',
+        '"' * size,
+        " " * size,
+    ]
     return Bomb(("runs", "list", "--config_file", "other.json"), REFUSED, {"other.json": dice.choice(texts).encode()})
 
 
 def _pipeline(dice: random.Random) -> Bomb:
     size = _many(dice, 3000, 1_000_000)
-    inside = dice.choice(["[" * size, "9" * size, f"[{'9' * size}]", '"' + "x" * size, "{" * size, f'{{"a": {"[" * 2000 + "]" * 2000}}}', "1e" + "9" * 400])
-    return Bomb(("submit", "pipeline.json", "--dry_run"), REFUSED, {"pipeline.json": STEP.replace("@", inside).encode()})
+    inside = dice.choice(
+        [
+            "[" * size,
+            "9" * size,
+            f"[{'9' * size}]",
+            '"' + "x" * size,
+            "{" * size,
+            f'{{"a": {"[" * 2000 + "]" * 2000}}}',
+            "1e" + "9" * 400,
+        ]
+    )
+    return Bomb(
+        ("submit", "pipeline.json", "--dry_run"), REFUSED, {"pipeline.json": STEP.replace("@", inside).encode()}
+    )
 
 
 def _sweep(dice: random.Random) -> Bomb:
     size = _many(dice, 400, 100_000)
     numbers = "9" * size
-    specs = [f"randint({numbers})", f"uniform(0,{numbers})", "choice(" * (size // 7), "(" * size, f"loguniform(1e{numbers},1)", "quniform(0,1e308,1e-308,"]
+    specs = [
+        f"randint({numbers})",
+        f"uniform(0,{numbers})",
+        "choice(" * (size // 7),
+        "(" * size,
+        f"loguniform(1e{numbers},1)",
+        "quniform(0,1e308,1e-308,",
+    ]
     return Bomb((*SUBMIT, "--sweep", f"x={dice.choice(specs)}"), REFUSED)
 
 
 def _numbers(dice: random.Random) -> Bomb:
     number = dice.choice(["9", "1", "-1", "٣"]) * _many(dice, 400, 100_000)
-    option, value = dice.choice([("--max_run_duration", f"{number}s"), ("--num_nodes", number), ("--shm_size", f"{number}x"), ("--max_trials", number)])
+    option, value = dice.choice(
+        [
+            ("--max_run_duration", f"{number}s"),
+            ("--num_nodes", number),
+            ("--shm_size", f"{number}x"),
+            ("--max_trials", number),
+        ]
+    )
     codes = DONE if option == "--shm_size" else REFUSED  # passed over, unread, by a job that runs here
     return Bomb((*SUBMIT, option, value, "--sweep", "x=uniform(0,1)" if option == "--max_trials" else "x=1,2"), codes)
 
@@ -109,7 +157,9 @@ def _glob(dice: random.Random) -> Bomb:
     piece, last = dice.choice(["*a", "**a", "**/a", "*[!b]", "?*", "**a**/", "a*a*"]), dice.choice(["b", "[bc]", "/b"])
     glob = piece * dice.choice([8, 25, 60, 1000, 20_000]) + last
     name = f".himl/datastores/local/{'a' * 60}/{'a/' * 20}{'a' * 200}"
-    return Bomb(("datastore", "list", "--include", glob), REFUSED if len(glob) > LONGEST_GLOB else NOT_FOUND, {name: b"x"})
+    return Bomb(
+        ("datastore", "list", "--include", glob), REFUSED if len(glob) > LONGEST_GLOB else NOT_FOUND, {name: b"x"}
+    )
 
 
 def _ignore(dice: random.Random) -> Bomb:
@@ -122,15 +172,31 @@ def _ignore(dice: random.Random) -> Bomb:
 def _csv(dice: random.Random) -> Bomb:
     size = _many(dice, 131_073, 2_000_000)
     head = "image,slide_id\n"
-    text = dice.choice(["x" * size, '"' * size, f'{head}"{"x" * size}', "image" + "," * size, head + "," * size, "\0" * size, "\r" * size])
+    text = dice.choice(
+        [
+            "x" * size,
+            '"' * size,
+            f'{head}"{"x" * size}',
+            "image" + "," * size,
+            head + "," * size,
+            "\0" * size,
+            "\r" * size,
+        ]
+    )
     if dice.random() < 0.5:
         return Bomb(("montage", "data.csv"), REFUSED | NOT_FOUND, {"data.csv": text.encode()})
-    return Bomb(("montage", ".", "--include_by_slide_id", "ids.csv"), REFUSED | NOT_FOUND, {"ids.csv": text.encode(), "a.png": b"no picture"})
+    return Bomb(
+        ("montage", ".", "--include_by_slide_id", "ids.csv"),
+        REFUSED | NOT_FOUND,
+        {"ids.csv": text.encode(), "a.png": b"no picture"},
+    )
 
 
 def _slides(dice: random.Random) -> Bomb:
     glob = dice.choice(["**/", "*a", "**/a/", "[!b]*", "**/*/"]) * dice.choice([25, 1000, 20_000]) + "b"
-    return Bomb(("montage", "slides", "--image_glob", glob), REFUSED | NOT_FOUND, {f"slides/{'a/' * 30}{'a' * 200}": b"x"})
+    return Bomb(
+        ("montage", "slides", "--image_glob", glob), REFUSED | NOT_FOUND, {f"slides/{'a/' * 30}{'a' * 200}": b"x"}
+    )
 
 
 def _xml(dice: random.Random) -> Bomb:
@@ -165,7 +231,9 @@ def _zip(dice: random.Random) -> Bomb:
 
 def _safetensors(dice: random.Random) -> Bomb:
     size = _many(dice, 3000, 5_000_000)
-    header = dice.choice([b"[" * size, b'{"a":' * (size // 5), b'{"a": {"data_offsets": [0, ' + b"9" * size + b"]}}", b"9" * size])
+    header = dice.choice(
+        [b"[" * size, b'{"a":' * (size // 5), b'{"a": {"data_offsets": [0, ' + b"9" * size + b"]}}", b"9" * size]
+    )
     told = dice.choice([len(header), len(header) * 2, 1 << 62, (1 << 64) - 1, 99_999_999])
     content = told.to_bytes(8, "little") + header
     return Bomb(("checkpoint", "fetch", "last.safetensors"), BROKEN, {"last.safetensors": content})
@@ -175,7 +243,11 @@ BOMBS = (_yaml, _toml, _json, _pipeline, _sweep, _numbers, _glob, _ignore, _csv,
 
 
 def bomb_cases() -> list[Case]:
-    return [Case(f"names/bombs/{make.__name__[1:]}/{number:02d}", partial(_run, make)) for make in BOMBS for number in range(A_CELL)]
+    return [
+        Case(f"names/bombs/{make.__name__[1:]}/{number:02d}", partial(_run, make))
+        for make in BOMBS
+        for number in range(A_CELL)
+    ]
 
 
 def _run(make: Callable[[random.Random], Bomb], world: World, dice: random.Random) -> Result:
@@ -183,7 +255,11 @@ def _run(make: Callable[[random.Random], Bomb], world: World, dice: random.Rando
     write_files(world.project, {"fit.py": b"print('fitted')\n", ".himl/x": b"", **bomb.files})
     before = tree_of(world.project)
     done = _set_off(world, bomb)
-    changed = [f"in the folder {one}" for one in changes(before, tree_of(world.project)) if not one.startswith(("'.himl", "'.amlignore"))]
+    changed = [
+        f"in the folder {one}"
+        for one in changes(before, tree_of(world.project))
+        if not one.startswith(("'.himl", "'.amlignore"))
+    ]
     verdict = judge(done.ended, bomb.codes, bomb_problems(done) + changed, prints=True)
     return world.told(verdict, done.ended, done.wall, 1, cpu=round(done.cpu, 1), memory=round(done.peak))
 

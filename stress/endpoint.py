@@ -1,6 +1,5 @@
-"""Requests of strangers to the server of a local job: `endpoint/<way>/<tracked or submitted>/<number>`. It must refuse requests without the
-token or with another host. Linux only (/proc).
-"""
+"""Requests of strangers to the server of a local job: `endpoint/<way>/<tracked or submitted>/<number>`. It must refuse
+requests without the token or with another host. Linux only (/proc)."""
 
 from __future__ import annotations
 
@@ -41,14 +40,27 @@ SECONDS_TO_BEGIN = 60.0
 def draw(server: Server, dice: random.Random, number: int) -> Drawn:
     auths, hosts = _auths(server, dice), _hosts(server, dice)
     if dice.random() < RIGHT_SHARE:
-        body = json.dumps({"run_id": server.run_id, "key": f"right_{number}", "value": "x" * dice.choice((1, 10, 5000))}).encode()
+        body = json.dumps(
+            {"run_id": server.run_id, "key": f"right_{number}", "value": "x" * dice.choice((1, 10, 5000))}
+        ).encode()
         prefix, lines = auths[dice.choice(_RIGHT_AUTHS)]
-        lines = [*(f"Host: {host}" for host in hosts[dice.choice(_RIGHT_HOSTS)]), *lines, f"Content-Length: {len(body)}"]
-        return Drawn(_request("POST", f"{prefix}{API}runs/set-tag", lines, body), frozenset({200}), "right", f"right_{number}")
-    wrong_auths, wrong_hosts = ([kind for kind in kinds if kind not in right] for kinds, right in ((auths, _RIGHT_AUTHS), (hosts, _RIGHT_HOSTS)))
+        lines = [
+            *(f"Host: {host}" for host in hosts[dice.choice(_RIGHT_HOSTS)]),
+            *lines,
+            f"Content-Length: {len(body)}",
+        ]
+        return Drawn(
+            _request("POST", f"{prefix}{API}runs/set-tag", lines, body), frozenset({200}), "right", f"right_{number}"
+        )
+    wrong_auths, wrong_hosts = (
+        [kind for kind in kinds if kind not in right] for kinds, right in ((auths, _RIGHT_AUTHS), (hosts, _RIGHT_HOSTS))
+    )
     route, body = _harm(server, dice)
     paths, lengths = _paths(route, dice), _lengths(len(body), dice)
-    auth, host = dice.choice([*_RIGHT_AUTHS, *wrong_auths, *wrong_auths]), dice.choice([*_RIGHT_HOSTS, *_RIGHT_HOSTS, *wrong_hosts])
+    auth, host = (
+        dice.choice([*_RIGHT_AUTHS, *wrong_auths, *wrong_auths]),
+        dice.choice([*_RIGHT_HOSTS, *_RIGHT_HOSTS, *wrong_hosts]),
+    )
     length, path = dice.choice([*lengths, *["right"] * 3]), dice.choice([*paths, *["right"] * 3])
     method = dice.choice(("POST", "POST", "POST", "GET", "GET", "PATCH", "DELETE", "PUT", *_ODD_METHODS))
     if auth in _RIGHT_AUTHS and host in _RIGHT_HOSTS and length in ("right", "shorter", "none"):  # a valid request
@@ -58,7 +70,9 @@ def draw(server: Server, dice: random.Random, number: int) -> Drawn:
     elif length in _REFUSED_LENGTHS:
         answers = frozenset({_REFUSED_LENGTHS[length]})
     else:
-        answers = frozenset({403 if host in wrong_hosts else 401 if auth in wrong_auths else 400 if length == "longer" else 413})
+        answers = frozenset(
+            {403 if host in wrong_hosts else 401 if auth in wrong_auths else 400 if length == "longer" else 413}
+        )
     prefix, lines = auths[auth]
     lines = [*(f"Host: {host}" for host in hosts[host]), *lines, *lengths[length]]
     content = body if length != "chunked" else f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
@@ -87,33 +101,78 @@ def _auths(server: Server, dice: random.Random) -> dict[str, tuple[str, list[str
         "upper token": changed,
     }
     in_path = {kind: kind != "bearer" and dice.random() < 0.3 for kind in tokens}
-    auths = {kind: (f"/{text}", []) if in_path[kind] else ("", [f"Authorization: Bearer {text}"]) for kind, text in tokens.items()}
-    auths |= {"path": (f"/{token}", []), "second part": (f"/api/{token}", []), "query": (f"/?token={token}&x=", []), "none": ("", [])}
-    auths |= {"password": basic(f"himl:{token}"), "other user": basic(f"root:{token}"), "token as user": basic(f"{token}:")}
+    auths = {
+        kind: (f"/{text}", []) if in_path[kind] else ("", [f"Authorization: Bearer {text}"])
+        for kind, text in tokens.items()
+    }
+    auths |= {
+        "path": (f"/{token}", []),
+        "second part": (f"/api/{token}", []),
+        "query": (f"/?token={token}&x=", []),
+        "none": ("", []),
+    }
+    auths |= {
+        "password": basic(f"himl:{token}"),
+        "other user": basic(f"root:{token}"),
+        "token as user": basic(f"{token}:"),
+    }
     two = [f"Authorization: Bearer {other}", f"Authorization: Bearer {token}"]
     return auths | {"cookie": ("", [f"Cookie: token={token}"]), "first of two": ("", two)}
 
 
 def _hosts(server: Server, dice: random.Random) -> dict[str, list[str]]:
     right, other = f"127.0.0.1:{server.port}", server.port - dice.randint(1, 500)
-    hosts = {"address": [right], "localhost": [f"localhost:{server.port}"], "LOCALHOST": [f"LOCALHOST:{server.port}"], "other": ["evil.example"]}
-    hosts |= {"other with port": [f"evil.example:{server.port}"], "no port": ["127.0.0.1"], "other port": [f"127.0.0.1:{other}"]}
-    hosts |= {"below localhost": [f"localhost.evil.example:{server.port}"], "IPv6": [f"[::1]:{server.port}"], "any": [f"0.0.0.0:{server.port}"]}
-    return hosts | {"user part": [f"{right}@evil.example"], "empty": [""], "lacking": [], "two": [right, "evil.example"], "two alike": [right, right]}
+    hosts = {
+        "address": [right],
+        "localhost": [f"localhost:{server.port}"],
+        "LOCALHOST": [f"LOCALHOST:{server.port}"],
+        "other": ["evil.example"],
+    }
+    hosts |= {
+        "other with port": [f"evil.example:{server.port}"],
+        "no port": ["127.0.0.1"],
+        "other port": [f"127.0.0.1:{other}"],
+    }
+    hosts |= {
+        "below localhost": [f"localhost.evil.example:{server.port}"],
+        "IPv6": [f"[::1]:{server.port}"],
+        "any": [f"0.0.0.0:{server.port}"],
+    }
+    return hosts | {
+        "user part": [f"{right}@evil.example"],
+        "empty": [""],
+        "lacking": [],
+        "two": [right, "evil.example"],
+        "two alike": [right, right],
+    }
 
 
 def _lengths(length: int, dice: random.Random) -> dict[str, list[str]]:
-    said: dict[str, list[object]] = {"right": [length], "longer": [length + dice.randint(1, 10_000)], "shorter": [dice.randrange(length)], "none": []}
-    said |= {"huge": [LARGEST_BODY + dice.randint(1, 1 << 20)], "endless": [10 ** dice.randint(12, 18)], "two": [length, length + 1]}
+    said: dict[str, list[object]] = {
+        "right": [length],
+        "longer": [length + dice.randint(1, 10_000)],
+        "shorter": [dice.randrange(length)],
+        "none": [],
+    }
+    said |= {
+        "huge": [LARGEST_BODY + dice.randint(1, 1 << 20)],
+        "endless": [10 ** dice.randint(12, 18)],
+        "two": [length, length + 1],
+    }
     said["many digits"] = ["9" * dice.randint(20, 5000)]
     said |= {"text": [dice.choice(("many", "0x10", "1e3", "+5", "1,2", "²"))], "negative": [-dice.randint(1, 1000)]}
-    return {"chunked": ["Transfer-Encoding: chunked"], **{kind: [f"Content-Length: {value}" for value in values] for kind, values in said.items()}}
+    return {
+        "chunked": ["Transfer-Encoding: chunked"],
+        **{kind: [f"Content-Length: {value}" for value in values] for kind, values in said.items()},
+    }
 
 
 def _harm(server: Server, dice: random.Random) -> tuple[str, bytes]:
     """A route with fields that would leave traces in the record if the server accepted it."""
     name, run = f"{INTRUDER}_{dice.randrange(1000)}", {"run_id": server.run_id}
-    harms: dict[str, dict[str, object]] = {f"runs/{route}": {**run, "key": name, "value": "x"} for route in ("set-tag", "log-metric", "log-parameter")}
+    harms: dict[str, dict[str, object]] = {
+        f"runs/{route}": {**run, "key": name, "value": "x"} for route in ("set-tag", "log-metric", "log-parameter")
+    }
     harms["runs/log-metric"] |= {"value": 1.0, "timestamp": 1, "step": 1}
     harms |= {"runs/create": {"experiment_id": "1", "run_name": name}, "runs/delete": {**run}}
     harms |= {"runs/update": {**run, "status": "FAILED", "run_name": name}, "runs/search": {"experiment_ids": ["1"]}}
@@ -122,17 +181,36 @@ def _harm(server: Server, dice: random.Random) -> tuple[str, bytes]:
 
 
 def _paths(route: str, dice: random.Random) -> dict[str, str]:
-    paths = {"right": f"{API}{route}", "other prefix": f"/ajax-api/2.0/mlflow/{route}", "none": "/", "up": f"/x/..{API}{route}", "spaced": f"{API} {route}"}
-    paths |= {"encoded": f"/%61pi/2.0/mlflow/{route}%00%ff", "absolute": f"http://127.0.0.1{API}{route}", "long": "/" + "a" * dice.randint(65_600, 90_000)}
-    return paths | {"garbage": "/" + "".join(chr(dice.choice((1, 7, 9, 11, 127, 128, 200, 255))) for _ in range(20)) + " x"}
+    paths = {
+        "right": f"{API}{route}",
+        "other prefix": f"/ajax-api/2.0/mlflow/{route}",
+        "none": "/",
+        "up": f"/x/..{API}{route}",
+        "spaced": f"{API} {route}",
+    }
+    paths |= {
+        "encoded": f"/%61pi/2.0/mlflow/{route}%00%ff",
+        "absolute": f"http://127.0.0.1{API}{route}",
+        "long": "/" + "a" * dice.randint(65_600, 90_000),
+    }
+    return paths | {
+        "garbage": "/" + "".join(chr(dice.choice((1, 7, 9, 11, 127, 128, 200, 255))) for _ in range(20)) + " x"
+    }
 
 
-WAYS: dict[str, Attack] = {"requests": lambda server, dice: judged(server, (draw(server, dice, number) for number in range(REQUESTS))), **ATTACKS}
+WAYS: dict[str, Attack] = {
+    "requests": lambda server, dice: judged(server, (draw(server, dice, number) for number in range(REQUESTS))),
+    **ATTACKS,
+}
 
 
 def endpoint_cases() -> list[Case]:
-    numbers = [(way, target, number) for way in WAYS for target in TARGETS for number in range(NUMBERS.get((way, target), 1))]
-    return [Case(f"endpoint/{way}/{target}/{number:02d}", partial(_run, way, target)) for way, target, number in numbers]
+    numbers = [
+        (way, target, number) for way in WAYS for target in TARGETS for number in range(NUMBERS.get((way, target), 1))
+    ]
+    return [
+        Case(f"endpoint/{way}/{target}/{number:02d}", partial(_run, way, target)) for way, target, number in numbers
+    ]
 
 
 def _run(way: str, kind: str, world: World, dice: random.Random) -> Result:
@@ -153,8 +231,13 @@ def wrong_record(kept: Kept, steps: int, tags: frozenset[str], *, is_submitted: 
         wrong.append(f"{len(kept.steps)} of the {steps} steps of the job's own client are on record, or others")
     strange = sorted(name for name in (*kept.metrics, *kept.tags) if name.startswith(INTRUDER))
     wrong += [f"on record are {len(strange)} values of strangers, as '{strange[0]}'"] if strange else []
-    if (lacking := tags - kept.tags.keys()) or (others := {name for name in kept.tags if name.startswith("right_")} - tags):
-        wrong.append(f"of the tags that were let in {len(lacking)} are lacking, {len(others) if not lacking else 0} are there that were not")
+    if (lacking := tags - kept.tags.keys()) or (
+        others := {name for name in kept.tags if name.startswith("right_")} - tags
+    ):
+        wrong.append(
+            f"of the tags that were let in {len(lacking)} are lacking, {len(others) if not lacking else 0} "
+            "are there that were not"
+        )
     if kept.runs != 1:
         wrong.append(f"{kept.runs} runs are on record")
     expected = "Completed" if is_submitted else "Running"
@@ -204,7 +287,12 @@ class Target(Server):
 
     def kept(self) -> Kept:
         with closing(sqlite3.connect(self.database, timeout=60)) as record:
-            steps = [step for (step,) in record.execute("SELECT step FROM metrics WHERE run = ? AND name = 'kept' ORDER BY step", (self.run_id,))]
+            steps = [
+                step
+                for (step,) in record.execute(
+                    "SELECT step FROM metrics WHERE run = ? AND name = 'kept' ORDER BY step", (self.run_id,)
+                )
+            ]
             metrics = frozenset(name for (name,) in record.execute("SELECT DISTINCT name FROM metrics"))
             tags = dict(record.execute("SELECT name, value FROM tags WHERE run = ?", (self.run_id,)))
             (runs,) = record.execute("SELECT count(*) FROM runs").fetchone()
@@ -254,7 +342,9 @@ def submitted(world: World) -> Iterator[Target]:
         folder = project / ".himl"
         port = int(way["MLFLOW_TRACKING_URI"].rpartition(":")[2])
         gauge = Gauge(processes.supervisor_of(project))
-        yield Target(port, way["AZUREML_RUN_ID"], gauge, way["MLFLOW_TRACKING_TOKEN"], folder / "runs", folder / "workspace.db")
+        yield Target(
+            port, way["AZUREML_RUN_ID"], gauge, way["MLFLOW_TRACKING_TOKEN"], folder / "runs", folder / "workspace.db"
+        )
         place.with_name("stop").touch()
         running.until(lambda: not processes.processes_below(folder), "the job ended")
     finally:

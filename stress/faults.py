@@ -1,4 +1,6 @@
-"""The matrix of faults of the network and the services, and of commands that transfer data. The seed determines all random choices."""
+"""The matrix of faults of the network and the services, and of commands that transfer data. The seed determines all
+random choices.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,17 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from stress.records import Case, Outcome, Result
-from stress.world import Ended, Verdict, World, differences, drawn_until_met, file_differences, judge, judge_again, wrong_blobs
+from stress.world import (
+    Ended,
+    Verdict,
+    World,
+    differences,
+    drawn_until_met,
+    file_differences,
+    judge,
+    judge_again,
+    wrong_blobs,
+)
 from tests.azureml_double import faults as double
 from tests.azureml_double.jobs.data import code_place
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
@@ -41,7 +53,12 @@ class Place:
 ANY = "[^?]*"
 LEAST_RANGE = 1 << 20  # minimal bytes of a part of a large file, except the last
 SMALL = 20_000  # bytes that most files have at least
-LOGIN, ARM, PLANE, BLOBS = r"login\.microsoftonline\.com", r"management\.azure\.com", r"[^/]*\.api\.azureml\.ms", r"[^/]*\.blob\.core\.windows\.net"
+LOGIN, ARM, PLANE, BLOBS = (
+    r"login\.microsoftonline\.com",
+    r"management\.azure\.com",
+    r"[^/]*\.api\.azureml\.ms",
+    r"[^/]*\.blob\.core\.windows\.net",
+)
 SIGN_IN = Place("sign_in", rf"^POST {LOGIN}/", LOGIN, is_first_only=True)
 RESOURCE = Place("resource", rf"^GET {ARM}/", ARM, is_first_only=True)
 KEYS = Place("keys", rf"^POST {ARM}/", ARM, is_first_only=True)
@@ -51,9 +68,13 @@ SERVICE = Place("service", rf"^\w+ {PLANE}/", PLANE)
 PAGES = Place("pages", rf"^\w+ {PLANE}/", PLANE, among=10)
 LISTING = Place("listing", rf"^GET {BLOBS}/[^?]*\?.*comp=list", BLOBS)
 FETCH = Place("fetch", rf"^GET {BLOBS}/{ANY}(\?(?!.*comp=list)|$)", BLOBS, body=SMALL, is_file=True, among=10)
-PUT = Place("put", rf"^PUT {BLOBS}/{ANY}(\?(?!.*comp=blocklist)|$)", BLOBS, body=SMALL, sends=True, is_file=True, among=10)
+PUT = Place(
+    "put", rf"^PUT {BLOBS}/{ANY}(\?(?!.*comp=blocklist)|$)", BLOBS, body=SMALL, sends=True, is_file=True, among=10
+)
 COMMIT = Place("commit", rf"^PUT {BLOBS}/[^?]*\?.*comp=blocklist", BLOBS, sends=True)
-EVERYWHERE = frozenset(one.name for one in (SIGN_IN, RESOURCE, KEYS, CONTROL, JOB, SERVICE, PAGES, LISTING, FETCH, PUT, COMMIT))
+EVERYWHERE = frozenset(
+    one.name for one in (SIGN_IN, RESOURCE, KEYS, CONTROL, JOB, SERVICE, PAGES, LISTING, FETCH, PUT, COMMIT)
+)
 BYTES = frozenset({FETCH.name})
 SENT = frozenset({PUT.name, COMMIT.name})
 STORAGE = BYTES | SENT | {LISTING.name}
@@ -67,12 +88,16 @@ EDGES = (0, 1, 2, (16 << 10) - 1, 16 << 10, (16 << 10) + 1)
 
 
 class Stock:
-    """Workspaces with runs and files that the cases of one world share. They are created in the double of *world* on first use."""
+    """Workspaces with runs and files that the cases of one world share. They are created in the double of *world* on
+    first use.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.files, short = moved_files(), tensorboard.event_bytes([1.0 / (step + 1) for step in range(500)])
-        self.events = {tensorboard.NAME.replace(".7.", f".{number}."): short * times for number, times in enumerate((1, 50, 500))}  # of 20 KB, 1 MB, 10 MB
+        self.events = {
+            tensorboard.NAME.replace(".7.", f".{number}."): short * times for number, times in enumerate((1, 50, 500))
+        }  # of 20 KB, 1 MB, 10 MB
         self.checkpoint = random.Random("checkpoint").randbytes(34 << 20)
 
     @cached_property
@@ -83,15 +108,21 @@ class Stock:
 
     @cached_property
     def staged(self) -> StagedWorkspace:
-        """A workspace with runs and files. The checkpoint has no stored MD5, like files above 64 MiB from Azure's clients."""
+        """A workspace with runs and files. The checkpoint has no stored MD5, like files above 64 MiB from Azure's
+        clients.
+        """
         staged = self._world.stage.workspace()
         staged.put_artifacts(staged.add_run(FILES, "train"), self.files)
-        staged.put_artifact(staged.add_run(CHECKPOINT, "train"), "outputs/checkpoints/last.ckpt", self.checkpoint, md5=False)
+        staged.put_artifact(
+            staged.add_run(CHECKPOINT, "train"), "outputs/checkpoints/last.ckpt", self.checkpoint, md5=False
+        )
         for number, (run_id, (name, content)) in enumerate(zip(CURVES, self.events.items(), strict=True)):
             if number == 1:  # a run in progress with a file that grows
                 run = staged.add_run(run_id, "curves", status="Running")
                 for start in range(0, len(content), 1 << 20):
-                    staged.state.storage.append("azureml", f"{run.artifact_prefix}logs/{name}", content[start : start + (1 << 20)])
+                    staged.state.storage.append(
+                        "azureml", f"{run.artifact_prefix}logs/{name}", content[start : start + (1 << 20)]
+                    )
             else:
                 staged.put_artifact(staged.add_run(run_id, "curves"), f"logs/{name}", content)
         return staged
@@ -112,7 +143,10 @@ def moved_files() -> dict[str, bytes]:
 
 def project_files(dice: random.Random) -> dict[str, bytes]:
     token = dice.randbytes(8).hex()
-    modules = {f"lab/module_{number:02d}.py": f"NAME = '{token}-{number}'\n".encode() * dice.randint(1, 400) for number in range(30)}
+    modules = {
+        f"lab/module_{number:02d}.py": f"NAME = '{token}-{number}'\n".encode() * dice.randint(1, 400)
+        for number in range(30)
+    }
     environment = b"name: lab\ndependencies:\n- python=3.11\n- pip\n- pip:\n  - mlflow-skinny\n"
     weights = token.encode() + random.Random("weights").randbytes(9 << 20)
     return {"train.py": b"print('trained')\n", "environment.yml": environment, "data/weights.bin": weights, **modules}
@@ -174,7 +208,9 @@ class Upload(Attempt):
         self.datastore = self.workspace.state.datastores[DEFAULT]
 
     def problems(self, ended: Ended | None, *, is_done: bool) -> list[str]:
-        return wrong_blobs(self.datastore.storage, self.datastore.container, f"{self.prefix}/", self.stock.files, is_done=is_done)
+        return wrong_blobs(
+            self.datastore.storage, self.datastore.container, f"{self.prefix}/", self.stock.files, is_done=is_done
+        )
 
     def close(self) -> None:
         container = self.datastore.storage.client.get_container_client(self.datastore.container)
@@ -222,7 +258,9 @@ class Submit(Attempt):
         self._jobs |= set(new)
         wrong = [f"one call made {len(new)} jobs"] if len(new) > 1 or (is_done and not new) else []
         sent = [state.runs[job].job or {} for job in new]
-        codes = {f"/codes/{str(job['codeId']).rpartition('/codes/')[2]}" for job in sent} | (self._code_ids() - self._codes)
+        codes = {f"/codes/{str(job['codeId']).rpartition('/codes/')[2]}" for job in sent} | (
+            self._code_ids() - self._codes
+        )
         for code in codes:
             place = code_place(state, code)
             wrong += wrong_blobs(place.storage, place.container, place.prefix, self.files, is_done=True)
@@ -234,7 +272,11 @@ class Submit(Attempt):
         return wrong
 
     def _code_ids(self) -> set[str]:
-        return {f"/codes/{name}/versions/{version}" for name, versions in self.workspace.state.assets["codes"].items() for version in versions}
+        return {
+            f"/codes/{name}/versions/{version}"
+            for name, versions in self.workspace.state.assets["codes"].items()
+            for version in versions
+        }
 
 
 class RunsList(Attempt):
@@ -259,12 +301,26 @@ class RunsList(Attempt):
         return [] if ended.stdout == whole else ["the runs are listed with other values"]
 
 
-COMMANDS: dict[str, type[Attempt]] = {"download": Download, "upload": Upload, "tb": Sync, "checkpoint": Fetch, "submit": Submit, "list": RunsList}
+COMMANDS: dict[str, type[Attempt]] = {
+    "download": Download,
+    "upload": Upload,
+    "tb": Sync,
+    "checkpoint": Fetch,
+    "submit": Submit,
+    "list": RunsList,
+}
 
 
 FAILED, FLIPS, NO_LIST = frozenset({0, 5}), frozenset({0, 5, 6}), frozenset({"list"})
-UNDER_A_SECOND, OVER_ALL = 0.5, 100.0  # seconds of a stall that nobody need notice, and that are longer than any time without progress that himl allows
-FAST, SLOW, FLOOR = 4 << 20, 2_000, 60  # bytes a second of a drip: of files, of documents, and of what counts as standing still
+UNDER_A_SECOND, OVER_ALL = (
+    0.5,
+    100.0,
+)  # seconds of a stall that nobody need notice, and that are longer than any time without progress that himl allows
+FAST, SLOW, FLOOR = (
+    4 << 20,
+    2_000,
+    60,
+)  # bytes a second of a drip: of files, of documents, and of what counts as standing still
 CHUNK = 16 << 10
 
 
@@ -272,9 +328,8 @@ CHUNK = 16 << 10
 class Fault:
     """A fault. `make` draws the action for a request at a place. `at` are the places to which it applies.
 
-    `codes` are the documented exit codes (`of_upload`: those of that command, if they differ). `lacks` are commands to which it does not apply.
-    `on_connect`: it occurs before the request.
-    """
+    `codes` are the documented exit codes (`of_upload`: those of that command, if they differ). `lacks` are commands to
+    which it does not apply. `on_connect`: it occurs before the request."""
 
     name: str
     make: Callable[[random.Random, Place], double.Action]
@@ -311,7 +366,9 @@ def _drip(dice: random.Random, place: Place) -> double.Action:
 
 def _later(dice: random.Random, place: Place) -> double.Action:
     seconds = dice.choice([0, 1, 3, 61])
-    return double.Status(429, retry_after=seconds if dice.random() < 0.8 else email.utils.formatdate(time.time() + 3, usegmt=True))
+    return double.Status(
+        429, retry_after=seconds if dice.random() < 0.8 else email.utils.formatdate(time.time() + 3, usegmt=True)
+    )
 
 
 def _tls(dice: random.Random, place: Place) -> double.Action:
@@ -326,46 +383,83 @@ FAULTS = (  # slowest first
     Fault("reset", _reset),
     Fault("429-later", _later),
     Fault("429", lambda dice, place: double.Status(429)),
-    Fault("500", lambda dice, place: double.Status(500, code="InternalError", message="The server met a condition that it did not expect.")),
+    Fault(
+        "500",
+        lambda dice, place: double.Status(
+            500, code="InternalError", message="The server met a condition that it did not expect."
+        ),
+    ),
     Fault("503", lambda dice, place: double.Status(503)),
     Fault("truncate", lambda dice, place: double.Truncate(at_byte(dice, place)), ANSWERS),
     Fault("dns", lambda dice, place: double.Refuse(dice.choice([502, 504])), on_connect=True),
     Fault("tls", _tls, on_connect=True),
-    Fault("flip", lambda dice, place: (double.FlipUpload if place.sends else double.FlipByte)(at_byte(dice, place)), BYTES | {PUT.name}, FLIPS, lacks=NO_LIST),
+    Fault(
+        "flip",
+        lambda dice, place: (double.FlipUpload if place.sends else double.FlipByte)(at_byte(dice, place)),
+        BYTES | {PUT.name},
+        FLIPS,
+        lacks=NO_LIST,
+    ),
     Fault("md5", lambda dice, place: double.WrongMd5(), BYTES | SENT, frozenset({0, 6}), lacks=NO_LIST),
-    Fault("etag", lambda dice, place: double.ChangeEtag(), BYTES | SENT, of_upload=frozenset({0, 1}), lacks=frozenset({"submit", "list"})),
+    Fault(
+        "etag",
+        lambda dice, place: double.ChangeEtag(),
+        BYTES | SENT,
+        of_upload=frozenset({0, 1}),
+        lacks=frozenset({"submit", "list"}),
+    ),
     Fault("sas", lambda dice, place: double.ExpireSas(), STORAGE, frozenset({0, 4}), lacks=NO_LIST),
     Fault("token", lambda dice, place: double.ExpireToken(), DOCUMENTS, frozenset({0, 4})),
 )
 A_CELL = 20
-WARM, PASSING, OF_ONE_FILE = 0.7, 0.6, 0.5  # shares of cases: himl remembers an earlier call, the fault passes, it meets one file rather than any
+WARM, PASSING, OF_ONE_FILE = (
+    0.7,
+    0.6,
+    0.5,
+)  # shares of cases: himl remembers an earlier call, the fault passes, it meets one file rather than any
 CONNECTIONS = 3  # at least to a storage account, and one to other hosts
 
 
 def fault_cases() -> list[Case]:
     cells = [(fault, command) for fault in FAULTS for command in COMMANDS if command not in fault.lacks]
-    return [Case(f"faults/{command}/{fault.name}/{number:02d}", partial(_run, fault, command)) for fault, command in cells for number in range(A_CELL)]
+    return [
+        Case(f"faults/{command}/{fault.name}/{number:02d}", partial(_run, fault, command))
+        for fault, command in cells
+        for number in range(A_CELL)
+    ]
 
 
 def draw(fault: Fault, attempt: Attempt, dice: random.Random) -> tuple[str, bool]:
-    """Draw a fault for some or all requests of a kind, after skipping some. Returns its description, and whether himl has the cache of an earlier call."""
+    """Draw a fault for some or all requests of a kind, after skipping some. Returns its description, and whether
+    himl has the cache of an earlier call.
+    """
     places, files, is_warm = attempt.places, attempt.files, dice.random() < WARM
-    fitting = [(place, weight) for place, weight in places if place.name in fault.at and not (is_warm and place.is_first_only)]
+    fitting = [
+        (place, weight) for place, weight in places if place.name in fault.at and not (is_warm and place.is_first_only)
+    ]
     if not fitting:  # only a first call sends such requests
         is_warm, fitting = False, [(place, weight) for place, weight in places if place.name in fault.at]
     (place,) = dice.choices([one for one, _ in fitting], [weight for _, weight in fitting])
     which = ""
     if place.is_file and not fault.on_connect and dice.random() < OF_ONE_FILE:
         which = dice.choice(sorted(files))
-        place = replace(place, match=place.match.replace(ANY, ANY + re.escape(which)), body=min(len(files[which]), LEAST_RANGE))
+        place = replace(
+            place, match=place.match.replace(ANY, ANY + re.escape(which)), body=min(len(files[which]), LEAST_RANGE)
+        )
     action = fault.make(dice, place)
     times = dice.randint(1, 3) if dice.random() < PASSING else None
     among = place.among if not fault.on_connect else CONNECTIONS if place.is_file else 1
     skip = 0 if which else dice.randrange(among)
     where = f"{'connections for ' if fault.on_connect else ''}{place.name}{' of ' if which else ''}{which}"
-    values = [getattr(action, one.name) for one in fields(action) if getattr(action, one.name) != one.default and one.name != "message"]
+    values = [
+        getattr(action, one.name)
+        for one in fields(action)
+        if getattr(action, one.name) != one.default and one.name != "message"
+    ]
     text = f"{type(action).__name__}({', '.join(map(str, values))}) at {where}, {times or 'all'} after {skip}"
-    attempt.world.stage.faults.add(action, f"^CONNECT {place.host}" if fault.on_connect else place.match, times=times, skip=skip)
+    attempt.world.stage.faults.add(
+        action, f"^CONNECT {place.host}" if fault.on_connect else place.match, times=times, skip=skip
+    )
     return text, is_warm
 
 

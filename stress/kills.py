@@ -1,4 +1,6 @@
-"""Send each signal to each command at a random moment, and check the state that a killed command leaves. Linux only (/proc)."""
+"""Send each signal to each command at a random moment, and check the state that a killed command leaves. Linux only
+(/proc).
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Moving(Killed):
         self.env = world.environment(self._attempt.workspace)
 
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
-        return self._attempt.problems(ended, is_done=ended.code == 0) + unsound(self.world.home, self.world.folder / "copies")
+        return self._attempt.problems(ended, is_done=ended.code == 0) + unsound(
+            self.world.home, self.world.folder / "copies"
+        )
 
     then = first
 
@@ -52,7 +56,9 @@ class Moving(Killed):
 
 
 class Sent(Submit):
-    """A submit that may be killed while the service still creates the job. `of_first` are the jobs of the killed call, at most one."""
+    """A submit that may be killed while the service still creates the job. `of_first` are the jobs of the killed
+    call, at most one.
+    """
 
     def set_up(self, dice: random.Random) -> None:
         super().set_up(dice)
@@ -72,13 +78,17 @@ class Sent(Submit):
             self._is_killed = True
             self.of_first |= new
             wrong = super().problems(ended, is_done=is_done)
-            if ended.code != -signal.SIGKILL and any(job not in ended.stdout + ended.stderr for job in self.of_first):  # it could still speak
+            if ended.code != -signal.SIGKILL and any(
+                job not in ended.stdout + ended.stderr for job in self.of_first
+            ):  # it could still speak
                 wrong.append("there is no word about the job that was created")
         return wrong + ([f"the call that was killed made {len(self.of_first)} jobs"] if len(self.of_first) > 1 else [])
 
 
 def unsound(folder: Path, scratch: Path) -> list[str]:
-    """Problems that SQLite finds in the records of downloads below *folder*. Checks copies in *scratch*, since opening a file would repair it."""
+    """Problems that SQLite finds in the records of downloads below *folder*. Checks copies in *scratch*, since
+    opening a file would repair it.
+    """
     wrong = []
     for number, path in enumerate(sorted(folder.rglob("transfers/*/state.db"))):
         place = scratch / str(number)
@@ -124,11 +134,28 @@ put("outputs/checkpoints/last.ckpt", bytes(range(256)) * 4096)
 print("trained", flush=True)
 """
 """It takes a second, and a minute more where nobody looks after it: himl has to end it then."""
-OUTPUTS = {f"part_{step:02d}.bin": bytes([step]) * 10_000 for step in range(STEPS)} | {"checkpoints/last.ckpt": bytes(range(256)) * 4096}
+OUTPUTS = {f"part_{step:02d}.bin": bytes([step]) * 10_000 for step in range(STEPS)} | {
+    "checkpoints/last.ckpt": bytes(range(256)) * 4096
+}
 LOG = "".join(f"step {step}\n" for step in range(STEPS)) + "trained\n"
 METRICS = {"loss": [1 / (step + 1) for step in range(STEPS)], "accuracy": [step / STEPS for step in range(STEPS)]}
 ENDED = ("Completed", "Failed", "Canceled")
-FIELDS = frozenset({"id", "experiment", "status", "created", "started", "ended", "tags", "command", "folder", "recovery_id", "exit_code", "reason"})
+FIELDS = frozenset(
+    {
+        "id",
+        "experiment",
+        "status",
+        "created",
+        "started",
+        "ended",
+        "tags",
+        "command",
+        "folder",
+        "recovery_id",
+        "exit_code",
+        "reason",
+    }
+)
 _RUN = re.compile(r"^Run (\S+) \(experiment", re.MULTILINE)
 
 
@@ -144,7 +171,9 @@ class Here(Killed):
         self._first: list[dict[str, Any]] = []
 
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
-        """Problems after everything has ended, including the run, if there is one. Ignores the run of the call *beside*."""
+        """Problems after everything has ended, including the run, if there is one. Ignores the run of the call
+        *beside*.
+        """
         wrong, runs = self._runs()
         other = _RUN.search(beside.stderr) if beside else None
         self._first = [run for run in runs if other is None or run["id"] != other[1]]
@@ -161,15 +190,25 @@ class Here(Killed):
         known = {run["id"]: run for run in self._first}
         new = [run for run in runs if run["id"] not in known]
         if [run["status"] for run in new] != ["Completed"] or ended.stdout != LOG:
-            wrong.append(f"new runs: {[run['status'] for run in new]}, stdout has {len(ended.stdout)} characters of {len(LOG)}")
-        wrong += [f"a run that was {known[run['id']]['status']} is another one" for run in runs if run["id"] in known and run != known[run["id"]]]
+            wrong.append(
+                f"new runs: {[run['status'] for run in new]}, stdout has {len(ended.stdout)} characters of {len(LOG)}"
+            )
+        wrong += [
+            f"a run that was {known[run['id']]['status']} is another one"
+            for run in runs
+            if run["id"] in known and run != known[run["id"]]
+        ]
         return wrong + self._state()
 
     def leftovers(self) -> int:
         """Also counts reserved disk space, and folders of runs that were never recorded."""
         recorded, runs = {run["id"] for run in self._runs()[1]}, self.cwd / ".himl" / "runs"
         folders = [path for path in runs.glob("*") if path.name not in recorded]
-        return len(folders) + len(list(runs.glob("*/reserve"))) + sum(map(count_temporary, (self.cwd / ".himl", self.world.home, self.world.folder / "tmp")))
+        return (
+            len(folders)
+            + len(list(runs.glob("*/reserve")))
+            + sum(map(count_temporary, (self.cwd / ".himl", self.world.home, self.world.folder / "tmp")))
+        )
 
     def facts(self) -> Mapping[str, Any]:
         return {"ended": ", ".join(self._statuses()) or "no run"}
@@ -178,9 +217,15 @@ class Here(Killed):
         return [run["status"] for run in self._first]
 
     def _state(self) -> list[str]:
-        wrong = [] if not (self.cwd / ".himl" / "workspace.db").exists() or is_sound(self.cwd) else ["'workspace.db' is damaged"]
+        wrong = (
+            []
+            if not (self.cwd / ".himl" / "workspace.db").exists() or is_sound(self.cwd)
+            else ["'workspace.db' is damaged"]
+        )
         note = self.cwd / "most_recent_run.txt"
-        if note.exists() and note.read_text() not in {f"train:{path.name}\n" for path in (self.cwd / ".himl" / "runs").iterdir()}:
+        if note.exists() and note.read_text() not in {
+            f"train:{path.name}\n" for path in (self.cwd / ".himl" / "runs").iterdir()
+        }:
             wrong.append(f"'{note.name}' says {note.read_text()[:200]!r}")
         return wrong
 
@@ -188,7 +233,9 @@ class Here(Killed):
         """Problems of the runs that himl lists, and the runs. A folder without a workspace has none."""
         if not (self.cwd / ".himl").is_dir():
             return [], []
-        listed = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.cwd, env=self.env, limit=NEXT_LIMIT)
+        listed = self.world.himl(
+            "runs", "list", "--num_runs", "all", "--json", cwd=self.cwd, env=self.env, limit=NEXT_LIMIT
+        )
         if listed.code != 0:
             return [f"'himl runs list' ends with {listed.code}: {listed.stderr[-200:]}"], []
         runs: list[dict[str, Any]] = listed.json()
@@ -209,15 +256,29 @@ class Notified(Here):
 
     def then(self, ended: Ended) -> list[str]:
         posted = {body["id"] for body in self._webhook.bodies} - {run["id"] for run in self._first}
-        return super().then(ended) + self._wrong_posts() + ([] if posted else ["the run of the next call was not posted"])
+        return (
+            super().then(ended) + self._wrong_posts() + ([] if posted else ["the run of the next call was not posted"])
+        )
 
     def _wrong_posts(self) -> list[str]:
         posts = [(body["id"], body["status"]) for body in self._webhook.bodies]
         runs = {run["id"]: run for run in self._runs()[1]}
-        wrong = [f"{len(posts)} posts of {len({run for run, _ in posts})} runs"] if len({run for run, _ in posts}) < len(posts) else []
-        wrong += [f"a run was posted as {status}, and is not on record so" for run, status in posts if run not in runs or runs[run]["status"] != status]
+        wrong = (
+            [f"{len(posts)} posts of {len({run for run, _ in posts})} runs"]
+            if len({run for run, _ in posts}) < len(posts)
+            else []
+        )
+        wrong += [
+            f"a run was posted as {status}, and is not on record so"
+            for run, status in posts
+            if run not in runs or runs[run]["status"] != status
+        ]
         sent = {run for run, fields in runs.items() if fields["tags"].get("himl.notification", "").startswith("sent")}
-        wrong += [f"{len(sent)} runs are on record as posted, and {len(posts)} were"] if not sent <= {run for run, _ in posts} else []
+        wrong += (
+            [f"{len(sent)} runs are on record as posted, and {len(posts)} were"]
+            if not sent <= {run for run, _ in posts}
+            else []
+        )
         return wrong + [f"the webhook's address is in '{path.name}'" for path in files_with(self.world.folder, KEY)]
 
     def facts(self) -> Mapping[str, Any]:
@@ -238,10 +299,16 @@ def wrong_run(workspace: Path, run: Mapping[str, Any]) -> list[str]:
         wrong.append("a run is completed without an end or with an exit code")
     if is_whole and (folder / "code.json").exists():
         code = CodeStore(workspace).paths(folder / "code", None, run["id"])
-        wrong += differences({"train.py": SCRIPT.encode()}, {name: path.read_bytes() for name, path in code.items()}, is_done=True)
+        wrong += differences(
+            {"train.py": SCRIPT.encode()}, {name: path.read_bytes() for name, path in code.items()}, is_done=True
+        )
     files = folder / "code" / "outputs"
     outputs = {path.relative_to(files).as_posix(): path.read_bytes() for path in files.rglob("*") if path.is_file()}
-    wrong += differences(OUTPUTS, {name: content for name, content in outputs.items() if is_whole or not name.endswith(".new")}, is_done=is_whole)
+    wrong += differences(
+        OUTPUTS,
+        {name: content for name, content in outputs.items() if is_whole or not name.endswith(".new")},
+        is_done=is_whole,
+    )
     log = folder / "user_logs" / "std_log.txt"
     if is_whole and log.read_text() != LOG:
         wrong.append(f"the log of a completed run has {log.stat().st_size} bytes of {len(LOG)}")
@@ -251,7 +318,9 @@ def wrong_run(workspace: Path, run: Mapping[str, Any]) -> list[str]:
         except ValueError:
             wrong.append(f"'{path.name}' of a run is no JSON")
     with closing(sqlite3.connect(workspace / "workspace.db")) as database:
-        logged = database.execute("SELECT name, step, value FROM metrics WHERE run = ? ORDER BY name, step", (run["id"],)).fetchall()
+        logged = database.execute(
+            "SELECT name, step, value FROM metrics WHERE run = ? ORDER BY name, step", (run["id"],)
+        ).fetchall()
     return wrong + wrong_metrics(logged, is_whole=is_whole)
 
 
@@ -262,7 +331,10 @@ def wrong_metrics(found: Sequence[tuple[str, int, float]], *, is_whole: bool) ->
         rows = [(step, value) for key, step, value in found if key == name]
         wanted = list(enumerate(values))
         if rows != wanted[: len(rows)] or (is_whole and len(rows) != len(wanted)):
-            wrong.append(f"metric '{name}' has {len(rows)} rows of {len(wanted)}" + ("" if is_whole else ", other ones than were logged"))
+            wrong.append(
+                f"metric '{name}' has {len(rows)} rows of {len(wanted)}"
+                + ("" if is_whole else ", other ones than were logged")
+            )
     return wrong
 
 
@@ -275,14 +347,31 @@ WARM, MEASURED = 0.7, 3
 LIMIT = 120.0
 INTERRUPTED, FAILED = 130, 1
 # What CPython prints, by exit code, when a Ctrl-C arrives while it starts. With 0, it ignores the Ctrl-C and continues.
-_AT_START = {-signal.SIGINT: "", FAILED: "Fatal Python error: init_", 0: "Failed checking if argv[0] is an import path entry"}
+_AT_START = {
+    -signal.SIGINT: "",
+    FAILED: "Fatal Python error: init_",
+    0: "Failed checking if argv[0] is an import path entry",
+}
 _KNOWN_BY = {SUPERVISOR: "himl_cli.workspaces.local.supervisor", SHIM: "shim.py"}
-GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be there, and of a job whose waiting himl was killed: that goes on to its end
+GONE, JOB_GONE = (
+    5.0,
+    30.0,
+    # seconds after which nothing of a command may be there, and of a job whose waiting himl was killed: that goes on to
+    # its end
+)
 _OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
 
 
-ON_RUNS: Mapping[str, Callable[[World, random.Random], Killed]] = {"attach": Attached, "delete": Deleted, "at_once": AtOnce}
-ON_CODE: Mapping[str, Callable[[World, random.Random], Killed]] = {"gc": Collected, "gc_at_once": CollectedAtOnce, "staging": Staged}
+ON_RUNS: Mapping[str, Callable[[World, random.Random], Killed]] = {
+    "attach": Attached,
+    "delete": Deleted,
+    "at_once": AtOnce,
+}
+ON_CODE: Mapping[str, Callable[[World, random.Random], Killed]] = {
+    "gc": Collected,
+    "gc_at_once": CollectedAtOnce,
+    "staging": Staged,
+}
 COMMANDS: Mapping[str, Callable[[World, random.Random], Killed]] = {
     "local": Here,
     "notify": Notified,
@@ -299,12 +388,19 @@ MOVING = frozenset({"submit", "upload", "download"})  # which begin with a cache
 def kill_cases() -> list[Case]:
     counts = dict.fromkeys(COMMANDS, A_CELL) | dict.fromkeys(ON_RUNS, A_RUN_CELL) | dict.fromkeys(ON_CODE, A_CODE_CELL)
     cells = [(command, number, at) for command, count in counts.items() for number in SIGNALS for at in range(count)]
-    return [Case(f"kills/{command}/{number.name}/{at:02d}", partial(_run, command, number)) for command, number, at in cells]
+    return [
+        Case(f"kills/{command}/{number.name}/{at:02d}", partial(_run, command, number)) for command, number, at in cells
+    ]
 
 
 def draw(number: signal.Signals, seconds: float, dice: random.Random) -> list[tuple[signal.Signals, float]]:
     """One signal or two, with the seconds before each."""
-    after, is_second, within, other = dice.random() * BEYOND * seconds, dice.random() < TWICE, dice.random() * WITHIN, dice.choice(SIGNALS)
+    after, is_second, within, other = (
+        dice.random() * BEYOND * seconds,
+        dice.random() < TWICE,
+        dice.random() * WITHIN,
+        dice.choice(SIGNALS),
+    )
     return [(number, after), (other, after + within)] if is_second else [(number, after)]
 
 
@@ -326,13 +422,19 @@ def _started(world: World, command: str, memory: Path | None, dice: random.Rando
         shutil.rmtree(world.project)
 
 
-def _tried(world: World, command: str, number: signal.Signals, dice: random.Random, seconds: float | None = None) -> Result:
+def _tried(
+    world: World, command: str, number: signal.Signals, dice: random.Random, seconds: float | None = None
+) -> Result:
     is_warm = dice.random() < WARM
     usual, memory = _pace(world, command, is_warm=is_warm)
     seconds = seconds or usual  # where the command ended before the signal came, it was quicker than usual
     with _started(world, command, memory, dice) as (killed, started):
         order = dice.sample(killed.victims, len(killed.victims))
-        struck = [hit for sent, after in draw(number, seconds, dice) if (hit := started.strike(sent, after, order)) is not None]
+        struck = [
+            hit
+            for sent, after in draw(number, seconds, dice)
+            if (hit := started.strike(sent, after, order)) is not None
+        ]
         ended = started.outcome()
         result = _judged(world, killed, ended, struck, started)
         world.check_requests()
@@ -362,12 +464,19 @@ def _judged(world: World, killed: Killed, ended: Ended | None, struck: Sequence[
         problems = killed.then(again) if again is not None and again.code == 0 else []
         verdict = judge_again(verdict, again, problems, orphans)
         facts["left_then"] = killed.leftovers()
-    is_met = bool(struck) and not (ended is not None and ended.code == 0 and struck[0].number is signal.SIGKILL and struck[0].victim in (HIML, GROUP, ALL))
+    is_met = bool(struck) and not (
+        ended is not None
+        and ended.code == 0
+        and struck[0].number is signal.SIGKILL
+        and struck[0].victim in (HIML, GROUP, ALL)
+    )
     return world.told(verdict, ended, seconds, len(struck) if is_met else 0, again, **facts, **killed.facts())
 
 
 def _pace(world: World, command: str, *, is_warm: bool) -> tuple[float, Path | None]:
-    """The duration of *command* in this world in seconds, measured once, and its initial home folder (None: an empty one)."""
+    """The duration of *command* in this world in seconds, measured once, and its initial home folder (None: an empty
+    one).
+    """
 
     def measure(world: World) -> tuple[float, Path | None]:
         memory = None
@@ -400,7 +509,9 @@ class Struck:
 
 
 class Started:
-    """`himl` with *arguments* in a separate session, with its streams in files in *place*. All its processes have `mark` in their environment."""
+    """`himl` with *arguments* in a separate session, with its streams in files in *place*. All its processes have
+    `mark` in their environment.
+    """
 
     def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], place: Path) -> None:
         self.mark = uuid.uuid4().hex
@@ -410,7 +521,9 @@ class Started:
             self._begun = time.monotonic()
             command = [str(PROGRAM), *arguments]
             streams = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr}
-            self._process = subprocess.Popen(command, cwd=cwd, env=os.environ | self.env, start_new_session=True, **streams)  # type: ignore[call-overload]
+            self._process = subprocess.Popen(
+                command, cwd=cwd, env=os.environ | self.env, start_new_session=True, **streams
+            )  # type: ignore[call-overload]
 
     @property
     def seconds(self) -> float:
@@ -440,7 +553,10 @@ class Started:
     def outcome(self) -> Ended | None:
         if not self.ended_within(LIMIT):
             return None
-        return Ended(self._process.returncode, *(path.read_text(encoding="utf-8", errors="backslashreplace") for path in self._said))
+        return Ended(
+            self._process.returncode,
+            *(path.read_text(encoding="utf-8", errors="backslashreplace") for path in self._said),
+        )
 
     def _processes(self, victim: str) -> list[tuple[Callable[[int, int], None], int]]:
         if victim == HIML:
@@ -452,9 +568,9 @@ class Started:
 
 
 def documented(struck: Sequence[Struck]) -> frozenset[int]:
-    """Documented exit codes. Ctrl-C and SIGTERM give 130, or death by the signal before himl starts or after it ends. If the supervisor or a
-    shim of a local job gets them, the job fails with 1. A signal that comes too late, or to a process that ignores it, gives 0.
-    """
+    """Documented exit codes. Ctrl-C and SIGTERM give 130, or death by the signal before himl starts or after it ends.
+    If the supervisor or a shim of a local job gets them, the job fails with 1. A signal that comes too late, or to a
+    process that ignores it, gives 0."""
     codes: set[int] = {0}
     for each in struck:
         if each.victim not in (HIML, GROUP):
@@ -464,9 +580,15 @@ def documented(struck: Sequence[Struck]) -> frozenset[int]:
     return frozenset(codes)
 
 
-def judge_first(ended: Ended | None, struck: Sequence[Struck], orphans: Sequence[str], problems: Sequence[str], codes: frozenset[int] = frozenset()) -> Verdict:
-    """The verdict on the killed call. A Ctrl-C during the start may end the interpreter with a traceback that names only the entry module of himl. The
-    interpreter may also print a traceback and continue."""
+def judge_first(
+    ended: Ended | None,
+    struck: Sequence[Struck],
+    orphans: Sequence[str],
+    problems: Sequence[str],
+    codes: frozenset[int] = frozenset(),
+) -> Verdict:
+    """The verdict on the killed call. A Ctrl-C during the start may end the interpreter with a traceback that names
+    only the entry module of himl. The interpreter may also print a traceback and continue."""
     is_early = (
         ended is not None
         and ended.code in _AT_START

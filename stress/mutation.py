@@ -1,10 +1,11 @@
 """Plant faults in himl_cli, one at a time, and report which of them the tests detect.
 
-    python -m stress.mutation record               # record which test reaches which line: the whole suite with coverage, in .cache/mutation
-    python -m stress.mutation run --seed 7         # 60 faults in all packages; --last 200 for more, --list only prints them
+    python -m stress.mutation record               # record which test reaches which line: the whole suite with
+    coverage, in .cache/mutation python -m stress.mutation run --seed 7         # 60 faults in all packages; --last 200
+    for more, --list only prints them
 
-A fault is an inverted comparison, a removed `not`, or a removed statement. Runs only tests that reach the line, those that reach least first.
-"""
+A fault is an inverted comparison, a removed `not`, or a removed statement. Runs only tests that reach the line, those
+that reach least first."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ Reach = dict[str, dict[tuple[int, int], set[int]]]
 
 @dataclass(frozen=True)
 class Fault:
-    """Replace *file* from *begin* to *end* (line from 1, column in bytes) by *text*. Tests that reach *lines* may detect it."""
+    """Replace *file* from *begin* to *end* (line from 1, column in bytes) by *text*. Tests that reach *lines* may
+    detect it.
+    """
 
     file: str
     begin: tuple[int, int]
@@ -118,7 +121,16 @@ def record(folder: Path, processes: int, arguments: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as traces:
             variables = os.environ | {"HIML_TEST_REACH": traces, "HIML_TEST_REACH_SOURCE": str(ROOT / PACKAGE)}
-            options = ["--all", "-p", "himl_reach", "-n", str(processes), "--dist", "worksteal", f"--junitxml={folder / 'suite.xml'}"]
+            options = [
+                "--all",
+                "-p",
+                "himl_reach",
+                "-n",
+                str(processes),
+                "--dist",
+                "worksteal",
+                f"--junitxml={folder / 'suite.xml'}",
+            ]
             code = subprocess.run([*PYTEST, *options, *arguments], env=variables).returncode
             tests: dict[str, int] = {}
             reach: Reach = defaultdict(lambda: defaultdict(set))
@@ -138,7 +150,12 @@ def record(folder: Path, processes: int, arguments: list[str]) -> int:
 def tests_for(fault: Fault, tests: list[str], reach: Reach, source: random.Random) -> list[str]:
     """Tests that reach the fault, first those that reach least of himl_cli, with few per file among the first."""
     taken = reach.get(fault.file, {})
-    chosen = {number for arc, who in taken.items() if abs(arc[0]) in fault.lines or abs(arc[1]) in fault.lines for number in who}
+    chosen = {
+        number
+        for arc, who in taken.items()
+        if abs(arc[0]) in fault.lines or abs(arc[1]) in fault.lines
+        for number in who
+    }
     sizes = Counter(number for arcs in reach.values() for who in arcs.values() for number in who & chosen)
     ordered = sorted((number for number in chosen if tests[number]), key=lambda number: (sizes[number], tests[number]))
     files: Counter[str] = Counter()
@@ -158,12 +175,26 @@ def is_caught(tests: list[str], processes: int) -> str:
                 command = [*PYTEST, "-x", "--timeout=120", f"--basetemp={folder}/t", *options, *batch]
                 variables = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
                 try:
-                    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=900, env=variables, stdin=subprocess.DEVNULL)
+                    done = subprocess.run(
+                        command,
+                        capture_output=True,
+                        text=True,
+                        errors="replace",
+                        timeout=900,
+                        env=variables,
+                        stdin=subprocess.DEVNULL,
+                    )
                 except subprocess.TimeoutExpired:
                     return "(no end)"
             if done.returncode not in (0, 5):
-                failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
-                return failed[0].split(" - ")[0] if failed else f"(exit {done.returncode}: {done.stdout[-200:]!r} {done.stderr[-200:]!r})"
+                failed = [
+                    line for line in done.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))
+                ]
+                return (
+                    failed[0].split(" - ")[0]
+                    if failed
+                    else f"(exit {done.returncode}: {done.stdout[-200:]!r} {done.stderr[-200:]!r})"
+                )
     return ""
 
 
@@ -175,7 +206,9 @@ def run(folder: Path, seed: int, first: int, last: int, processes: int, *, only_
         path = ROOT / fault.file
         source = path.read_bytes()
         planted = fault.planted(source)
-        place = ast.Constant(None, lineno=fault.begin[0], col_offset=fault.begin[1], end_lineno=fault.end[0], end_col_offset=fault.end[1])
+        place = ast.Constant(
+            None, lineno=fault.begin[0], col_offset=fault.begin[1], end_lineno=fault.end[0], end_col_offset=fault.end[1]
+        )
         before = ast.get_source_segment(source.decode(), place) or ""
         print(f"{seed}.{number} {fault} `{' '.join(before.split())[:100]}` -> `{fault.text[:100]}`", flush=True)
         if only_list:
@@ -188,17 +221,25 @@ def run(folder: Path, seed: int, first: int, last: int, processes: int, *, only_
         finally:
             path.write_bytes(source)
         survived += not noticed
-        print(f"    {'caught by ' + noticed if noticed else 'SURVIVED'} ({len(candidates)} tests, {time.monotonic() - start:.0f} s)", flush=True)
+        print(
+            f"    {'caught by ' + noticed if noticed else 'SURVIVED'} ({len(candidates)} tests, "
+            f"{time.monotonic() - start:.0f} s)",
+            flush=True,
+        )
     if not only_list:
         print(f"seed {seed}: {len(faults) - survived} of {len(faults)} caught", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m stress.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stress.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("do", choices=("record", "run"))
     parser.add_argument("--folder", type=Path, default=Path(".cache/mutation"), help="where the record is")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=1, help="number of the first fault, to continue an interrupted run")
+    parser.add_argument(
+        "--first", type=int, default=1, help="number of the first fault, to continue an interrupted run"
+    )
     parser.add_argument("--last", type=int, default=60, help="number of the last fault")
     parser.add_argument("-n", "--processes", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="name the faults and run nothing")
@@ -207,7 +248,9 @@ def main() -> None:
         sys.exit(record(arguments.folder, arguments.processes, others))
     if others:
         parser.error(f"unknown arguments: {' '.join(others)}")
-    run(arguments.folder, arguments.seed, arguments.first, arguments.last, arguments.processes, only_list=arguments.list)
+    run(
+        arguments.folder, arguments.seed, arguments.first, arguments.last, arguments.processes, only_list=arguments.list
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Hostile file names for commands that fetch files, obstacles at the target paths, and files with other sizes than listed.
+"""Hostile file names for commands that fetch files, obstacles at the target paths, and files with other sizes than
+listed.
 
 They come from a storage service that lists any names. POSIX only, since it needs pipes, and links without privileges.
 """
@@ -67,8 +68,14 @@ class Storage:
         self.lists += 1
         if self.text is not None:
             return self.text
-        found = [blob for blob in sorted(self.blobs, key=lambda blob: blob.name) if (self.root + blob.name).startswith(prefix)]
-        return f"<EnumerationResults><Blobs>{''.join(map(self._entry, found))}</Blobs><NextMarker /></EnumerationResults>".encode("utf-8", "surrogatepass")
+        found = [
+            blob
+            for blob in sorted(self.blobs, key=lambda blob: blob.name)
+            if (self.root + blob.name).startswith(prefix)
+        ]
+        return (
+            f"<EnumerationResults><Blobs>{''.join(map(self._entry, found))}</Blobs><NextMarker /></EnumerationResults>"
+        ).encode("utf-8", "surrogatepass")
 
     def _entry(self, blob: Blob) -> str:
         name = self.root + blob.name
@@ -76,7 +83,10 @@ class Storage:
         shown = f'<Name Encoded="true">{quote(name)}</Name>' if is_encoded else f"<Name>{escape(name)}</Name>"
         md5 = f"<Content-MD5>{md5_of(blob.content)}</Content-MD5>" if blob.has_md5 else ""
         size = len(blob.content) if blob.told is None else blob.told
-        return f"<Blob>{shown}<Properties><Content-Length>{size}</Content-Length><Etag>0x1</Etag>{md5}<BlobType>BlockBlob</BlobType></Properties></Blob>"
+        return (
+            f"<Blob>{shown}<Properties><Content-Length>{size}</Content-Length><Etag>0x1</Etag>{md5}<BlobType>"
+            "BlockBlob</BlobType></Properties></Blob>"
+        )
 
 
 @contextmanager
@@ -94,7 +104,9 @@ def serving(storage: Storage) -> Iterator[int | None]:
             else:
                 first, _, last = (asked.range or f"bytes=0-{len(blob.content)}").removeprefix("bytes=").partition("-")
                 md5 = md5_of(blob.content[int(first) : int(last) + 1])
-                files.put(asked.path, blob.content, etag='"0x1"', headers={"Content-MD5": md5, "x-ms-blob-type": "BlockBlob"})
+                files.put(
+                    asked.path, blob.content, etag='"0x1"', headers={"Content-MD5": md5, "x-ms-blob-type": "BlockBlob"}
+                )
 
         files.before = prepare
         yield urlsplit(files.address).port
@@ -106,7 +118,9 @@ DEEP = "outputs/checkpoints/deep"
 
 @dataclass(frozen=True)
 class Command:
-    """A command. `target` is the folder of its files, `state` the folder of himl's records about them, `below` the prefix of their names in the run."""
+    """A command. `target` is the folder of its files, `state` the folder of himl's records about them, `below` the
+    prefix of their names in the run.
+    """
 
     arguments: Sequence[str]
     target: str
@@ -119,12 +133,16 @@ COMMANDS = {
     "datastore": Command(("datastore", "download", "", "out", "--datastore", STORE), "out", "out", of_run=False),
     "download": Command(("download", RUN), f"outputs/{RUN}", "outputs"),
     "tb": Command(("tb", RUN, "--sync_only", "--run_logs_dir", "copies"), f"copies/{RUN}", "copies", "logs/"),
-    "checkpoint": Command(("checkpoint", "fetch", f"{RUN}:{DEEP}"), f"checkpoints/{RUN}/deep", f"checkpoints/{RUN}", f"{DEEP}/"),
+    "checkpoint": Command(
+        ("checkpoint", "fetch", f"{RUN}:{DEEP}"), f"checkpoints/{RUN}/deep", f"checkpoints/{RUN}", f"{DEEP}/"
+    ),
 }
 
 
 class HostileWorkspace:
-    """A workspace with one run and the files of a case, from the storage account's list or from links of the artifact service."""
+    """A workspace with one run and the files of a case, from the storage account's list or from links of the
+    artifact service.
+    """
 
     def __init__(self, world: World) -> None:
         self.staged = world.stage.workspace()
@@ -133,7 +151,11 @@ class HostileWorkspace:
 
     @contextmanager
     def listing(self, command: Command, blobs: Sequence[Blob], text: bytes | None = None) -> Iterator[Storage]:
-        storage = Storage([replace(blob, name=command.below + blob.name) for blob in blobs], self.run.artifact_prefix if command.of_run else "", text)
+        storage = Storage(
+            [replace(blob, name=command.below + blob.name) for blob in blobs],
+            self.run.artifact_prefix if command.of_run else "",
+            text,
+        )
         datastores, name = self.staged.state.datastores, ARTIFACTS if command.of_run else STORE
         before = datastores.get(name)
         with serving(storage) as port:
@@ -151,8 +173,12 @@ class HostileWorkspace:
         places = {f"{folder}/{number}": blob for number, blob in enumerate(blobs)}
         account.put_all(CONTAINER, {place: blob.content for place, blob in places.items()})
         links = {account.blob_link(CONTAINER, place): command.below + blob.name for place, blob in places.items()}
-        items = [{"path": name, "container": self.run.data_container_id, "contentUri": link} for link, name in links.items()]
-        world.stage.faults.add(Page(json.dumps({"value": items}), content_type="application/json"), "/prefix/contentinfo/", times=None)
+        items = [
+            {"path": name, "container": self.run.data_container_id, "contentUri": link} for link, name in links.items()
+        ]
+        world.stage.faults.add(
+            Page(json.dumps({"value": items}), content_type="application/json"), "/prefix/contentinfo/", times=None
+        )
         try:
             yield
         finally:
@@ -165,15 +191,16 @@ class HostileWorkspace:
 EVERYWHERE = ("datastore", "download", "tb", "checkpoint")
 FILES = ("datastore", "download", "tb")
 FOUND = ("download", "datastore")
-AMBIGUOUS = frozenset({0, 1, 5})  # names that Azure Storage would take for other ones cannot be asked for: the service has failed
+AMBIGUOUS = frozenset(
+    {0, 1, 5}
+)  # names that Azure Storage would take for other ones cannot be asked for: the service has failed
 Names = Callable[[random.Random], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of names. `names` are those of one case. `refused`: none of them may become a file at any path. Otherwise each is a file at its own path, or
-    is reported. It applies to `commands`, which may end with one of `codes`.
-    """
+    """A kind of names. `names` are those of one case. `refused`: none of them may become a file at any path. Otherwise
+    each is a file at its own path, or is reported. It applies to `commands`, which may end with one of `codes`."""
 
     name: str
     names: Names
@@ -187,7 +214,9 @@ def _some(*names: str) -> Names:
 
 
 def _framed(signs: Sequence[str], *frames: str) -> Names:
-    return lambda dice: [frame.replace("@", dice.choice(signs)) for frame in dice.sample(frames, dice.randint(1, len(frames)))]
+    return lambda dice: [
+        frame.replace("@", dice.choice(signs)) for frame in dice.sample(frames, dice.randint(1, len(frames)))
+    ]
 
 
 def _long_part(dice: random.Random) -> Sequence[str]:
@@ -197,7 +226,9 @@ def _long_part(dice: random.Random) -> Sequence[str]:
 
 def _long_name(dice: random.Random) -> Sequence[str]:
     part = dice.choice("aä") * dice.randint(1, 100)
-    return [("/".join([part] * 1024))[: length - 1] + "z" for length in (dice.randint(900, 924), dice.randint(5000, 9000))]
+    return [
+        ("/".join([part] * 1024))[: length - 1] + "z" for length in (dice.randint(900, 924), dice.randint(5000, 9000))
+    ]
 
 
 def _case(dice: random.Random) -> Sequence[str]:
@@ -206,33 +237,102 @@ def _case(dice: random.Random) -> Sequence[str]:
 
 
 CONTROLS = ["\0", "\x01", "\t", "\n", "\r", "\r\n", "\x08", "\x1b", "\x7f", "\x85", "\x9b"]
-SHOWN = ["\u202etxt.exe", "\u2066\u2069", "\u200b", "\u2028", "\ufeff", "\x1b[2J", "\x1b]0;t\x07", "\x9b31m", "\x1b]52;c;aGk=\x07", "\x07", "\u061c"]
-OWN = [*(f"{STATE_NAME}{end}" for end in (".db", ".db-wal", ".db-journal", ".lock")), STATE_NAME.upper(), f"{RANKS_NAME}/x", f".x{PART_SUFFIX}"]
+SHOWN = [
+    "\u202etxt.exe",
+    "\u2066\u2069",
+    "\u200b",
+    "\u2028",
+    "\ufeff",
+    "\x1b[2J",
+    "\x1b]0;t\x07",
+    "\x9b31m",
+    "\x1b]52;c;aGk=\x07",
+    "\x07",
+    "\u061c",
+]
+OWN = [
+    *(f"{STATE_NAME}{end}" for end in (".db", ".db-wal", ".db-journal", ".lock")),
+    STATE_NAME.upper(),
+    f"{RANKS_NAME}/x",
+    f".x{PART_SUFFIX}",
+]
 SPELT = ["%2e%2e/escaped", "..%2fescaped", "..;/escaped", ".. /escaped", ".../escaped", "\uff0e\uff0e/escaped"]
 DOTS = ["..", ".", "../..", "../../..", "sub/../..", "./.."]
 
 KINDS: Sequence[Kind] = (
     Kind("dots", _framed(DOTS, "@/escaped", "sub/@/escaped", "sub/@")),
     Kind("dots-spelt", _some(*SPELT), refused=False, codes=AMBIGUOUS),
-    Kind("absolute", _framed(["/escaped", "//escaped", "/OUTSIDE/escaped", "/proc/self/cwd/escaped", "///", "/dev/shm/escaped"], "@")),
+    Kind(
+        "absolute",
+        _framed(
+            ["/escaped", "//escaped", "/OUTSIDE/escaped", "/proc/self/cwd/escaped", "///", "/dev/shm/escaped"], "@"
+        ),
+    ),
     Kind("drive", _framed(["C:\\escaped", "C:/escaped", "c:\\..\\escaped", "Z:\\"], "@"), commands=("datastore", "tb")),
-    Kind("drive-like", _some("C:escaped", "sub/C:escaped", "a:b/c", "file:stream:$DATA", "sub/C:/escaped"), refused=False, commands=FOUND),
-    Kind("unc", _framed(["\\\\host\\share\\escaped", "\\\\?\\C:\\escaped", "\\escaped", "\\\\.\\pipe\\escaped", "//host/share/escaped"], "@")),
+    Kind(
+        "drive-like",
+        _some("C:escaped", "sub/C:escaped", "a:b/c", "file:stream:$DATA", "sub/C:/escaped"),
+        refused=False,
+        commands=FOUND,
+    ),
+    Kind(
+        "unc",
+        _framed(
+            [
+                "\\\\host\\share\\escaped",
+                "\\\\?\\C:\\escaped",
+                "\\escaped",
+                "\\\\.\\pipe\\escaped",
+                "//host/share/escaped",
+            ],
+            "@",
+        ),
+    ),
     Kind("backslash-dots", _framed(["..\\escaped", "sub\\..\\..\\escaped", "..\\", ".\\escaped"], "@", "sub/@")),
     Kind("backslash", _some("sub\\file", "sub/one\\two", "file\\"), refused=False, commands=FOUND, codes=AMBIGUOUS),
     Kind("control", _framed(CONTROLS, "file@x", "@file", "sub@x/file", "file@")),
     Kind("long-part", _long_part),
     Kind("long-name", _long_name, refused=False, commands=FOUND, codes=AMBIGUOUS),
-    Kind("ends", _some("file.", "sub./file", "file ", "sub /file", " file", "file. .", "file..."), refused=False, codes=AMBIGUOUS),
-    Kind("devices", _some("CON", "sub/nul.txt", "COM1", "lpt9.ckpt", "aux/file", "CONIN$", "COM¹"), refused=False, commands=FOUND),
+    Kind(
+        "ends",
+        _some("file.", "sub./file", "file ", "sub /file", " file", "file. .", "file..."),
+        refused=False,
+        codes=AMBIGUOUS,
+    ),
+    Kind(
+        "devices",
+        _some("CON", "sub/nul.txt", "COM1", "lpt9.ckpt", "aux/file", "CONIN$", "COM¹"),
+        refused=False,
+        commands=FOUND,
+    ),
     Kind("case", _case, refused=False, commands=FILES),
-    Kind("forms", lambda dice: ["caf\u00e9", "cafe\u0301", "\u212bngstr\u00f6m", "\u00c5ngstr\u00f6m"][: dice.choice([2, 4])], refused=False, commands=FILES),
-    Kind("prefix", lambda dice: ["both", "both/in it", *dice.sample(["both/in it/deep", "both-", "both.x", "both/"], 2)], refused=False),
+    Kind(
+        "forms",
+        lambda dice: ["caf\u00e9", "cafe\u0301", "\u212bngstr\u00f6m", "\u00c5ngstr\u00f6m"][: dice.choice([2, 4])],
+        refused=False,
+        commands=FILES,
+    ),
+    Kind(
+        "prefix",
+        lambda dice: ["both", "both/in it", *dice.sample(["both/in it/deep", "both-", "both.x", "both/"], 2)],
+        refused=False,
+    ),
     Kind("own", _framed(OWN, "@", "sub/@")),
     Kind("shown", _framed(SHOWN, "file@x", "@", "sub/x@/file"), refused=False),
     Kind("empty", _some("", "sub//file", "/", "sub/", "//", "sub//"), refused=False, commands=FOUND),
-    Kind("options", _some("-rf", "--overwrite", "sub/-x", "~/escaped", "$(escaped)", "`escaped`", "*", "?", "[a]", "'", '"; escaped'), refused=False),
-    Kind("no-text", _framed(["\ufffd", "\ufffe", "\ue000", "\U0001f4a9", "\u0301", "\u200d"], "file@", "@"), refused=False, commands=FOUND),
+    Kind(
+        "options",
+        _some(
+            "-rf", "--overwrite", "sub/-x", "~/escaped", "$(escaped)", "`escaped`", "*", "?", "[a]", "'", '"; escaped'
+        ),
+        refused=False,
+    ),
+    Kind(
+        "no-text",
+        _framed(["\ufffd", "\ufffe", "\ue000", "\U0001f4a9", "\u0301", "\u200d"], "file@", "@"),
+        refused=False,
+        commands=FOUND,
+    ),
 )
 VICTIM = "victim"
 INSIDE = f"{VICTIM}/deep/file.bin"  # the file that comes where something is planted
@@ -240,7 +340,9 @@ INSIDE = f"{VICTIM}/deep/file.bin"  # the file that comes where something is pla
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of one case. `root` contains the project, and `outside`, which no command may touch. Opening its pipe blocks forever."""
+    """The folders of one case. `root` contains the project, and `outside`, which no command may touch. Opening its
+    pipe blocks forever.
+    """
 
     root: Path
 
@@ -267,7 +369,9 @@ class Place:
 
 
 Plant = Callable[[Path, str, Place, random.Random, bytes], None]
-"""Is given the folder where himl keeps what it remembers, and for the file that comes its name below that and its content."""
+"""Is given the folder where himl keeps what it remembers, and for the file that comes its name below that and its
+content.
+"""
 
 
 def _link(path: Path, to: Path, dice: random.Random) -> None:
@@ -306,18 +410,27 @@ PLANTS: Sequence[tuple[str, Plant, Sequence[str]]] = (
     ("link-file", _file, EVERYWHERE),
     ("link-part", _part, WITH_STATE),
     ("link-state", _state, WITH_STATE),
-    ("link-lock", lambda root, name, place, dice, content: _link(root / f"{STATE_NAME}.lock", place.some(dice), dice), WITH_STATE),
+    (
+        "link-lock",
+        lambda root, name, place, dice, content: _link(root / f"{STATE_NAME}.lock", place.some(dice), dice),
+        WITH_STATE,
+    ),
 )
 A_CELL = 4
 MORE = re.compile(r" and (\d+) more\b")  # how many names there are beyond the first three
 LIMIT = 120.0  # seconds after which a command hangs: what it does here takes two
-BY_LINKS, IN_TERMINAL = 0.4, 0.4  # shares of the cases in which a run's files come by links, and in which the same is done in a terminal as well
+BY_LINKS, IN_TERMINAL = (
+    0.4,
+    0.4,
+)  # shares of the cases in which a run's files come by links, and in which the same is done in a terminal as well
 SHARED = frozenset({"empty", "dots", "absolute", "size-lie"})
 """Kinds whose names no link can be asked for by, or that a link would mean something else by; no link tells a size."""
 PROJECT = Path("above/higher/project")
 GOOD = ("plain/one.bin", "plain/two.bin")
 ABOVE_ALL = (Path("/escaped"), Path("/dev/shm/escaped"), Path("/himl-escaped"))
-FAILED = 5  # of `himl tb` where files could not be read: it tells the first of them, or the run whose files are other ones each time
+# of `himl tb` where files could not be read: it tells the first of them, or the run whose files are other ones each
+# time
+FAILED = 5
 EARLIER_FILES = re.compile(r"\.himl-transfer\.(db(-wal|-shm|-journal)?|lock)|\.himl-ranks.*")
 COPY_MARK = re.compile(r"\.himl-[0-9a-f]{6}")  # in the name of a copy where two would be one file
 LEAST_SHOWN = 40  # so many signs of a name that is too long for a line are enough to know it by
@@ -336,10 +449,18 @@ Arrange = Callable[[Place, Command, random.Random], Arranged]
 
 
 def name_cases() -> list[Case]:
-    met = [(kind.name, command, partial(_named, kind, command), kind.codes) for kind in KINDS for command in kind.commands]
-    met += [(name, command, partial(_planted, plant, command), frozenset({0, 1})) for name, plant, commands in PLANTS for command in commands]
+    met = [
+        (kind.name, command, partial(_named, kind, command), kind.codes) for kind in KINDS for command in kind.commands
+    ]
+    met += [
+        (name, command, partial(_planted, plant, command), frozenset({0, 1}))
+        for name, plant, commands in PLANTS
+        for command in commands
+    ]
     met += [("size-lie", command, partial(_lying, command), frozenset({0, 1, 5, 6})) for command in EVERYWHERE]
-    cells = {f"names/{command}/{name}": partial(_run, command, arrange, codes, name) for name, command, arrange, codes in met}
+    cells = {
+        f"names/{command}/{name}": partial(_run, command, arrange, codes, name) for name, command, arrange, codes in met
+    }
     return [Case(f"{cell}/{number:02d}", run) for cell, run in sorted(cells.items()) for number in range(A_CELL)]
 
 
@@ -385,7 +506,9 @@ def _run(name: str, arrange: Arrange, codes: frozenset[int], kind: str, world: W
     arranged = arrange(place, command, dice)
     by_links = command.of_run and kind not in SHARED and dice.random() < BY_LINKS
     blobs, before = arranged.blobs, place.seen()
-    served: AbstractContextManager[Storage | None] = hostile.linking(world, command, blobs) if by_links else hostile.listing(command, blobs)
+    served: AbstractContextManager[Storage | None] = (
+        hostile.linking(world, command, blobs) if by_links else hostile.listing(command, blobs)
+    )
     with served as storage:
         env = world.environment(hostile.staged) | (hostile.staged.environment(hostile.reader) if by_links else {})
         begun = time.monotonic()
@@ -401,15 +524,23 @@ def _run(name: str, arrange: Arrange, codes: frozenset[int], kind: str, world: W
             problems.append(f"the next call: exit code {again.code}")
     there = places_of(place.seen(), f"{PROJECT}/{command.target}")
     verdict = judge(ended, codes, problems, prints=True)
-    if verdict.outcome is Outcome.survived and len(there) != len(blobs):  # left out and said so, with exit code 0 as well
+    if verdict.outcome is Outcome.survived and len(there) != len(
+        blobs
+    ):  # left out and said so, with exit code 0 as well
         verdict = Verdict(Outcome.reported)
-    return world.told(verdict, ended, seconds, hits, again, by="links" if by_links else "list", files=len(blobs), kept=len(there))
+    return world.told(
+        verdict, ended, seconds, hits, again, by="links" if by_links else "list", files=len(blobs), kept=len(there)
+    )
 
 
-def _problems(place: Place, command: Command, before: dict[str, str], arranged: Arranged, ended: Ended | None) -> list[str]:
+def _problems(
+    place: Place, command: Command, before: dict[str, str], arranged: Arranged, ended: Ended | None
+) -> list[str]:
     after, target, state = place.seen(), f"{PROJECT}/{command.target}", f"{PROJECT}/{command.state}"
     said = f"{ended.stdout}\n{ended.stderr}" if ended else ""
-    wrong = [f"outside of the target {one}" for one in changes(*(_outside(tree, target, state) for tree in (before, after)))]
+    wrong = [
+        f"outside of the target {one}" for one in changes(*(_outside(tree, target, state) for tree in (before, after)))
+    ]
     links = {path for path, what in before.items() if what.startswith("link") and after.get(path) == what}
     places = {path: what for path, what in places_of(after, target).items() if f"{target}/{path}" not in links}
     more = sum(map(int, MORE.findall(said)))
@@ -423,7 +554,9 @@ def _problems(place: Place, command: Command, before: dict[str, str], arranged: 
 
 
 def _outside(tree: dict[str, str], target: str, state: str) -> dict[str, str]:
-    """The entries of *tree* that are not below *target*, not its parents, and not files of an earlier version in *state*, which himl removes."""
+    """The entries of *tree* that are not below *target*, not its parents, and not files of an earlier version in
+    *state*, which himl removes.
+    """
     way = {target, *map(str, Path(target).parents)}
     own = {path for path in tree if path.startswith(f"{state}/") and EARLIER_FILES.fullmatch(path[len(state) + 1 :])}
     return {path: what for path, what in tree.items() if path not in way | own and not path.startswith(f"{target}/")}
@@ -432,7 +565,9 @@ def _outside(tree: dict[str, str], target: str, state: str) -> dict[str, str]:
 def _in_terminal(command: Command, folder: Path, env: dict[str, str], blobs: Sequence[Blob]) -> list[str]:
     calls = [command.arguments]
     if command.arguments[0] == "datastore":
-        calls += [("datastore", "list", "--datastore", command.arguments[-1], *more) for more in ((), ("-q",), ("--json",))]
+        calls += [
+            ("datastore", "list", "--datastore", command.arguments[-1], *more) for more in ((), ("-q",), ("--json",))
+        ]
     elif command.arguments[0] == "download":
         calls += [(*command.arguments, "--list", *more) for more in ((), ("-q",), ("--json",))]
     wrong = []
@@ -443,7 +578,11 @@ def _in_terminal(command: Command, folder: Path, env: dict[str, str], blobs: Seq
         except subprocess.TimeoutExpired:
             return [f"in a terminal '{' '.join(call)}' hangs"]
         odd = [blob.name for blob in blobs if raw_signs(blob.name)]
-        wrong += [f"a terminal gets {name!r} raw from '{' '.join(call)}'" for name in odd if name in terminal.screen.replace("\r\n", "\n")]
+        wrong += [
+            f"a terminal gets {name!r} raw from '{' '.join(call)}'"
+            for name in odd
+            if name in terminal.screen.replace("\r\n", "\n")
+        ]
     return wrong
 
 
@@ -470,7 +609,11 @@ def _what(path: bytes) -> str:
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     gone = [f"{path!r} is gone" for path in sorted(before.keys() - after.keys())]
     new = [f"{path!r} is new ({after[path].partition(' ')[0]})" for path in sorted(after.keys() - before.keys())]
-    return gone + new + [f"{path!r} was changed" for path in sorted(before.keys() & after.keys()) if before[path] != after[path]]
+    return (
+        gone
+        + new
+        + [f"{path!r} was changed" for path in sorted(before.keys() & after.keys()) if before[path] != after[path]]
+    )
 
 
 def digest(content: bytes) -> str:
@@ -489,7 +632,11 @@ def raw_signs(text: str, but: str = "\n") -> list[str]:
 
 
 def places_of(tree: Mapping[str, str], target: str) -> dict[str, str]:
-    return {path[len(target) + 1 :]: what for path, what in tree.items() if path.startswith(f"{target}/") and what != "folder"}
+    return {
+        path[len(target) + 1 :]: what
+        for path, what in tree.items()
+        if path.startswith(f"{target}/") and what != "folder"
+    }
 
 
 def own_path(name: str) -> str:
@@ -497,11 +644,12 @@ def own_path(name: str) -> str:
     return name.lstrip("/")
 
 
-def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *, refused: Set[str], must: Set[str], counted: int = 0) -> list[str]:
-    """Problems of fetched files. Each of *blobs* must be exact at its own path (a copy may have a mark in its name), or missing and named in *said*.
-    Names in *refused* must be missing, names in *must* must exist, and there must be no other files. *counted* is the number of files that
-    may be reported by number only.
-    """
+def file_problems(
+    blobs: Sequence[Blob], places: Mapping[str, str], said: str, *, refused: Set[str], must: Set[str], counted: int = 0
+) -> list[str]:
+    """Problems of fetched files. Each of *blobs* must be exact at its own path (a copy may have a mark in its name), or
+    missing and named in *said*. Names in *refused* must be missing, names in *must* must exist, and there must be no
+    other files. *counted* is the number of files that may be reported by number only."""
     wrong: list[str] = []
     kept: set[str] = set()
     for blob in blobs:
@@ -516,4 +664,8 @@ def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *
             counted -= 1
             if counted < 0:
                 wrong.append(f"{blob.name!r} is neither there nor named")
-    return wrong + [f"{path!r} should not be there, or not so ({what.partition(' ')[0]})" for path, what in places.items() if path not in kept]
+    return wrong + [
+        f"{path!r} should not be there, or not so ({what.partition(' ')[0]})"
+        for path, what in places.items()
+        if path not in kept
+    ]

@@ -1,8 +1,8 @@
-"""The parts, the selection of their cases, and the workers. A worker that dies, hangs or has run many cases is replaced.
+"""The parts, the selection of their cases, and the workers. A worker that dies, hangs or has run many cases is
+replaced.
 
-The seed alone determines the cases of a sample and the random numbers of each case. A worker is a process that runs cases one after the other
-in a separate world.
-"""
+The seed alone determines the cases of a sample and the random numbers of each case. A worker is a process that runs
+cases one after the other in a separate world."""
 
 from __future__ import annotations
 
@@ -46,16 +46,18 @@ from stress.world import SPAWN, World, leave_only_ours, running_world
 HUNG = 3600.0  # seconds per case, far above the limits of its commands
 SECONDS_TO_END = 30.0
 LONGEST_SERVICE = 60
-"""So many cases a worker runs: its Azurite keeps what it was sent in memory, and stops answering in time after some hundred uploads that broke off."""
+"""So many cases a worker runs: its Azurite keeps what it was sent in memory, and stops answering in time after some
+hundred uploads that broke off.
+"""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part. `cases` returns all of its cases, slowest first. A sample has `per_cell` cases of each cell, without `large` ones.
+    """A part. `cases` returns all of its cases, slowest first. A sample has `per_cell` cases of each cell, without
+    `large` ones.
 
-    `share` is its part of a sample's time, relative to the other parts. `at_once` is the maximum of concurrent cases (None: the number of
-    workers).
-    """
+    `share` is its part of a sample's time, relative to the other parts. `at_once` is the maximum of concurrent cases
+    (None: the number of workers)."""
 
     name: str
     title: str
@@ -75,7 +77,11 @@ PARTS = (
     Part("kills", "Killed at a random moment", kill_cases, per_cell=4, at_once=4),
     Part("power", "The power is cut at a random moment", power_cases, at_once=2),
     Part("ranks", "Ranks of a launch", rank_cases, at_once=2),
-    Part("names", "Names, links and documents that somebody else made", lambda: [*name_cases(), *bomb_cases(), *slide_cases()]),
+    Part(
+        "names",
+        "Names, links and documents that somebody else made",
+        lambda: [*name_cases(), *bomb_cases(), *slide_cases()],
+    ),
     Part("secrets", "Secrets", secret_cases),
     Part("fuzz", "Garbage in place of what comes from outside", fuzz_cases),
     Part("endpoint", "The server of a local job", endpoint_cases, at_once=2),
@@ -101,7 +107,11 @@ def sample(cases: Sequence[Case], seed: int, per_cell: int) -> list[Case]:
     cells: dict[str, list[Case]] = {}
     for case in cases:
         cells.setdefault(case.cell, []).append(case)
-    taken = {one.id for cell, alike in cells.items() for one in random.Random(f"{seed}/{cell}").sample(alike, min(per_cell, len(alike)))}
+    taken = {
+        one.id
+        for cell, alike in cells.items()
+        for one in random.Random(f"{seed}/{cell}").sample(alike, min(per_cell, len(alike)))
+    }
     return [case for case in cases if case.id in taken]
 
 
@@ -146,10 +156,15 @@ class Crew:
         self._guard, self._is_stopped = threading.Lock(), False
         self._workers: list[_Worker] = []
 
-    def run(self, ids: Iterable[str], tell: Callable[[Record], None], deadline: float | None = None, at_once: int | None = None) -> list[str]:
-        """Run these cases, at most *at_once* at a time, and call *tell* with each record. Returns the cases that did not start by *deadline* (of
-        the monotonic clock). Raises WorkerFailed.
-        """
+    def run(
+        self,
+        ids: Iterable[str],
+        tell: Callable[[Record], None],
+        deadline: float | None = None,
+        at_once: int | None = None,
+    ) -> list[str]:
+        """Run these cases, at most *at_once* at a time, and call *tell* with each record. Returns the cases that did
+        not start by *deadline* (of the monotonic clock). Raises WorkerFailed."""
         waiting = deque(ids)
         count = min(self._count, at_once or self._count, len(waiting))
         with ThreadPoolExecutor(self._count) as pool:
@@ -173,7 +188,13 @@ class Crew:
             record = worker.run(case_id)
             with self._guard:
                 if not self._is_stopped:
-                    tell(record or Record(case_id, Result(Outcome.lost, None, time.monotonic() - begun, why="harness: the worker ended")))
+                    tell(
+                        record
+                        or Record(
+                            case_id,
+                            Result(Outcome.lost, None, time.monotonic() - begun, why="harness: the worker ended"),
+                        )
+                    )
             if record is None or worker.cases >= LONGEST_SERVICE:
                 self._end(worker)
                 worker = None
@@ -199,7 +220,9 @@ class Crew:
 
 
 def work(answers: Connection, log: Path, place: Path, seed: int) -> None:
-    """Report readiness, then run the case of each received id and reply with its record, until the connection closes."""
+    """Report readiness, then run the case of each received id and reply with its record, until the connection
+    closes.
+    """
     pass_over_interrupts()
     with log.open("ab") as said:
         for stream in (sys.stdout, sys.stderr):
@@ -213,8 +236,8 @@ def work(answers: Connection, log: Path, place: Path, seed: int) -> None:
 
 
 def pass_over_interrupts() -> None:
-    """Handle Ctrl-C by doing nothing, since the end of the parent process ends this one. Ignoring the signal would affect children, which
-    some cases kill with it."""
+    """Handle Ctrl-C by doing nothing, since the end of the parent process ends this one. Ignoring the signal would
+    affect children, which some cases kill with it."""
     signal.signal(signal.SIGINT, lambda number, frame: None)
 
 

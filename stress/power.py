@@ -1,4 +1,5 @@
-"""Copy a disk at random moments of commands, as a power cut would leave it, and mount the copies: `power/<command>/<file system>/NN`.
+"""Copy a disk at random moments of commands, as a power cut would leave it, and mount the copies:
+`power/<command>/<file system>/NN`.
 
 Needs root, loop devices, and the programs that create the file systems. Linux only.
 """
@@ -76,4 +77,7 @@ def unmended(project: Path, done: Sequence[str], wanted: dict[str, bytes]) -> li
     """The problems of results, if the command ran again: a run that could not be resumed may stay as it ended."""
     if done != ["submit"]:
         return problems(project, done, wanted)
-    return [*problems(project, [], wanted), *(["no run is completed"] if "Completed" not in runs(project).values() else [])]
+    return [
+        *problems(project, [], wanted),
+        *(["no run is completed"] if "Completed" not in runs(project).values() else []),
+    ]

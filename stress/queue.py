@@ -1,4 +1,6 @@
-"""Runs of two workspaces that wait for four simulated GPUs, while their processes are killed: `queue/<number of runs>/NN`. Linux only."""
+"""Runs of two workspaces that wait for four simulated GPUs, while their processes are killed: `queue/<number of
+runs>/NN`. Linux only.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -66,11 +68,32 @@ class Lab:
         self.env = {**world.environment(), **claims, "LD_LIBRARY_PATH": str(library.parent), "NVML_GPUS": str(GPUS)}
 
     def submit(self, jobs: list[tuple[int, int, float]]) -> list[str | None]:
-        """Submit the jobs, each with its workspace, GPUs and seconds, one after another. Returns their runs, None where a kill ended submit."""
+        """Submit the jobs, each with its workspace, GPUs and seconds, one after another. Returns their runs, None
+        where a kill ended submit.
+        """
         runs = []
         for workspace, gpus, seconds in jobs:
-            words = ["submit", "train.py", "--gpus", str(gpus), "--no_wait", "-q", "--no_system_metrics", "--", str(self.place), str(seconds)]
-            done = subprocess.run([PROGRAM, *words], cwd=self.workspaces[workspace], env=self.env, capture_output=True, text=True, timeout=LIMIT, check=False)
+            words = [
+                "submit",
+                "train.py",
+                "--gpus",
+                str(gpus),
+                "--no_wait",
+                "-q",
+                "--no_system_metrics",
+                "--",
+                str(self.place),
+                str(seconds),
+            ]
+            done = subprocess.run(
+                [PROGRAM, *words],
+                cwd=self.workspaces[workspace],
+                env=self.env,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=False,
+            )
             runs.append(done.stdout.strip() or None)
         return runs
 
@@ -89,7 +112,9 @@ class Lab:
     def records(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         for folder in self.workspaces:
-            listed = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=folder, env=self.env, limit=LIMIT)
+            listed = self.world.himl(
+                "runs", "list", "--num_runs", "all", "--json", cwd=folder, env=self.env, limit=LIMIT
+            )
             found |= {run["id"]: run for run in listed.json() or []}
         return found
 
@@ -106,31 +131,55 @@ def crowd(count: int, world: World, dice: random.Random) -> Result:
             kills += lab.kill_one(dice)
             is_done.wait(dice.uniform(0.1, 1.5))
         chains = [each.result() for each in submitting]
-    open_runs: Callable[[], list[str]] = lambda: [run["id"] for run in lab.records().values() if run["status"] in ("Queued", "Running")]  # noqa: E731
+
+    def open_runs() -> list[str]:
+        return [run["id"] for run in lab.records().values() if run["status"] in ("Queued", "Running")]
+
     until(lambda: not open_runs(), lambda: f"all runs end: {open_runs()}", seconds=LIMIT)
     wrong = problems(chains, lab.records(), lab.journal(), kills)
-    left = subprocess.run([sys.executable, "-c", STATES], env={**os.environ, **lab.env}, capture_output=True, text=True, check=True).stdout
+    left = subprocess.run(
+        [sys.executable, "-c", STATES], env={**os.environ, **lab.env}, capture_output=True, text=True, check=True
+    ).stdout
     wrong += [f"left after the end: {line}" for line in left.splitlines()]
     return world.result(wrong, 0, time.monotonic() - begun, kills, {"runs": len(lab.records()), "kills": kills})
 
 
-def problems(chains: list[list[str | None]], records: Mapping[str, Mapping[str, Any]], journal: Mapping[str, list[str]], kills: int) -> list[str]:
+def problems(
+    chains: list[list[str | None]],
+    records: Mapping[str, Mapping[str, Any]],
+    journal: Mapping[str, list[str]],
+    kills: int,
+) -> list[str]:
     """What is wrong with the runs of all submitters once they have ended."""
     wrong = [f"'{run}' has a GPU of another run" for run, (what, *_) in journal.items() if what == "twice"]
     named = [run for chain in chains for run in chain if run is not None]
     wrong += [f"'{run}' is not on record" for run in named if run not in records]
     lacking = sum(map(len, chains)) - [records[run]["status"] for run in named if run in records].count("Completed")
     wrong += [f"{lacking} runs did not complete after {kills} kills"] if lacking > kills else []
-    wrong += [f"'{run}' completed, and never began" for run, record in records.items() if record["status"] == "Completed" and run not in journal]
-    wrong += [f"'{run}' failed without a reason" for run, record in records.items() if record["status"] == "Failed" and not record["reason"]]
+    wrong += [
+        f"'{run}' completed, and never began"
+        for run, record in records.items()
+        if record["status"] == "Completed" and run not in journal
+    ]
+    wrong += [
+        f"'{run}' failed without a reason"
+        for run, record in records.items()
+        if record["status"] == "Failed" and not record["reason"]
+    ]
     for chain in chains:
         begun = [(run, float(journal[run][1])) for run in chain if run is not None and run in journal]
-        wrong += [f"'{later}' began before '{run}'" for (run, at), (later, then) in pairwise(begun) if then + SLACK < at]
+        wrong += [
+            f"'{later}' began before '{run}'" for (run, at), (later, then) in pairwise(begun) if then + SLACK < at
+        ]
     return wrong
 
 
 def queue_cases() -> list[Case]:
-    return [Case(f"queue/{runs}/{number:02d}", partial(crowd, runs)) for runs, count in NUMBERS.items() for number in range(count)]
+    return [
+        Case(f"queue/{runs}/{number:02d}", partial(crowd, runs))
+        for runs, count in NUMBERS.items()
+        for number in range(count)
+    ]
 
 
 LARGE = frozenset({f"queue/{max(NUMBERS)}"})

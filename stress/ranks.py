@@ -1,4 +1,6 @@
-"""Eight ranks that start the same download at different times and with rank 0 in each position, and that must end together."""
+"""Eight ranks that start the same download at different times and with rank 0 in each position, and that must end
+together.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ Steps = Sequence[tuple[int, float]]
 
 @dataclass
 class RankEnd:
-    """One rank: the times of its start and end (seconds since the epoch, 0 if it did not end) and its output. `code` is None if it did not end."""
+    """One rank: the times of its start and end (seconds since the epoch, 0 if it did not end) and its output. `code`
+    is None if it did not end.
+    """
 
     pid: int
     started: float
@@ -72,7 +76,9 @@ class Launcher:
         theirs.close()
 
     def launch(self, steps: Steps, limit: float, look: Callable[[Launch], None] = lambda launch: None) -> Launch:
-        """Start these ranks and wait until all have ended, or until *limit* seconds after the last start. Calls *look* in the meantime."""
+        """Start these ranks and wait until all have ended, or until *limit* seconds after the last start. Calls
+        *look* in the meantime.
+        """
         self._pipe.send(steps)
         launch, number, is_done = Launch(), self._count, False
         self._count += 1
@@ -86,7 +92,9 @@ class Launcher:
                 is_done = "done" in told
             look(launch)
         for rank, end in launch.ends.items():
-            end.stdout, end.stderr = ((self._folder / f"{number}-{rank}.{kind}").read_text(errors="replace") for kind in ("out", "err"))
+            end.stdout, end.stderr = (
+                (self._folder / f"{number}-{rank}.{kind}").read_text(errors="replace") for kind in ("out", "err")
+            )
         return launch
 
     def close(self) -> None:
@@ -122,11 +130,15 @@ class Source:
             self.staged.put_artifact(self._run, CHECKPOINT, self.files["last.ckpt"])
         else:
             more = len(self.files) - len(SIZES) if self.files else 0
-            sizes = {f"part_{number}.bin": size for number, size in enumerate((*SIZES, *[50_000] * more))} | {"large.bin": LARGE}
+            sizes = {f"part_{number}.bin": size for number, size in enumerate((*SIZES, *[50_000] * more))} | {
+                "large.bin": LARGE
+            }
             before, self.files = self.files, {}
             for name, size in sizes.items():
                 self.files[name] = dice.randbytes(size)
-                while size and self.files[name] == before.get(name):  # one of 256 for a single byte, which himl rightly does not fetch again
+                while size and self.files[name] == before.get(
+                    name
+                ):  # one of 256 for a single byte, which himl rightly does not fetch again
                     self.files[name] = dice.randbytes(size)
             self.staged.put_artifacts(self._run, self.files)
 
@@ -157,7 +169,10 @@ class Source:
 A_CELL = 16  # each position of rank 0 twice
 LIMIT = 170.0
 SLOW = 0.4  # seconds by which answers with bytes are late where something is to happen while they come
-LONGEST, SLOWEST = 30.0, 120.0  # seconds until all other ranks have ended once rank 0 has and all are started, and those of a whole launch
+LONGEST, SLOWEST = (
+    30.0,
+    120.0,
+)  # seconds until all other ranks have ended once rank 0 has and all are started, and those of a whole launch
 AT_ONCE = 0.02  # seconds by which the clocks that this compares may differ
 ORDERS, PARTS_OF_ORDERS = math.factorial(RANKS), 240
 IN_MEMORY = Path("/dev/shm")
@@ -181,18 +196,28 @@ class Tried:
         return self.launchers[-1]
 
     def steps(self, seconds: float = 0.0, *, late: float = 0.0, first: int | None = None) -> Steps:
-        """All ranks, *seconds* apart, with rank 0 at its position and *late*. The rank *first* comes before all others except rank 0."""
+        """All ranks, *seconds* apart, with rank 0 at its position and *late*. The rank *first* comes before all
+        others except rank 0.
+        """
         others = self.dice.sample(range(1, RANKS), RANKS - 1)
         others.sort(key=lambda rank: rank != first)
         order = [*others[: self.place], 0, *others[self.place :]]
         self.facts["order"] = "".join(map(str, order))
-        return [(rank, (seconds if number else 0.0) + (late if rank == 0 else 0.0)) for number, rank in enumerate(order)]
+        return [
+            (rank, (seconds if number else 0.0) + (late if rank == 0 else 0.0)) for number, rank in enumerate(order)
+        ]
 
 
 def rank_cases() -> list[Case]:
     cells = [(way, command) for way in WAYS for command in COMMANDS]
-    launched = [Case(f"ranks/{command}/{way}/{number:02d}", partial(_run, command, way, number % RANKS)) for way, command in cells for number in range(A_CELL)]
-    return launched + [Case(f"ranks/orders/all/{number:03d}", partial(_run_orders, number)) for number in range(PARTS_OF_ORDERS)]
+    launched = [
+        Case(f"ranks/{command}/{way}/{number:02d}", partial(_run, command, way, number % RANKS))
+        for way, command in cells
+        for number in range(A_CELL)
+    ]
+    return launched + [
+        Case(f"ranks/orders/all/{number:03d}", partial(_run_orders, number)) for number in range(PARTS_OF_ORDERS)
+    ]
 
 
 def _run(command: str, way: str, place: int, world: World, dice: random.Random) -> Result:
@@ -219,7 +244,11 @@ def _rank_0_dies(tried: Tried) -> Result:
     way, seconds = tried.dice.choice(("running", "moving")), tried.dice.random()
     after = {"running": 4.0 * seconds, "moving": SLOW * seconds}[way]
     tried.world.stage.faults.add(Latency(SLOW), FETCH.match, times=None)
-    blow = _Blow(0, after, lambda: bool(tried.world.stage.log.find(FETCH.match)) if way == "moving" else "0-1" in tried.source.begun())
+    blow = _Blow(
+        0,
+        after,
+        lambda: bool(tried.world.stage.log.find(FETCH.match)) if way == "moving" else "0-1" in tried.source.begun(),
+    )
     launcher = tried.launcher()
     launch = launcher.launch(tried.steps(), LIMIT, blow.look)
     tried.world.stage.faults.clear()
@@ -234,7 +263,9 @@ def _rank_0_dies(tried: Tried) -> Result:
 
 
 def _service_fails(tried: Tried) -> Result:
-    """A service fails on one kind of request, temporarily or permanently. The same launcher then starts all ranks again."""
+    """A service fails on one kind of request, temporarily or permanently. The same launcher then starts all ranks
+    again.
+    """
     place, times = tried.dice.choice((SERVICE, LISTING, FETCH)), tried.dice.choice((None, None, 1, 2, 3))
     tried.world.stage.faults.add(Status(503), place.match, times=times)
     launcher = tried.launcher()
@@ -325,7 +356,10 @@ def _result(tried: Tried, launch: Launch, verdict: Verdict, *, hits: int, but: i
     ends: Sequence[int] = [rank for rank in launch.ends if rank != but]
     codes = {launch.ends[rank].code for rank in ends}
     code = codes.pop() if len(codes) == 1 else None
-    facts: dict[str, object] = {"requests": len(tried.world.stage.log.all()), "bytes": sum(tried.source.moved().values())}
+    facts: dict[str, object] = {
+        "requests": len(tried.world.stage.log.all()),
+        "bytes": sum(tried.source.moved().values()),
+    }
     if code:
         facts["said"] = sorted({tried.world.tidy(last_line(launch.ends[rank].stderr))[:SAID] for rank in ends})[:3]
     outcome = verdict.outcome if hits or verdict.is_lost else Outcome.not_met
@@ -333,12 +367,18 @@ def _result(tried: Tried, launch: Launch, verdict: Verdict, *, hits: int, but: i
 
 
 def judge_launch(
-    launch: Launch, problems: Sequence[str], *, documented: Set[int] = frozenset({0}), but: Set[int] = frozenset(), there: float = math.inf
+    launch: Launch,
+    problems: Sequence[str],
+    *,
+    documented: Set[int] = frozenset({0}),
+    but: Set[int] = frozenset(),
+    there: float = math.inf,
 ) -> Verdict:
-    """The verdict on a launch whose ranks, *but* killed ones, must all end with the same code, and after 0 with the same stdout.
+    """The verdict on a launch whose ranks, *but* killed ones, must all end with the same code, and after 0 with the
+    same stdout.
 
-    A rank that started when all bytes were *there* (seconds since the epoch) may check the files itself, so its stdout may differ.
-    """
+    A rank that started when all bytes were *there* (seconds since the epoch) may check the files itself, so its stdout
+    may differ."""
     ends = {rank: end for rank, end in sorted(launch.ends.items()) if rank not in but}
     if hanging := [rank for rank, end in ends.items() if end.code is None]:
         return lost(f"ranks {hanging} do not end")
@@ -346,7 +386,10 @@ def judge_launch(
     if len(set(codes.values())) > 1:
         said = "; ".join(f"{rank}: {code} ({last_line(ends[rank].stderr)[:120]})" for rank, code in codes.items())
         return lost(f"the ranks end with different codes: {said}")
-    verdicts = [judge(Ended(codes[rank], end.stdout, end.stderr), documented, problems, prints=True) for rank, end in ends.items()]
+    verdicts = [
+        judge(Ended(codes[rank], end.stdout, end.stderr), documented, problems, prints=True)
+        for rank, end in ends.items()
+    ]
     worst = next((verdict for verdict in verdicts if verdict.is_lost), verdicts[0])
     if worst.outcome is Outcome.survived and len({end.stdout for end in ends.values() if end.started < there}) > 1:
         texts = "; ".join(f"{rank}: {end.stdout[:120]!r}" for rank, end in ends.items())
@@ -359,7 +402,9 @@ def judge_launch(
 
 
 def ended_early(launch: Launch, there: float, *, but: Set[int] = frozenset()) -> list[str]:
-    """Ranks that ended successfully before all bytes were *there* (seconds since the epoch), because they used the outcome of another launch."""
+    """Ranks that ended successfully before all bytes were *there* (seconds since the epoch), because they used the
+    outcome of another launch.
+    """
     return [
         f"rank {rank} ended {there - end.ended:.2f} s before all bytes were there"
         for rank, end in sorted(launch.ends.items())

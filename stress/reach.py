@@ -1,7 +1,6 @@
-"""Record the arcs (from one line to the next) of himl_cli that each test takes. `stress/mutation.py` copies this file into the environment's
-site-packages. A `.pth` file imports it in each process with HIML_TEST_REACH, the folder of the results. It is also a plugin of pytest
-(PYTEST_DONT_REWRITE, since it is imported earlier).
-"""
+"""Record the arcs (from one line to the next) of himl_cli that each test takes. `stress/mutation.py` copies this file
+into the environment's site-packages. A `.pth` file imports it in each process with HIML_TEST_REACH, the folder of the
+results. It is also a plugin of pytest (PYTEST_DONT_REWRITE, since it is imported earlier)."""
 
 from __future__ import annotations
 
@@ -20,7 +19,9 @@ class Tracer:
         import coverage
 
         source = os.environ["HIML_TEST_REACH_SOURCE"]
-        self._coverage = coverage.Coverage(data_file=None, branch=True, source=[source], config_file=False, messages=False)
+        self._coverage = coverage.Coverage(
+            data_file=None, branch=True, source=[source], config_file=False, messages=False
+        )
         self._root = os.path.dirname(source)
         self._coverage._warn_no_data = False
         self._coverage.start()
@@ -38,7 +39,9 @@ class Tracer:
         """Write the arcs since the last call for *test*, by default the one that pytest sets in the environment."""
         self._coverage.stop()
         data = self._coverage.get_data()
-        arcs = {os.path.relpath(file, self._root).replace(os.sep, "/"): data.arcs(file) for file in data.measured_files()}
+        arcs = {
+            os.path.relpath(file, self._root).replace(os.sep, "/"): data.arcs(file) for file in data.measured_files()
+        }
         self._coverage.erase()
         if any(arcs.values()):
             path = os.path.join(FOLDER, f"{os.getpid()}-{os.urandom(6).hex()}")

@@ -1,4 +1,5 @@
-"""Cases, their results, and the files of results: JSON lines, gzipped in one file. The first line of each part describes its run.
+"""Cases, their results, and the files of results: JSON lines, gzipped in one file. The first line of each part
+describes its run.
 
 A part in progress has a file `PART.jsonl` next to it.
 """
@@ -38,9 +39,9 @@ SHOWN = (Outcome.survived, Outcome.reported, Outcome.lost)
 class Result:
     """The result of a case.
 
-    `code` is the command's exit code (None: it did not end), `again` that of the same command without the fault (None: not called).
-    `seconds` is the time of the first call. `hits` counts the faults that occurred. `why` is the reason of a loss. `facts` are other small values.
-    """
+    `code` is the command's exit code (None: it did not end), `again` that of the same command without the fault (None:
+    not called). `seconds` is the time of the first call. `hits` counts the faults that occurred. `why` is the reason of
+    a loss. `facts` are other small values."""
 
     outcome: Outcome
     code: int | None
@@ -90,12 +91,14 @@ class RecordFile:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{meta['part']}.jsonl"
         self.meta, self.records = {"kind": "meta", **meta}, list(records)
-        self.path.write_text("".join([_line(self.meta), *(record.as_line() for record in self.records)]), encoding="utf-8")
+        self.path.write_text(
+            "".join([_line(self.meta), *(record.as_line() for record in self.records)]), encoding="utf-8"
+        )
 
     @classmethod
     def to_go_on(cls, folder: Path, part: str, commit: Mapping[str, Any], planned: Iterable[str] = ()) -> RecordFile:
-        """The file of a run that was interrupted, or that lacks cases of *planned*. Of a complete one, without the cases
-        that it lost.
+        """The file of a run that was interrupted, or that lacks cases of *planned*. Of a complete one, without the
+        cases that it lost.
 
         Its meta line names the *commit* of the other cases: `"went_on": [{"after": …, "commit": …, "dirty": …}]` or
         `"mended": {ID: {"why": …, "commit": …, "dirty": …}}`, where the first reason stays.
@@ -129,8 +132,15 @@ def went_on(meta: Mapping[str, Any], after: int, commit: Mapping[str, Any]) -> d
 
 
 def write_part(folder: Path, meta: dict[str, Any], records: Iterable[Record]) -> Path:
-    parts = {**(read_parts(folder) if (folder / PACKED).exists() else {}), meta["part"]: ({"kind": "meta", **meta}, sorted(records, key=lambda one: one.id))}
-    lines = [line for _, (about, cases) in sorted(parts.items()) for line in (_line(about), *(case.as_line() for case in cases))]
+    parts = {
+        **(read_parts(folder) if (folder / PACKED).exists() else {}),
+        meta["part"]: ({"kind": "meta", **meta}, sorted(records, key=lambda one: one.id)),
+    }
+    lines = [
+        line
+        for _, (about, cases) in sorted(parts.items())
+        for line in (_line(about), *(case.as_line() for case in cases))
+    ]
     with atomic_replacement(folder / PACKED) as temporary:
         Path(temporary).write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
     return folder / PACKED

@@ -1,4 +1,6 @@
-"""Commands on recorded runs, for `kills`: deletion, several commands at once on the same run, `himl gc`, and `himl runs attach`."""
+"""Commands on recorded runs, for `kills`: deletion, several commands at once on the same run, `himl gc`, and `himl
+runs attach`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ STARTS_WITHIN = 0.2  # seconds between the first and the last of the commands at
 
 
 class OnRuns(Killed):
-    """Commands on DOOMED runs with child runs, files and values, beside KEPT other ones. Each run is whole or gone, in the record and on disk."""
+    """Commands on DOOMED runs with child runs, files and values, beside KEPT other ones. Each run is whole or gone,
+    in the record and on disk.
+    """
 
     def __init__(self, world: World, dice: random.Random) -> None:
         super().__init__(world, dice)
@@ -55,11 +59,22 @@ class OnRuns(Killed):
             wrong += [f"{table} of '{run}', which is deleted" for run in rows.keys() - runs.keys()]
         for run in self._wanted.keys() & runs.keys():
             if counts["metrics"][run] != VALUES or counts["parameters"][run] != 1:
-                wrong.append(f"'{run}' has {counts['metrics'][run]} values of {VALUES} and {counts['parameters'][run]} parameters of 1")
+                wrong.append(
+                    f"'{run}' has {counts['metrics'][run]} values of {VALUES} and "
+                    f"{counts['parameters'][run]} parameters of 1"
+                )
             if (found := contents(self._folder(run))) != self._wanted[run]:
                 wrong.append(f"'{run}' is listed with {len(found)} files of {len(self._wanted[run])}, or others")
-        wrong += [f"'{run}' is listed, and its parent is gone" for run, parent in runs.items() if parent is not None and parent not in runs]
-        wrong += [f"'{run}' is gone" for run in self._wanted if run.startswith("kept") and run not in runs and run.partition("_child")[0] not in self._left]
+        wrong += [
+            f"'{run}' is listed, and its parent is gone"
+            for run, parent in runs.items()
+            if parent is not None and parent not in runs
+        ]
+        wrong += [
+            f"'{run}' is gone"
+            for run in self._wanted
+            if run.startswith("kept") and run not in runs and run.partition("_child")[0] not in self._left
+        ]
         return tags, wrong
 
     @contextmanager
@@ -94,7 +109,9 @@ def _record(world: World) -> Path:
     for name in [*(f"doomed_{number}" for number in range(DOOMED)), *(f"kept_{number}" for number in range(KEPT))]:
         files = {f"outputs/part_{number:03d}.bin": f"{name} {number}\n" * 10 for number in range(FILES)}
         runs.add(name, experiment=name.partition("_")[0], tags={"team": "blue"}, files=files)
-        children = [runs.add(f"{name}_child_{child}", parent=name, files={"outputs/a.txt": "a"}) for child in range(CHILDREN)]
+        children = [
+            runs.add(f"{name}_child_{child}", parent=name, files={"outputs/a.txt": "a"}) for child in range(CHILDREN)
+        ]
         for run in (name, *children):
             runs.log(run, [("loss", 1 / (step + 1), step, step) for step in range(VALUES)], {"lr": "0.1"})
     with closing(sqlite3.connect(folder / ".himl" / "workspace.db")) as database:
@@ -111,7 +128,9 @@ class Deleted(OnRuns):
         tags, wrong = self.recorded()
         remaining = [run for run in tags if run.startswith("doomed") and "child" not in run]
         if ended.code == 0:
-            wrong += [f"'{run}' is still listed" for run in remaining] + [f"the folder of '{name}' is left" for name in self.folders(tags)]
+            wrong += [f"'{run}' is still listed" for run in remaining] + [
+                f"the folder of '{name}' is left" for name in self.folders(tags)
+            ]
         self._remaining = len(remaining)
         self.next_deletion(remaining)
         return wrong
@@ -121,7 +140,9 @@ class Deleted(OnRuns):
 
 
 class Collected(Killed):
-    """`himl gc` that stores the code of runs whose copies were left, and deletes code of a deleted run. No run may lose a file."""
+    """`himl gc` that stores the code of runs whose copies were left, and deletes code of a deleted run. No run may
+    lose a file.
+    """
 
     arguments: Sequence[str] = ("gc", "--yes")
 
@@ -149,7 +170,9 @@ class Collected(Killed):
         if ended.code == 0:
             wrong += [f"'{run}' still has copies" for run, code in self._codes.items() if contents(code)]
             with self._store.locked() as is_held:
-                wrong += [f"'{path.name}' is left" for path in self._store.unused()] if is_held else ["the store is locked"]
+                wrong += (
+                    [f"'{path.name}' is left" for path in self._store.unused()] if is_held else ["the store is locked"]
+                )
         return wrong
 
     then = first
@@ -159,12 +182,29 @@ def _store(world: World) -> Path:
     """A project with STORED runs of other code each, whose code is stored, after another one was deleted."""
     folder = world.place / "stored code"
     for number in range(STORED + 1):
-        write_files(folder, {f"part_{part:03d}.py": f"VALUE = {part * (number if part % 10 == 0 else 1)}\n" * 500 for part in range(FILES)})
+        write_files(
+            folder,
+            {
+                f"part_{part:03d}.py": f"VALUE = {part * (number if part % 10 == 0 else 1)}\n" * 500
+                for part in range(FILES)
+            },
+        )
         write_files(folder, {"train.py": f"print({number})\n"})
         done = world.himl("submit", "train.py", "-q", cwd=folder, env=world.environment(), limit=NEXT_LIMIT)
         assert done.code == 0, done.stderr
     until(lambda: not any(contents(path) for path in (folder / ".himl" / "runs").glob("*/code")))
-    assert world.himl("runs", "delete", done.stdout.splitlines()[0], "--yes", cwd=folder, env=world.environment(), limit=NEXT_LIMIT).code == 0
+    assert (
+        world.himl(
+            "runs",
+            "delete",
+            done.stdout.splitlines()[0],
+            "--yes",
+            cwd=folder,
+            env=world.environment(),
+            limit=NEXT_LIMIT,
+        ).code
+        == 0
+    )
     return folder
 
 
@@ -179,7 +219,11 @@ class CollectedAtOnce(Collected):
 
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
         _, stderr = self._other.communicate(timeout=NEXT_LIMIT)
-        wrong = [] if self._other.returncode in (0, IN_USE) else [f"the other one ended with {self._other.returncode}: {stderr[-200:]}"]
+        wrong = (
+            []
+            if self._other.returncode in (0, IN_USE)
+            else [f"the other one ended with {self._other.returncode}: {stderr[-200:]}"]
+        )
         return wrong + super().first(replace(ended, code=ended.code or self._other.returncode))
 
     def close(self) -> None:
@@ -188,7 +232,9 @@ class CollectedAtOnce(Collected):
 
 
 class Staged(Collected):
-    """A submission of a project with stored code, or of a stored run again: it copies code for the job, and stores it at the end."""
+    """A submission of a project with stored code, or of a stored run again: it copies code for the job, and stores
+    it at the end.
+    """
 
     victims = (HIML, GROUP, SUPERVISOR, SHIM, ALL)
     overlaps = True
@@ -224,7 +270,9 @@ class Staged(Collected):
         return {"from": bool(self._source), "stored": self._is_stored}
 
 
-def start_after(seconds: float, arguments: Sequence[str], world: World, env: Mapping[str, str]) -> subprocess.Popen[str]:
+def start_after(
+    seconds: float, arguments: Sequence[str], world: World, env: Mapping[str, str]
+) -> subprocess.Popen[str]:
     """`himl` with *arguments* in the project, in some *seconds*."""
     command = ["sh", "-c", f'sleep {seconds:.3f}; exec "$0" "$@"', str(PROGRAM), *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -250,7 +298,9 @@ class AtOnce(OnRuns):
         self.arguments = commands.pop(self._one)
         others = {**commands, "submit": ("submit", "train.py", "-w", "local")}
         self._others = {
-            name: start_after(dice.uniform(0, STARTS_WITHIN), arguments, world, self.env) for name, arguments in others.items() if dice.random() < 0.8
+            name: start_after(dice.uniform(0, STARTS_WITHIN), arguments, world, self.env)
+            for name, arguments in others.items()
+            if dice.random() < 0.8
         }
 
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
@@ -264,20 +314,38 @@ class AtOnce(OnRuns):
         self.next_deletion([run for run in ("doomed_0", "doomed_1") if run in tags])
         listed = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.world.project, env=self.env)
         shown = {run["id"]: run["status"] for run in listed.json()} if listed.code == 0 else {}
-        wrong += [] if shown.keys() == {run for run in tags if ARCHIVED not in tags[run] and "child" not in run} else [f"{len(shown)} runs are listed"]
-        wrong += [] if [shown.get(run) for run in new] == ["Completed"] * ("submit" in ends) else [f"new runs: {[shown.get(run) for run in new]}"]
+        wrong += (
+            []
+            if shown.keys() == {run for run in tags if ARCHIVED not in tags[run] and "child" not in run}
+            else [f"{len(shown)} runs are listed"]
+        )
+        wrong += (
+            []
+            if [shown.get(run) for run in new] == ["Completed"] * ("submit" in ends)
+            else [f"new runs: {[shown.get(run) for run in new]}"]
+        )
         self._is_whole = "doomed_0" in tags
         return wrong
 
     def _wrong_ends(self, ends: Mapping[str, Ended], tags: Mapping[str, Mapping[str, str]]) -> list[str]:
-        wrong = [f"'{name}' ended with {end.code}: {end.stderr[-200:]}" for name, end in ends.items() if name != self._one and end.code not in (0, NOT_FOUND)]
+        wrong = [
+            f"'{name}' ended with {end.code}: {end.stderr[-200:]}"
+            for name, end in ends.items()
+            if name != self._one and end.code not in (0, NOT_FOUND)
+        ]
         if "doomed_0" not in tags:
-            may_delete = {name for name in ends if name.startswith("delete") and (name == self._one or ends[name].code == 0)}
+            may_delete = {
+                name for name in ends if name.startswith("delete") and (name == self._one or ends[name].code == 0)
+            }
             return wrong + ([] if may_delete else ["the run is gone, and no command has deleted it"])
         done = {name for name, end in ends.items() if end.code == 0}
         wrong += [f"'{name}' is done, and the run is there" for name in done if name.startswith("delete")]
         found = {"tag": tags["doomed_0"].get("colour") == "red", "archive": ARCHIVED in tags["doomed_0"]}
-        return wrong + [f"'{name}' is done, and the run does not have it" for name, is_there in found.items() if name in done and not is_there]
+        return wrong + [
+            f"'{name}' is done, and the run does not have it"
+            for name, is_there in found.items()
+            if name in done and not is_there
+        ]
 
     def facts(self) -> Mapping[str, Any]:
         return {"killed": self._one, "beside": sorted(self._others), "is_whole": self._is_whole}
@@ -293,7 +361,9 @@ READY_WITHIN = 1.5  # seconds
 
 
 class Attached(Killed):
-    """`himl runs attach` of a job whose services become ready after a moment. The job and its services stay as they are."""
+    """`himl runs attach` of a job whose services become ready after a moment. The job and its services stay as they
+    are.
+    """
 
     def __init__(self, world: World, dice: random.Random) -> None:
         super().__init__(world, dice)
@@ -301,7 +371,9 @@ class Attached(Killed):
         self.env = world.environment(self._staged)
         world.project.mkdir()
         self._staged.write_config(world.folder)
-        self._run = self._staged.add_run("", "served", status="Running", job={"jobType": "Command", "services": SERVICES})
+        self._run = self._staged.add_run(
+            "", "served", status="Running", job={"jobType": "Command", "services": SERVICES}
+        )
         self._staged.start_services(self._run, "Starting")
         self.arguments = ("runs", "attach", self._run.run_id, "--json")
         self._timer = threading.Timer(dice.uniform(0, READY_WITHIN), _be_ready, (self._staged, self._run))
@@ -310,7 +382,11 @@ class Attached(Killed):
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
         self._timer.join()
         wrong = [f"the run is {self._run.status}"] if self._run.status != "Running" else []
-        wrong += [f"himl sent {len(sent)} requests that change the run"] if (sent := self.world.stage.log.find(r"^(PUT|PATCH|DELETE) ")) else []
+        wrong += (
+            [f"himl sent {len(sent)} requests that change the run"]
+            if (sent := self.world.stage.log.find(r"^(PUT|PATCH|DELETE) "))
+            else []
+        )
         return wrong + ([] if ended.code != 0 and not ended.stdout else self.then(ended))
 
     def then(self, ended: Ended) -> list[str]:

@@ -1,10 +1,10 @@
-"""A site with accounting: munge, slurmdbd with MariaDB, and the clusters `c1` and `c2`, from Debian's packages in .cache.
+"""A site with accounting: munge, slurmdbd with MariaDB, and the clusters `c1` and `c2`, from Debian's packages in
+.cache.
 
 `c1` has two nodes and `c2` has one, each with its own client of the file system in `shared` (`client.c`). Partitions:
-`gpu`, and `high`, which preempts `low` by requeue, `spare` by cancellation and `soft` likewise, with a time to save. Jobs
-run in cgroups (v1) that limit their memory, if this machine has them. Needs root, on Linux. `python -m stress.site` runs a site until Ctrl-C, and
-prints the PATH of its programs.
-"""
+`gpu`, and `high`, which preempts `low` by requeue, `spare` by cancellation and `soft` likewise, with a time to save.
+Jobs run in cgroups (v1) that limit their memory, if this machine has them. Needs root, on Linux. `python -m
+stress.site` runs a site until Ctrl-C, and prints the PATH of its programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ from himl_cli.core.ports import free_port
 from tests.support.running import until
 from tests.support.slurm import CACHE, LIBRARIES, PACKAGES, PROGRAMS, Programs, fetch
 
-MORE = ("slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server-core", "libmariadb3", "libaio1", "liburing2", "libfuse3-3", "libfuse3-dev")
+MORE = (
+    "slurmdbd",
+    "slurm-wlm-mysql-plugin",
+    "mariadb-server-core",
+    "libmariadb3",
+    "libaio1",
+    "liburing2",
+    "libfuse3-3",
+    "libfuse3-dev",
+)
 NODES = {"c1": ("n1", "n2"), "c2": ("n3",)}
 OTHER = "backup"
 """Another user of this machine, who may submit as well. Debian has this account."""
@@ -134,7 +143,10 @@ class Site(Programs):
     def _start_services(self) -> None:
         (self.folder / "munge.key").write_bytes(os.urandom(128))
         (self.folder / "munge.key").chmod(0o400)
-        files = [f"--{name}={self.folder}/munge.{name.partition('-')[0]}" for name in ("socket", "key-file", "pid-file", "log-file", "seed-file")]
+        files = [
+            f"--{name}={self.folder}/munge.{name.partition('-')[0]}"
+            for name in ("socket", "key-file", "pid-file", "log-file", "seed-file")
+        ]
         self._start("munged", "munged", "--foreground", "--force", *files)
         share, at = self.root / "usr" / "share" / "mysql", self.folder / "database"
         words = [
@@ -146,13 +158,23 @@ class Site(Programs):
             "--innodb-log-file-size=8M",
             "--innodb-use-native-aio=0",
         ]
-        tables = "".join((share / f"mysql_{name}.sql").read_text() for name in ("system_tables", "performance_tables", "system_tables_data"))
+        tables = "".join(
+            (share / f"mysql_{name}.sql").read_text()
+            for name in ("system_tables", "performance_tables", "system_tables_data")
+        )
         at.mkdir(0o700)
         bootstrap = [str(self.root / "usr/sbin/mariadbd"), *words, "--bootstrap"]
         statements = f"CREATE DATABASE mysql;\nUSE mysql;\n{tables}"
-        done = subprocess.run(bootstrap, input=statements, text=True, check=False, capture_output=True, env=self._environment())
+        done = subprocess.run(
+            bootstrap, input=statements, text=True, check=False, capture_output=True, env=self._environment()
+        )
         assert done.returncode == 0, done.stderr[-500:]
-        own = ["--skip-grant-tables", "--skip-networking", f"--socket={self.folder}/database.socket", "--innodb-flush-log-at-trx-commit=0"]
+        own = [
+            "--skip-grant-tables",
+            "--skip-networking",
+            f"--socket={self.folder}/database.socket",
+            "--innodb-flush-log-at-trx-commit=0",
+        ]
         self._start("mariadbd", "mariadbd", *words, *own)
         for name in ("munge.socket", "database.socket"):
             until((self.folder / name).exists, f"{name} exists")
@@ -164,16 +186,23 @@ class Site(Programs):
 
     def start_controller(self, cluster: str = "c1") -> None:
         self._start(cluster, "slurmctld-wlm", "-D", conf=cluster)
-        until(lambda: "UP" in self("scontrol", "-M", cluster, "ping", may_fail=True), f"the controller of {cluster} answers")
+        until(
+            lambda: "UP" in self("scontrol", "-M", cluster, "ping", may_fail=True),
+            f"the controller of {cluster} answers",
+        )
 
     def start_node(self, name: str) -> None:
         (cluster,) = (cluster for cluster, names in self.nodes.items() if name in names)
         client = self.daemons.get(f"client of {name}")
         space = () if client is None else ("nsenter", f"--mount=/proc/{client.pid}/ns/mnt", f"--wd={self.folder}")
-        self._start(name, "slurmd-wlm", "-D", "-N", name, "-d", str(self.folder / "slurmstepd"), conf=cluster, before=space)
+        self._start(
+            name, "slurmd-wlm", "-D", "-N", name, "-d", str(self.folder / "slurmstepd"), conf=cluster, before=space
+        )
 
     def start_client(self, name: str) -> None:
-        """Mount `backing` at `shared`, for a node in a mount namespace of its own. Does nothing without FUSE and a C compiler."""
+        """Mount `backing` at `shared`, for a node in a mount namespace of its own. Does nothing without FUSE and a C
+        compiler.
+        """
         if not (Path("/dev/fuse").exists() and shutil.which("cc")):
             return
         space = () if name == "login" else ("unshare", "--mount", "--propagation", "private")
@@ -182,9 +211,19 @@ class Site(Programs):
             libraries = self.root / "lib" / "x86_64-linux-gnu", self.root / LIBRARIES
             found = next(folder / "libfuse3.so.3" for folder in libraries if (folder / "libfuse3.so.3").exists())
             headers, source = self.root / "usr" / "include" / "fuse3", Path(__file__).with_name("client.c")
-            subprocess.run(["cc", "-O1", f"-I{headers}", source, "-o", program, found, "-lpthread", f"-Wl,-rpath,{found.parent}"], check=True)
+            subprocess.run(
+                ["cc", "-O1", f"-I{headers}", source, "-o", program, found, "-lpthread", f"-Wl,-rpath,{found.parent}"],
+                check=True,
+            )
         words = ["-f", "-o", options]
-        self._start(f"client of {name}", str(program), str(self.folder / "backing"), str(self.folder / "shared"), *words, before=space)
+        self._start(
+            f"client of {name}",
+            str(program),
+            str(self.folder / "backing"),
+            str(self.folder / "shared"),
+            *words,
+            before=space,
+        )
         mounts = Path(f"/proc/{self.daemons[f'client of {name}'].pid}/mountinfo")
         until(lambda: f" {self.folder}/shared " in mounts.read_text(), f"the file system of {name} is mounted")
 
@@ -197,10 +236,17 @@ class Site(Programs):
 
     def wait_for_nodes(self) -> None:
         def states() -> list[str]:
-            return [state for cluster in self.nodes for state in self("sinfo", "-M", cluster, "-h", "-N", "-p", "gpu", "-o", "%t", may_fail=True).split()]
+            return [
+                state
+                for cluster in self.nodes
+                for state in self("sinfo", "-M", cluster, "-h", "-N", "-p", "gpu", "-o", "%t", may_fail=True).split()
+            ]
 
         count = len(self.all_nodes)
-        until(lambda: sum(state in ("idle", "mix", "alloc", "comp") for state in states()) == count, lambda: f"{count} nodes answer: {states()}")
+        until(
+            lambda: sum(state in ("idle", "mix", "alloc", "comp") for state in states()) == count,
+            lambda: f"{count} nodes answer: {states()}",
+        )
 
     def stop_daemon(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop `slurmdbd`, a controller (`c1`) or a node (`n1`) by this signal."""
@@ -210,7 +256,10 @@ class Site(Programs):
 
     def _environment(self, conf: str = "c1") -> dict[str, str]:
         libraries = self.root / LIBRARIES
-        own = {"LD_LIBRARY_PATH": f"{libraries}/slurm-wlm:{libraries}", "SLURM_CONF": str(self.folder / conf / "slurm.conf")}
+        own = {
+            "LD_LIBRARY_PATH": f"{libraries}/slurm-wlm:{libraries}",
+            "SLURM_CONF": str(self.folder / conf / "slurm.conf"),
+        }
         return {**os.environ, **own, "MYSQL_UNIX_PORT": str(self.folder / "database.socket")}
 
     def _start(self, name: str, program: str, *arguments: str, conf: str = "c1", before: Sequence[str] = ()) -> None:
@@ -221,7 +270,9 @@ class Site(Programs):
             path.symlink_to(self.root / "usr" / "sbin" / program)
         with (self.folder / f"{name}.out").open("ab") as said:
             words = [*before, "setpriv", "--pdeathsig", "TERM", str(path), *arguments]
-            self.daemons[name] = subprocess.Popen(words, env=self._environment(conf), stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+            self.daemons[name] = subprocess.Popen(
+                words, env=self._environment(conf), stdout=said, stderr=said, stdin=subprocess.DEVNULL
+            )
 
     def stop(self) -> None:
         """Cancel all jobs, stop all daemons, and remove the cgroups of the nodes, with what still runs in them."""
@@ -230,15 +281,23 @@ class Site(Programs):
             for user in ("root", OTHER):
                 self("scancel", "-M", cluster, "-u", user, may_fail=True)
         with suppress(AssertionError):
-            until(lambda: not any(self("squeue", "-M", cluster, "-h", may_fail=True) for cluster in running), seconds=20)
+            until(
+                lambda: not any(self("squeue", "-M", cluster, "-h", may_fail=True) for cluster in running), seconds=20
+            )
         last = (*(f"client of {name}" for name in ("login", *self.all_nodes)), "slurmdbd", "mariadbd", "munged")
         for process in (process for name, process in self.daemons.items() if name not in last):
             process.terminate()
-        for name in [*(name for name in self.daemons if name not in last), *(name for name in last if name in self.daemons)]:
+        for name in [
+            *(name for name in self.daemons if name not in last),
+            *(name for name in last if name in self.daemons),
+        ]:
             self.stop_daemon(name)
         for name in self.all_nodes:
             for hierarchy in CGROUPS.glob(f"*/slurm_{name}"):
-                for group in [*sorted((path for path in hierarchy.rglob("*") if path.is_dir()), reverse=True), hierarchy]:
+                for group in [
+                    *sorted((path for path in hierarchy.rglob("*") if path.is_dir()), reverse=True),
+                    hierarchy,
+                ]:
                     _remove_cgroup(group)
 
 
@@ -252,7 +311,9 @@ def _remove_cgroup(folder: Path) -> None:
 
 @contextmanager
 def running_site() -> Iterator[Site]:
-    """A site in a separate folder that every user can read. Raises FileNotFoundError without Debian's packages, or PermissionError without root."""
+    """A site in a separate folder that every user can read. Raises FileNotFoundError without Debian's packages, or
+    PermissionError without root.
+    """
     if os.geteuid() != 0:
         raise PermissionError("a site with munge, cgroups and two users needs root")
     root = fetch(CACHE.with_name("site"), (*PACKAGES, *MORE))
@@ -273,15 +334,29 @@ def running_site() -> Iterator[Site]:
 
 def _configured(folder: Path, root: Path) -> Site:
     token = folder.name[-4:].lower().replace("_", "x")
-    nodes = {cluster: [f"{name}{token}" for name in names] for cluster, names in NODES.items()}  # cgroups of the machine have the names of nodes
-    ports = {name: free_port("127.0.0.1") for name in ["dbd", *nodes, *(name for its in nodes.values() for name in its)]}
-    facts = {"folder": folder, "root": root, "ports": ports, "libraries": LIBRARIES, "limits": LIMITED if can_limit_memory() else UNLIMITED}
+    nodes = {
+        cluster: [f"{name}{token}" for name in names] for cluster, names in NODES.items()
+    }  # cgroups of the machine have the names of nodes
+    ports = {
+        name: free_port("127.0.0.1") for name in ["dbd", *nodes, *(name for its in nodes.values() for name in its)]
+    }
+    facts = {
+        "folder": folder,
+        "root": root,
+        "ports": ports,
+        "libraries": LIBRARIES,
+        "limits": LIMITED if can_limit_memory() else UNLIMITED,
+    }
     for cluster, its in nodes.items():
         lines = "\n".join(NODE.format(name=name, port=ports[name]) for name in its)
         (folder / cluster).mkdir()
         (folder / f"state-{cluster}").mkdir()
-        (folder / cluster / "slurm.conf").write_text(CLUSTER.format(**facts, cluster=cluster, port=ports[cluster], nodes=lines))
-        (folder / cluster / "cgroup.conf").write_text(f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={CGROUPS}\nConstrainRAMSpace=yes\n")
+        (folder / cluster / "slurm.conf").write_text(
+            CLUSTER.format(**facts, cluster=cluster, port=ports[cluster], nodes=lines)
+        )
+        (folder / cluster / "cgroup.conf").write_text(
+            f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={CGROUPS}\nConstrainRAMSpace=yes\n"
+        )
         for name in its:
             (folder / f"spool-{name}").mkdir(mode=0o755)
     accounting = folder / "c1" / "slurmdbd.conf"

@@ -1,4 +1,6 @@
-"""`himl tiles`, killed (for `kills`), and `himl tiles` and `himl montage` of slides of which one is damaged: `names/<command>/<damage>/NN`."""
+"""`himl tiles`, killed (for `kills`), and `himl tiles` and `himl montage` of slides of which one is damaged:
+`names/<command>/<damage>/NN`.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,27 @@ from tests.support.running import PROGRAM
 from tests.support.slides import KINDS, overwrite_tags, slide_picture, write_giant, write_kind, write_tiff
 
 CUT = ("tiles", "slides", "--tile_size", "64", "--occupancy", "0", "--overview", "--workers", "2")
-PICTURED = ("montage", "slides", "--level", "0", "--layout", "hi-ml", "--width", "1200", "--image_format", "png", "--workers", "2")
+PICTURED = (
+    "montage",
+    "slides",
+    "--level",
+    "0",
+    "--layout",
+    "hi-ml",
+    "--width",
+    "1200",
+    "--image_format",
+    "png",
+    "--workers",
+    "2",
+)
 SLIDES = 6
 
 
 class Tiles(Killed):
-    """`himl tiles` of a few slides: a slide's folder is there as a whole or not at all, and the lists only when all is done."""
+    """`himl tiles` of a few slides: a slide's folder is there as a whole or not at all, and the lists only when all
+    is done.
+    """
 
     arguments = CUT
     victims = (HIML, GROUP, ALL)
@@ -68,11 +85,17 @@ class Tiles(Killed):
         found = {name: content for name, content in contents(outputs).items() if not name.startswith(".")}
         slides = {path.name for path in outputs.glob("[!.]*") if path.is_dir()}
         self._complete = len(slides) if self._complete is None else self._complete
-        wanted = {name: content for name, content in self._wanted.items() if is_done or name.partition("/")[0] in slides}
-        listed = {name.partition("/")[0] for name in self._wanted if "/" in name} - {OVERVIEW_PAGE}  # made after the lists
+        wanted = {
+            name: content for name, content in self._wanted.items() if is_done or name.partition("/")[0] in slides
+        }
+        listed = {name.partition("/")[0] for name in self._wanted if "/" in name} - {
+            OVERVIEW_PAGE
+        }  # made after the lists
         early = [] if is_done or slides >= listed else [name for name in found if "/" not in name]
         lists = {name: self._wanted[name] for name in found if "/" not in name and name in self._wanted}
-        return differences({**wanted, **lists}, found, is_done=True) + [f"{name!r} lists slides that lack" for name in early]
+        return differences({**wanted, **lists}, found, is_done=True) + [
+            f"{name!r} lists slides that lack" for name in early
+        ]
 
     def _parts(self) -> list[Path]:
         return list((self.world.project / "outputs").glob(".*"))
@@ -87,7 +110,10 @@ class Tiles(Killed):
 SOUND = ("jpeg-pyramid", "deflate-pyramid", "subifd-pyramid", "bigtiff", "big-endian", "striped", "svs", "png", "jpeg")
 TIFFS = SOUND[:6]
 A_TILES_CELL, A_MONTAGE_CELL = 4, 2
-MEMORY, MOST_MEMORY = 600, 4 << 30  # MiB that a command may use, and bytes of address space, which protects this machine
+MEMORY, MOST_MEMORY = (
+    600,
+    4 << 30,
+)  # MiB that a command may use, and bytes of address space, which protects this machine
 SECONDS, MOST_SECONDS = 20.0, 120.0  # of processor time, and of any
 STRICT_FAILED = 1
 FAR, HUGE = 1 << 31, 1_000_000
@@ -135,7 +161,16 @@ def _flip_tags(path: Path, dice: random.Random) -> None:
 
 
 def _head(path: Path, dice: random.Random) -> None:
-    heads = [b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"SIMPLE  =", b"PK\3\4", dice.randbytes(4)]
+    heads = [
+        b"II*\0",
+        b"MM\0*",
+        b"II+\0\x08\0\0\0",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xe0",
+        b"SIMPLE  =",
+        b"PK\3\4",
+        dice.randbytes(4),
+    ]
     content = path.read_bytes()
     head = dice.choice([head for head in heads if not content.startswith(head)]) + dice.randbytes(dice.choice([4, 60]))
     path.write_bytes(head + content[len(head) :])
@@ -185,12 +220,18 @@ def _loop(path: Path, dice: random.Random) -> None:
 
 def _lengths(path: Path, dice: random.Random) -> None:
     """Let tiles be longer than the file."""
-    _overwrite_segments(path, "ByteCounts", lambda values: [dice.choice([value, FAR - 1, 2 * FAR - 1]) for value in values[1:]] + [FAR - 1])
+    _overwrite_segments(
+        path,
+        "ByteCounts",
+        lambda values: [dice.choice([value, FAR - 1, 2 * FAR - 1]) for value in values[1:]] + [FAR - 1],
+    )
 
 
 def _sizes(path: Path, dice: random.Random) -> None:
     """Declare absurd sizes: more pixels than tiles, or one tile with all of them."""
-    many = dice.choice([{"ImageWidth": HUGE, "ImageLength": HUGE}, {"ImageWidth": 2 * FAR - 1, "ImageLength": 2 * FAR - 1}])
+    many = dice.choice(
+        [{"ImageWidth": HUGE, "ImageLength": HUGE}, {"ImageWidth": 2 * FAR - 1, "ImageLength": 2 * FAR - 1}]
+    )
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
         assert isinstance(page, tifffile.TiffPage)
@@ -203,7 +244,10 @@ def _picture_bomb(path: Path, dice: random.Random) -> None:
     side = dice.choice([20_001, 100_000, HUGE, FAR - 1])
     rows = zlib.compress(bytes(10 << 20), 9)
     chunks = {b"IHDR": struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0), b"IDAT": rows * 5, b"IEND": b""}
-    packed = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()]
+    packed = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    ]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
 
 
@@ -219,7 +263,11 @@ def _zeros(path: Path, dice: random.Random) -> None:
 
 def _special(path: Path, dice: random.Random) -> None:
     path.unlink()
-    makes: list[Callable[[], None]] = [partial(os.mkfifo, path), partial(path.symlink_to, path.name), partial(path.symlink_to, "nowhere")]
+    makes: list[Callable[[], None]] = [
+        partial(os.mkfifo, path),
+        partial(path.symlink_to, path.name),
+        partial(path.symlink_to, "nowhere"),
+    ]
     dice.choice(makes)()
 
 
@@ -254,8 +302,12 @@ DAMAGES = {
 
 def slide_cases() -> list[Case]:
     counts = {"tiles": A_TILES_CELL, "montage": A_MONTAGE_CELL}
-    cells = [(command, name, number) for command, count in counts.items() for name in DAMAGES for number in range(count)]
-    return [Case(f"names/{command}/{name}/{number:02d}", partial(_run, command, name)) for command, name, number in cells]
+    cells = [
+        (command, name, number) for command, count in counts.items() for name in DAMAGES for number in range(count)
+    ]
+    return [
+        Case(f"names/{command}/{name}/{number:02d}", partial(_run, command, name)) for command, name, number in cells
+    ]
 
 
 class Undisturbed:
@@ -301,14 +353,21 @@ def _tried(command: str, name: str, world: World, dice: random.Random) -> Result
     failed, problems = state_after(command, world.project / "outputs", victim, sound.made[command])
     if damage.is_seen and not failed:
         problems.append(f"'{victim.name}' is accepted")
-    verdict = judge(done.ended, frozenset({STRICT_FAILED if strict and failed else 0}), problems + _wrong_call(done, victim.name, failed), prints=True)
+    verdict = judge(
+        done.ended,
+        frozenset({STRICT_FAILED if strict and failed else 0}),
+        problems + _wrong_call(done, victim.name, failed),
+        prints=True,
+    )
     if verdict.outcome is Outcome.survived and failed:
         verdict = Verdict(Outcome.reported)
     again = None
     if not verdict.is_lost:
         _repair(victim, sound.folder / "slides" / victim.name)
         again = _called(world, arguments).ended
-        verdict = judge_again(verdict, again, differences(sound.made[command], contents(world.project / "outputs"), is_done=True))
+        verdict = judge_again(
+            verdict, again, differences(sound.made[command], contents(world.project / "outputs"), is_done=True)
+        )
     facts = {"slide": victim.name, "reason": world.tidy(failed), "cpu": round(done.cpu, 1), "memory": round(done.peak)}
     return world.told(verdict, done.ended, done.wall, int(is_met), again, **facts)
 
@@ -336,7 +395,9 @@ def _wrong_call(done: Measured, victim: str, failed: str) -> list[str]:
 
 
 def state_after(command: str, outputs: Path, victim: Path, wanted: Mapping[str, bytes]) -> tuple[str, list[str]]:
-    """The reason for which *victim* failed (empty: it did not), and problems of the other slides and of its own files."""
+    """The reason for which *victim* failed (empty: it did not), and problems of the other slides and of its own
+    files.
+    """
     found = contents(outputs)
     record = "slides.csv" if command == "tiles" else "montage.csv"
     if record not in found:
@@ -362,15 +423,25 @@ def _wrong_tiles(found: Mapping[str, bytes], victim: str, wanted: Mapping[str, b
         return {name: content for name, content in files.items() if "/" in name and not name.startswith(f"{victim}/")}
 
     rows, own = ([row for row in _rows(files["dataset.csv"]) if row["slide_id"] != victim] for files in (found, wanted))
-    wrong = differences(others(wanted), others(found), is_done=True) + ([] if rows == own else ["'dataset.csv' has other lines of the other slides"])
+    wrong = differences(others(wanted), others(found), is_done=True) + (
+        [] if rows == own else ["'dataset.csv' has other lines of the other slides"]
+    )
     listed = {row["image"] for row in _rows(found["dataset.csv"]) if row["slide_id"] == victim}
     there = {name for name in found if name.startswith(f"{victim}/")}
     complete = set() if is_failed else listed | {f"{victim}/overview.jpg", f"{victim}/himl_tiles.json"}
-    return wrong + ([] if there == complete and bool(listed) != is_failed else [f"'{victim}' has {len(there)} files of {len(complete)}"])
+    return wrong + (
+        []
+        if there == complete and bool(listed) != is_failed
+        else [f"'{victim}' has {len(there)} files of {len(complete)}"]
+    )
 
 
 def _wrong_montage(found: Mapping[str, bytes], victim: str, wanted: Mapping[str, bytes]) -> list[str]:
-    (box,) = (tuple(int(row[side]) for side in ("x", "y", "width", "height")) for row in _rows(found["montage.csv"]) if row["slide_id"] == victim)
+    (box,) = (
+        tuple(int(row[side]) for side in ("x", "y", "width", "height"))
+        for row in _rows(found["montage.csv"])
+        if row["slide_id"] == victim
+    )
     pictures = [_without(files["montage.png"], box) for files in (found, wanted)]
     wrong = [] if np.array_equal(*pictures) else ["the other cells differ"]
     return wrong + [f"{name!r} is left" for name in found.keys() - wanted.keys()]

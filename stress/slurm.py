@@ -1,4 +1,6 @@
-"""Jobs of a real Slurm while `himl submit` is killed, the controller is away, or jobs are requeued: `slurm/<command>/<fault>/NN`. Linux only."""
+"""Jobs of a real Slurm while `himl submit` is killed, the controller is away, or jobs are requeued:
+`slurm/<command>/<fault>/NN`. Linux only.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +55,17 @@ class Project:
     def runs(self) -> list[dict[str, Any]]:
         if not (self.folder / ".himl").is_dir():
             return []
-        found: list[dict[str, Any]] = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.folder, env=self.env).json() or []
+        found: list[dict[str, Any]] = (
+            self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.folder, env=self.env).json() or []
+        )
         return found
 
     def all_ended(self) -> list[dict[str, Any]]:
-        until(lambda: all(run["status"] not in ("Queued", "Running") for run in self.runs()), lambda: f"all runs end: {self.runs()}", seconds=LIMIT)
+        until(
+            lambda: all(run["status"] not in ("Queued", "Running") for run in self.runs()),
+            lambda: f"all runs end: {self.runs()}",
+            seconds=LIMIT,
+        )
         return self.runs()
 
     def job_names(self) -> list[str]:
@@ -66,7 +74,9 @@ class Project:
         return [line.split()[0] for line in set(told)]
 
     def wrong(self, ids: Sequence[str]) -> list[str]:
-        """What is wrong once all runs have ended: *ids* are those that himl named. Each of Slurm's jobs belongs to one run, and no run is half there."""
+        """What is wrong once all runs have ended: *ids* are those that himl named. Each of Slurm's jobs belongs to
+        one run, and no run is half there.
+        """
         runs = {run["id"]: run for run in self.all_ended()}
         jobs = self.job_names()
         wrong = [f"{len(jobs)} jobs for {len(set(jobs))} runs"] if len(set(jobs)) < len(jobs) else []
@@ -117,10 +127,14 @@ def killed_submit(at: Project, dice: random.Random, *options: str) -> Result:
     finally:
         stop(processes_marked(started.mark, patience=0.0))
     first = named(usual)
-    verdict = judge_first(ended, [struck] if struck else [], processes_marked(started.mark, patience=GONE), at.wrong(first + named(ended)))
+    verdict = judge_first(
+        ended, [struck] if struck else [], processes_marked(started.mark, patience=GONE), at.wrong(first + named(ended))
+    )
     again = at.call(*command)
     verdict = judge_again(verdict, again, at.wrong(first + named(ended) + named(again)))
-    return at.world.told(verdict, ended, started.seconds, int(struck is not None), again, signal=number.name, runs=len(at.runs()))
+    return at.world.told(
+        verdict, ended, started.seconds, int(struck is not None), again, signal=number.name, runs=len(at.runs())
+    )
 
 
 def away(world: World, dice: random.Random) -> Result:
@@ -142,7 +156,9 @@ def away(world: World, dice: random.Random) -> Result:
 
 
 def requeued(world: World, dice: random.Random) -> Result:
-    """Slurm starts a job again: it is one run with one attempt more, whose script finds the files of the attempt before."""
+    """Slurm starts a job again: it is one run with one attempt more, whose script finds the files of the attempt
+    before.
+    """
     with cluster(world) as (at, _):
         begun, times = time.monotonic(), dice.randrange(1, 3)
         ended = at.call(*SUBMIT, "--", str(STEPS))
@@ -155,9 +171,15 @@ def requeued(world: World, dice: random.Random) -> Result:
 
         for _ in range(times):
             before = min(STEPS - 1, count() + 1 + dice.randrange(STEPS // 3))
-            until(lambda before=before: at.slurm.start_requeued(run_id) and count() >= before, "the job takes some steps")  # type: ignore[misc]
+            until(
+                lambda before=before: at.slurm.start_requeued(run_id) and count() >= before,  # type: ignore[misc]
+                "the job takes some steps",
+            )
             at.slurm("scontrol", "requeue", job, may_fail=True)  # it may have ended
-        until(lambda: at.slurm.start_requeued(run_id) and at.runs()[0]["status"] not in ("Queued", "Running"), lambda: f"the run ends: {at.runs()}")
+        until(
+            lambda: at.slurm.start_requeued(run_id) and at.runs()[0]["status"] not in ("Queued", "Running"),
+            lambda: f"the run ends: {at.runs()}",
+        )
         wrong = at.wrong([run_id])
         (run,) = at.runs()
         wrong += [] if run["status"] == "Completed" else [f"the run is {run['status']}: {run['reason']}"]
@@ -167,8 +189,14 @@ def requeued(world: World, dice: random.Random) -> Result:
         return world.told(verdict, ended, time.monotonic() - begun, times, again, requeued=times)
 
 
-TRIED: Mapping[str, Callable[[World, random.Random], Result]] = {"submit/kill": killed, "submit/away": away, "job/requeue": requeued}
+TRIED: Mapping[str, Callable[[World, random.Random], Result]] = {
+    "submit/kill": killed,
+    "submit/away": away,
+    "job/requeue": requeued,
+}
 
 
 def slurm_cases() -> list[Case]:
-    return [Case(f"slurm/{cell}/{number:02d}", TRIED[cell]) for cell, count in NUMBERS.items() for number in range(count)]
+    return [
+        Case(f"slurm/{cell}/{number:02d}", TRIED[cell]) for cell, count in NUMBERS.items() for number in range(count)
+    ]

@@ -1,4 +1,6 @@
-"""Let ssh die within the messages of commands that use a machine by SSH: `ssh/<command>/cut/NN`. Needs sshd of OpenSSH."""
+"""Let ssh die within the messages of commands that use a machine by SSH: `ssh/<command>/cut/NN`. Needs sshd of
+OpenSSH.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ Call = Callable[..., Ended]
 
 
 def ssh_cases() -> Sequence[Case]:
-    return [Case(f"ssh/{command}/cut/{number:02d}", partial(cut_off, command)) for command, count in NUMBERS.items() for number in range(count)]
+    return [
+        Case(f"ssh/{command}/cut/{number:02d}", partial(cut_off, command))
+        for command, count in NUMBERS.items()
+        for number in range(count)
+    ]
 
 
 def cut_off(command: str, world: World, dice: random.Random) -> Result:
@@ -65,8 +71,14 @@ def submits(himl: Call, box: SshServer, cut: CutSsh, project: Path, dice: random
         cut.forget()
         listed, pointed = himl("runs", "list", "-q", "-n", "all", *THERE), himl("runs", "list", "-q", "-n", "all")
         known, told = listed.stdout.split(), told + submitted.stdout + submitted.stderr
-        problems += [] if submitted.code in (0, 5) else [f"submit: exit code {submitted.code}: {submitted.stderr[-200:]}"]
-        problems += ["a submission that succeeded has no run"] if submitted.code == 0 and submitted.stdout.strip() not in known else []
+        problems += (
+            [] if submitted.code in (0, 5) else [f"submit: exit code {submitted.code}: {submitted.stderr[-200:]}"]
+        )
+        problems += (
+            ["a submission that succeeded has no run"]
+            if submitted.code == 0 and submitted.stdout.strip() not in known
+            else []
+        )
         problems += [f"nobody told of run {run}" for run in known if run not in told]
         problems += ["a run is recorded twice"] if len(known) != len({*known}) else []
         problems += ["the pointers are not those of the runs"] if pointed.stdout.split() != known else []
@@ -76,14 +88,20 @@ def submits(himl: Call, box: SshServer, cut: CutSsh, project: Path, dice: random
 def downloads(himl: Call, box: SshServer, cut: CutSsh, project: Path, dice: random.Random) -> list[str]:
     write_files(project, {"train.py": "print('ran')"})
     run = himl("submit", "train.py", "--cluster", "ssh:box", "--wait", "-q").stdout.strip()
-    files: dict[str, str | bytes] = {f"{number}.bin": dice.randbytes(dice.choice((10, 100_000, 2_000_000))) for number in range(30)}
+    files: dict[str, str | bytes] = {
+        f"{number}.bin": dice.randbytes(dice.choice((10, 100_000, 2_000_000))) for number in range(30)
+    }
     write_files(box.home / ".himl" / "runs" / run / "code" / "outputs", files)
     for attempt in range(ATTEMPTS):
         cut.plan(drawn_cuts(dice, min(3, CUTS - cut.cuts)))
         ended = himl("download", run, "--include", "outputs/*", "--output_dir", f"here_{attempt}")
         if ended.code not in (0, 1, 5):
             return [f"download: exit code {ended.code}: {ended.stderr[-200:]}"]
-        found = {name.rpartition("/")[2]: body for name, body in contents(project / f"here_{attempt}").items() if "/outputs/" in name and ".himl" not in name}
+        found = {
+            name.rpartition("/")[2]: body
+            for name, body in contents(project / f"here_{attempt}").items()
+            if "/outputs/" in name and ".himl" not in name
+        }
         wrong = [name for name, body in found.items() if files.get(name) != body]
         if wrong or (ended.code == 0 and found.keys() != files.keys()):
             return [f"download: {', '.join(wrong) or 'not all files'}"]
@@ -95,7 +113,10 @@ def downloads(himl: Call, box: SshServer, cut: CutSsh, project: Path, dice: rand
 
 
 def follows(himl: Call, box: SshServer, cut: CutSsh, project: Path, dice: random.Random) -> list[str]:
-    script = f"import time\nfor number in range({LINES}):\n    print('line', number, 'x' * 200, flush=True)\n    time.sleep(0.05)\n"
+    script = (
+        f"import time\nfor number in range({LINES}):\n    print('line', number, 'x' * 200, flush=True)\n"
+        "    time.sleep(0.05)\n"
+    )
     write_files(project, {"train.py": script})
     problems = list[str]()
     while cut.cuts < CUTS and not problems:
@@ -105,8 +126,13 @@ def follows(himl: Call, box: SshServer, cut: CutSsh, project: Path, dice: random
         cut.forget()
         if followed.code == 5 and not followed.stdout:  # the first connection died before the log
             continue
-        if followed.code != 0 or followed.stdout.splitlines() != [f"line {number} {'x' * 200}" for number in range(LINES)]:
-            problems.append(f"follow: exit code {followed.code}, {len(followed.stdout.splitlines())} lines: {followed.stderr[-200:]}")
+        if followed.code != 0 or followed.stdout.splitlines() != [
+            f"line {number} {'x' * 200}" for number in range(LINES)
+        ]:
+            problems.append(
+                f"follow: exit code {followed.code}, {len(followed.stdout.splitlines())} lines: "
+                f"{followed.stderr[-200:]}"
+            )
     return problems
 
 

@@ -1,4 +1,6 @@
-"""`himl ui` under attacks of strangers, and killed: `ui/<attack>/strangers/NN`, `ui/<signal>/killed/NN`. Linux only (/proc)."""
+"""`himl ui` under attacks of strangers, and killed: `ui/<attack>/strangers/NN`, `ui/<signal>/killed/NN`. Linux only
+(/proc).
+"""
 
 from __future__ import annotations
 
@@ -41,21 +43,37 @@ WRITES = {
     f"{API}/runs/create": {"experiment_id": "0"},
     f"{API}/runs/search": {"experiment_ids": ["0"]},
 }
-TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")  # pages send the others without asking
+TYPES = (
+    "application/json",
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "",
+)  # pages send the others without asking
 CLOSED = {
     "/ajax-api/3.0/mlflow/scorer/invoke": {"experiment_id": "0", "serialized_scorer": "{}", "trace_ids": ["a"]},
     "/ajax-api/3.0/mlflow/scorers/register": {"experiment_id": "0", "name": "x", "serialized_scorer": "{}"},
-    "/ajax-api/3.0/mlflow/genai/evaluate/invoke": {"experiment_id": "0", "serialized_scorers": ["{}"], "trace_ids": ["a"]},
+    "/ajax-api/3.0/mlflow/genai/evaluate/invoke": {
+        "experiment_id": "0",
+        "serialized_scorers": ["{}"],
+        "trace_ids": ["a"],
+    },
     "/ajax-api/3.0/mlflow/jobs/1": {},
     "/ajax-api/3.0/mlflow/demo/generate": {},
     "/ajax-api/3.0/mlflow/gateway/secrets/create": {"secret_name": "x", "secret_value": {"api_key": "x"}},
     "/ajax-api/3.0/mlflow/assistant/chat": {"message": "x"},
     f"{API}/webhooks": {"name": "x", "url": "http://127.0.0.1/", "events": []},
-    f"{API}/model-versions/create": {"name": "m", "source": "/etc", "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]},
+    f"{API}/model-versions/create": {
+        "name": "m",
+        "source": "/etc",
+        "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}],
+    },
     f"{API}/registered-models/create": {"name": "m"},
     f"{API}/runs/create-promptlab-run": {"experiment_id": "0", "model_route": "x"},
 }
-"""Functions of MLflow's server that run programs, contact other services, or read files by a path that a client names."""
+"""Functions of MLflow's server that run programs, contact other services, or read files by a path that a client
+names.
+"""
 ESCAPES = (
     f"/get-artifact?run_uuid={RUN}&path=%s",
     f"{API}/artifacts/list?run_id={RUN}&path=%s",
@@ -75,13 +93,17 @@ class Shown:
         if not (world.project / ".himl").exists():
             RecordedRuns(world.project).add(RUN, tags={"seen": SHOWN}, files={"outputs/note.txt": SHOWN})
         self.port = free_port("127.0.0.1")
-        self.started = Started(("ui", "-w", "local", "-q", "--port", str(self.port)), world.project, self.env, world.folder)
+        self.started = Started(
+            ("ui", "-w", "local", "-q", "--port", str(self.port)), world.project, self.env, world.folder
+        )
 
     def is_up(self) -> bool:
         return (self.world.folder / "stdout").read_text() != "" or self.started.ended_within(0.0)
 
     def attacked(self) -> Attacked:
-        pid = next(line for line in processes_marked(self.started.mark, patience=0.0) if "server_program" in line).split()[0]
+        pid = next(
+            line for line in processes_marked(self.started.mark, patience=0.0) if "server_program" in line
+        ).split()[0]
         return Attacked(self.port, RUN, Gauge(int(pid)), "", self.token())
 
     def token(self) -> str:
@@ -94,7 +116,11 @@ class Shown:
         """Interrupt it; what is left of it."""
         self.started.strike(signal.SIGINT, 0.0, ["himl"])
         ended = self.started.outcome()
-        wrong = [] if ended is not None and ended.code in (0, 130) else [f"Ctrl-C ends it with {ended.code if ended else 'nothing'}"]
+        wrong = (
+            []
+            if ended is not None and ended.code in (0, 130)
+            else [f"Ctrl-C ends it with {ended.code if ended else 'nothing'}"]
+        )
         return wrong + processes_marked(self.started.mark, patience=GONE)
 
 
@@ -129,8 +155,8 @@ def strangers(attack: Attack, world: World, dice: random.Random) -> Result:
 
 
 def requests(world: World) -> Attack:
-    """No page of another address, no other name of this machine, and nobody without the cookie gets or changes anything; the owner gets no file
-    outside of the run."""
+    """No page of another address, no other name of this machine, and nobody without the cookie gets or changes
+    anything; the owner gets no file outside of the run."""
 
     def attack(server: Attacked, dice: random.Random) -> Met:
         private = world.home / "private.txt"
@@ -173,11 +199,25 @@ def draw(port: int, token: str, private: Path, dice: random.Random) -> Request:
     name, wrong = f"himl_{port}", dice.choice([token[:-1], token.upper(), token[::-1], "", "*", f"{token} "[1:]])
     right = {"Cookie": dice.choice([f"{name}={token}", f"a=b; {name}={token}; c=d", f"{name}=x; {name}={token}"])}
     no_right: Mapping[str, str] = dice.choice(
-        [{}, {"Cookie": f"{name}={wrong}"}, {"Cookie": f"x{name}={token}"}, {"Cookie": f"{name[:-1]}={token}"}, {"Authorization": f"Bearer {wrong}"}]
+        [
+            {},
+            {"Cookie": f"{name}={wrong}"},
+            {"Cookie": f"x{name}={token}"},
+            {"Cookie": f"{name[:-1]}={token}"},
+            {"Authorization": f"Bearer {wrong}"},
+        ]
     )
     own = dice.choice([f"localhost:{port}", f"127.0.0.1:{port}"])
     evil = dice.choice(
-        ["evil.example", f"evil.example:{port}", f"localhost.evil.example:{port}", f"127.0.0.1.evil.example:{port}", "0", "", f"evil@localhost:{port}"]
+        [
+            "evil.example",
+            f"evil.example:{port}",
+            f"localhost.evil.example:{port}",
+            f"127.0.0.1.evil.example:{port}",
+            "0",
+            "",
+            f"evil@localhost:{port}",
+        ]
     )
     host, origin, is_stranger = dice.choice(
         [
@@ -185,7 +225,12 @@ def draw(port: int, token: str, private: Path, dice: random.Random) -> Request:
             (own, f"http://{own}", False),
             (evil, "", True),
             (evil, f"http://{evil}", True),
-            (own, f"http://{dice.choice(['evil.example', f'localhost:{port + 1}', f'{own}.evil.example', f'evil.example#{own}'])}", True),
+            (
+                own,
+                "http://"
+                + dice.choice(["evil.example", f"localhost:{port + 1}", f"{own}.evil.example", f"evil.example#{own}"]),
+                True,
+            ),
             (own, "null", True),
             *[(own, "", True)] * 6,
         ]
@@ -200,12 +245,22 @@ def draw(port: int, token: str, private: Path, dice: random.Random) -> Request:
         method, body = "POST", json.dumps(document).encode()
     elif dice.random() < 0.5:
         steps = dice.choice(["../", "..%2f", "%2e%2e/", "..%5c", "....//", "%252e%252e%252f"]) * dice.randrange(1, 12)
-        target = dice.choice([steps + str(private).lstrip("/"), str(private), f"file://{private}", steps + private.name])
+        target = dice.choice(
+            [steps + str(private).lstrip("/"), str(private), f"file://{private}", steps + private.name]
+        )
         path = dice.choice(ESCAPES) % target
     else:
         path = dice.choice(READS)
-    headers = {"Host": host, **({"Origin": origin} if origin else {}), **(no_right if is_stranger and is_own else right)}
-    headers |= {"Content-Length": str(len(body)), "Content-Type": dice.choice(TYPES) if is_stranger else TYPES[0]} if body else {}
+    headers = {
+        "Host": host,
+        **({"Origin": origin} if origin else {}),
+        **(no_right if is_stranger and is_own else right),
+    }
+    headers |= (
+        {"Content-Length": str(len(body)), "Content-Type": dice.choice(TYPES) if is_stranger else TYPES[0]}
+        if body
+        else {}
+    )
     return Request(method, path, headers, body, is_stranger)
 
 
@@ -216,7 +271,9 @@ def wrong_answer(request: Request, status: int, reply: bytes) -> list[str]:
         wrong += ["shown to a stranger"] if SHOWN.encode() in reply or RUN.encode() in reply else []
         wrong += ["another origin may read it"] if b"access-control-allow-origin" in reply.lower() else []
     elif request.path in CLOSED:
-        allowed = (400, 403) if "model-versions" in request.path else (403,)  # MLflow itself refuses the folder of a model
+        allowed = (
+            (400, 403) if "model-versions" in request.path else (403,)
+        )  # MLflow itself refuses the folder of a model
         wrong += [] if status in allowed else [f"a closed function answered {status}"]
     wrong += ["a traceback"] if b"Traceback (most recent call last)" in reply else []
     return [f"{request.method} {request.path[:80]} {request.headers}: {text}" for text in wrong]
@@ -241,7 +298,14 @@ def killed(number: signal.Signals, world: World, dice: random.Random) -> Result:
         verdict = judge_again(verdict, again.started.outcome(), wrong + leftovers(world))
     finally:
         stop(processes_marked(again.started.mark, patience=0.0))
-    return world.told(verdict, ended, seconds, int(struck is not None), again.started.outcome(), victim=struck.victim if struck else "")
+    return world.told(
+        verdict,
+        ended,
+        seconds,
+        int(struck is not None),
+        again.started.outcome(),
+        victim=struck.victim if struck else "",
+    )
 
 
 def leftovers(world: World) -> list[str]:
@@ -270,7 +334,12 @@ def _start_seconds(world: World) -> float:
 
 
 def ui_cases() -> Sequence[Case]:
-    kills = [Case(f"ui/{number.name}/killed/{at:02d}", partial(killed, number)) for number in SIGNALS for at in range(KILLS)]
+    kills = [
+        Case(f"ui/{number.name}/killed/{at:02d}", partial(killed, number)) for number in SIGNALS for at in range(KILLS)
+    ]
     attacks = [Case(f"ui/{name}/strangers/00", partial(strangers, attack)) for name, attack in ATTACKS.items()]
-    drawn = [Case(f"ui/requests/strangers/{at:02d}", lambda world, dice: strangers(requests(world), world, dice)) for at in range(STRANGERS)]
+    drawn = [
+        Case(f"ui/requests/strangers/{at:02d}", lambda world, dice: strangers(requests(world), world, dice))
+        for at in range(STRANGERS)
+    ]
     return [*drawn, *attacks, *kills]

@@ -1,7 +1,8 @@
-"""The world of a case, and the verdict on its effects on the disk and in a storage account, its exit code and its messages.
+"""The world of a case, and the verdict on its effects on the disk and in a storage account, its exit code and its
+messages.
 
-A world has a double of Azure ML with its Azurite, a himl process that has its imports loaded, and a folder, home and cache per case.
-"""
+A world has a double of Azure ML with its Azurite, a himl process that has its imports loaded, and a folder, home and
+cache per case."""
 
 from __future__ import annotations
 
@@ -25,14 +26,33 @@ from tests.azureml_double.stage import Stage, running_stage
 from tests.azureml_double.storage import Storage
 from tests.support import running
 
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "COMSPEC", "PATHEXT")  # the variables of this machine that a case may see
-FIXED = {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "SYSTEMROOT",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "COMSPEC",
+    "PATHEXT",
+)  # the variables of this machine that a case may see
+FIXED = {
+    "COLUMNS": "80",
+    "LINES": "24",
+    "NO_COLOR": "1",
+    "TZ": "UTC",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 CACHES = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA")
 DRAWS = 4  # at most, including the first one, until a fault occurs
 LIMIT = 400.0  # seconds after which a command counts as hanging, twice the longest series of retries
 NAMED, SAID = 5, 160
 SPAWN = multiprocessing.get_context("spawn")
-_IDS = re.compile(r"(…/)?case_[0-9a-f]{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|himl[0-9a-f]{8}\d{3}|(group|ws)-[0-9a-f]{6,8}")
+_IDS = re.compile(
+    r"(…/)?case_[0-9a-f]{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|himl[0-9a-f]{8}\d{3}|(group|ws)-[0-9a-f]{6,8}"
+)
 _RUN_ID = re.compile(r"\b\w+_\d{10}_[0-9a-f]{8}\b")
 _ESCAPED = re.compile(r"Traceback \(most recent call last\)|Exception ignored|this is a bug in himl", re.IGNORECASE)
 Kept = TypeVar("Kept")
@@ -44,7 +64,8 @@ from pathlib import Path
 def log_metric(key, value, step):
     facts = {"run_id": os.environ["AZUREML_RUN_ID"], "key": key, "value": value,
         "timestamp": int(time.time() * 1000), "step": step}
-    url, token = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric", os.environ["MLFLOW_TRACKING_TOKEN"]
+    url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
+    token = os.environ["MLFLOW_TRACKING_TOKEN"]
     request = urllib.request.Request(url, json.dumps(facts).encode(), {"Authorization": "Bearer " + token})
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).read()
 """
@@ -59,7 +80,9 @@ class Ended:
 
 
 class World:
-    """The result of `running_world`. `folder` belongs to the current case and is empty at its start. All cases share `stage`, one at a time."""
+    """The result of `running_world`. `folder` belongs to the current case and is empty at its start. All cases share
+    `stage`, one at a time.
+    """
 
     def __init__(self, stage: Stage, place: Path) -> None:
         self.stage, self.place, self.folder = stage, place, place
@@ -101,7 +124,9 @@ class World:
             shutil.copytree(memory, self.home)
 
     def environment(self, staged: StagedWorkspace | None = None) -> dict[str, str]:
-        homes = {name: str(self.home) for name in ("HOME", "USERPROFILE")} | {name: str(self.home / name.lower()) for name in CACHES}
+        homes = {name: str(self.home) for name in ("HOME", "USERPROFILE")} | {
+            name: str(self.home / name.lower()) for name in CACHES
+        }
         temporary = {name: str(self.folder / "tmp") for name in ("TMPDIR", "TEMP", "TMP")}
         return {**FIXED, **homes, **temporary, **(staged.environment() if staged else self.stage.environment())}
 
@@ -121,14 +146,29 @@ class World:
         unknown = self.stage.log.unknown()
         assert not unknown, f"the double was asked what it does not play: {unknown}"
 
-    def result(self, problems: Sequence[str], code: int | None, seconds: float, hits: int, facts: Mapping[str, Any]) -> Result:
+    def result(
+        self, problems: Sequence[str], code: int | None, seconds: float, hits: int, facts: Mapping[str, Any]
+    ) -> Result:
         """The result of a case that is lost if there are *problems*, and has survived otherwise."""
         why = "; ".join(problems[:NAMED]) + (f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else "")
-        return Result(Outcome.lost if problems else Outcome.survived, code, seconds, hits, why=self.tidy(why), facts=facts)
+        return Result(
+            Outcome.lost if problems else Outcome.survived, code, seconds, hits, why=self.tidy(why), facts=facts
+        )
 
-    def told(self, verdict: Verdict, ended: Ended | None, seconds: float, hits: int, again: Ended | None = None, /, **facts: Any) -> Result:
+    def told(
+        self,
+        verdict: Verdict,
+        ended: Ended | None,
+        seconds: float,
+        hits: int,
+        again: Ended | None = None,
+        /,
+        **facts: Any,
+    ) -> Result:
         """The result of a case with the first call *ended*. Unless it is lost, a case without *hits* was not met."""
-        said, why = (self.tidy(_RUN_ID.sub("…", text)) for text in (last_line(ended.stderr) if ended else "", verdict.why))
+        said, why = (
+            self.tidy(_RUN_ID.sub("…", text)) for text in (last_line(ended.stderr) if ended else "", verdict.why)
+        )
         if ended is not None and ended.code > 0:
             facts["said"] = said[:SAID]
         outcome = verdict.outcome if hits or verdict.is_lost else Outcome.not_met
@@ -192,7 +232,9 @@ class Gauge:
 
 @dataclass(frozen=True)
 class Measured:
-    """The exit code of a program (None: it was killed), its processor seconds, its duration, and its peak memory in MiB."""
+    """The exit code of a program (None: it was killed), its processor seconds, its duration, and its peak memory in
+    MiB.
+    """
 
     ended: Ended | None
     cpu: float
@@ -204,7 +246,15 @@ def measured(command: Sequence[str], out: Path, cwd: Path, env: Mapping[str, str
     begun, peak, is_late = time.monotonic(), 0.0, False
     errors = out.with_suffix(".err")
     with out.open("wb") as printed, errors.open("wb") as said:
-        process = subprocess.Popen(command, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=printed, stderr=said, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=said,
+            start_new_session=True,
+        )
         try:
             while True:
                 with suppress(OSError):  # it may have ended
@@ -221,7 +271,11 @@ def measured(command: Sequence[str], out: Path, cwd: Path, env: Mapping[str, str
             if process.returncode is None:
                 process.kill()
                 process.wait()
-    ended = None if is_late else Ended(process.returncode, *(path.read_text("utf-8", "backslashreplace") for path in (out, errors)))
+    ended = (
+        None
+        if is_late
+        else Ended(process.returncode, *(path.read_text("utf-8", "backslashreplace") for path in (out, errors)))
+    )
     return Measured(ended, spent.ru_utime + spent.ru_stime, time.monotonic() - begun, peak)
 
 
@@ -239,8 +293,11 @@ def lost(why: str) -> Verdict:
     return Verdict(Outcome.lost, why)
 
 
-def differences(wanted: Mapping[str, bytes], found: Mapping[str, bytes], *, is_done: bool, grows: bool = False) -> list[str]:
-    """Problems of files with final names: other bytes than *wanted*, unexpected names, and with *is_done* missing names.
+def differences(
+    wanted: Mapping[str, bytes], found: Mapping[str, bytes], *, is_done: bool, grows: bool = False
+) -> list[str]:
+    """Problems of files with final names: other bytes than *wanted*, unexpected names, and with *is_done* missing
+    names.
 
     With *grows*, a file may end early until it is done.
     """
@@ -251,18 +308,28 @@ def differences(wanted: Mapping[str, bytes], found: Mapping[str, bytes], *, is_d
         elif content != wanted[name] and not (grows and not is_done and wanted[name].startswith(content)):
             pairs = enumerate(zip(wanted[name], content, strict=False))
             same = next((at for at, (one, other) in pairs if one != other), min(len(wanted[name]), len(content)))
-            wrong.append(f"{name!r} has {len(content):,} bytes of {len(wanted[name]):,}, other ones from byte {same:,} on")
+            wrong.append(
+                f"{name!r} has {len(content):,} bytes of {len(wanted[name]):,}, other ones from byte {same:,} on"
+            )
     return wrong
 
 
 def file_differences(wanted: Mapping[str, bytes], folder: Path, *, is_done: bool) -> list[str]:
     """As `differences` for the files below *folder*. A call that is done must not leave temporary files."""
     parts = {path for path in folder.rglob("*.himl-part") if path.name.startswith(".")}
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path not in parts}
-    return differences(wanted, found, is_done=is_done) + ([f"{path.name!r} is left" for path in parts] if is_done else [])
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path not in parts
+    }
+    return differences(wanted, found, is_done=is_done) + (
+        [f"{path.name!r} is left" for path in parts] if is_done else []
+    )
 
 
-def wrong_blobs(storage: Storage, container: str, prefix: str, wanted: Mapping[str, bytes], *, is_done: bool) -> list[str]:
+def wrong_blobs(
+    storage: Storage, container: str, prefix: str, wanted: Mapping[str, bytes], *, is_done: bool
+) -> list[str]:
     """Problems of the blobs below *prefix* and of their stored MD5s, as `differences`."""
     blobs = list(storage.list(container, prefix))
     found = {blob.name.removeprefix(prefix): storage.get(container, blob.name) for blob in blobs}
@@ -275,18 +342,27 @@ def wrong_blobs(storage: Storage, container: str, prefix: str, wanted: Mapping[s
 
 
 def judge(
-    ended: Ended | None, documented: Set[int], problems: Sequence[str], *, prints: bool = False, orphans: Sequence[str] = (), is_before_himl: bool = False
+    ended: Ended | None,
+    documented: Set[int],
+    problems: Sequence[str],
+    *,
+    prints: bool = False,
+    orphans: Sequence[str] = (),
+    is_before_himl: bool = False,
 ) -> Verdict:
-    """The verdict on one call (None: it did not end) that left *problems*, and processes that should have ended (*orphans*).
+    """The verdict on one call (None: it did not end) that left *problems*, and processes that should have ended
+    (*orphans*).
 
-    A failure leaves stdout empty, unless the command *prints* its results. A call that ends *is_before_himl* ends like the interpreter.
-    """
+    A failure leaves stdout empty, unless the command *prints* its results. A call that ends *is_before_himl* ends like
+    the interpreter."""
     if ended is None:
         return lost("hangs")
     if _ESCAPED.search(ended.stderr) and not is_before_himl:
         return lost(f"exit code {ended.code}, a failure that himl does not know: {last_line(ended.stderr)}")
     if ended.code not in documented and not is_before_himl:
-        return lost(f"exit code {ended.code}, documented: {', '.join(map(str, sorted(documented)))}: {last_line(ended.stderr)}")
+        return lost(
+            f"exit code {ended.code}, documented: {', '.join(map(str, sorted(documented)))}: {last_line(ended.stderr)}"
+        )
     if orphans:
         return lost(f"exit code {ended.code}, but {len(orphans)} processes go on: {orphans[0][:300]}")
     if problems:

@@ -21,7 +21,14 @@ from hypothesis import settings
 
 from himl_cli.core.ranks import RANK_NAMES
 from tests.support import fork_server
-from tests.support.folders import SharedDisk, SmallDisk, built_shared_disk, made_read_only, mounted_small_disk, unmount_leftovers
+from tests.support.folders import (
+    SharedDisk,
+    SmallDisk,
+    built_shared_disk,
+    made_read_only,
+    mounted_small_disk,
+    unmount_leftovers,
+)
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import PROGRAM, Himl
 from tests.support.selection import SMALL, is_left_out, mark
@@ -41,8 +48,28 @@ settings.register_profile("himl", deadline=None)
 settings.load_profile("himl")
 
 NEEDS = "NEEDS "
-FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_", "DSA_")
-FOREIGN_NAMES = RANK_NAMES | {"PYTHONPATH", "FORCE_COLOR", "CLICOLOR_FORCE", "TERM", "VIRTUAL_ENV", "CONDA_PREFIX", "SSH_CONNECTION"}
+FOREIGN_PREFIXES = (
+    "HIML_",
+    "AZURE",
+    "AZUREML_",
+    "MLFLOW_",
+    "SLURM_",
+    "OMPI_",
+    "PMI",
+    "TORCHELASTIC_",
+    "TORCH_",
+    "DATABRICKS_",
+    "DSA_",
+)
+FOREIGN_NAMES = RANK_NAMES | {
+    "PYTHONPATH",
+    "FORCE_COLOR",
+    "CLICOLOR_FORCE",
+    "TERM",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "SSH_CONNECTION",
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +98,14 @@ def clean_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(home))
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(home / name.lower()))
-    for name, value in {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}.items():
+    for name, value in {
+        "COLUMNS": "80",
+        "LINES": "24",
+        "NO_COLOR": "1",
+        "TZ": "UTC",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HIML_CLAIMS", str(tmp_path / "claims"))
     # Without this, jobs on a slow machine have more metrics.
@@ -317,16 +351,27 @@ def git(require_program: Callable[[str], str]) -> Callable[..., str]:
     program = require_program("git")
 
     def run(folder: Path, *arguments: str) -> str:
-        author = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false")
-        return subprocess.run([program, *author, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+        author = (
+            "-c",
+            "user.name=Ada",
+            "-c",
+            "user.email=ada@example.org",
+            "-c",
+            "init.defaultBranch=main",
+            "-c",
+            "commit.gpgsign=false",
+        )
+        return subprocess.run(
+            [program, *author, *arguments], cwd=folder, check=True, capture_output=True, text=True
+        ).stdout
 
     return run
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Select the small set if neither tests nor markers were named. Compile himl, since tests start thousands of processes
-    that write no bytecode. Restore the handling of signals that tests send, which `nohup` and background scripts ignore.
-    """
+    """Select the small set if neither tests nor markers were named. Compile himl, since tests start thousands of
+    processes that write no bytecode. Restore the handling of signals that tests send, which `nohup` and background
+    scripts ignore."""
     is_named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
     if not (is_named or config.option.everything or config.option.markexpr):
         config.option.markexpr = SMALL
@@ -341,12 +386,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: four more than the number of cores, since tests wait for processes and answers most of the time."""
+    """For `-n auto`: four more than the number of cores, since tests wait for processes and answers most of the
+    time.
+    """
     return (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) + 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", dest="everything", help="run the tests marked large too (default: only if files or tests are named)")
+    parser.addoption(
+        "--all",
+        action="store_true",
+        dest="everything",
+        help="run the tests marked large too (default: only if files or tests are named)",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

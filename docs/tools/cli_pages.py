@@ -67,14 +67,24 @@ def pages() -> dict[str, str]:
 
 
 def page_name(command: CommandShape) -> str:
-    """Return the name of a page without its ending: `runs-list` for `himl runs list`, `index` for the program itself."""
+    """Return the name of a page without its ending: `runs-list` for `himl runs list`, `index` for the program
+    itself.
+    """
     return "-".join(command.path[1:]) or "index"
 
 
 def page(command: CommandShape) -> str:
     """Return the page of *command*."""
     title = command.words if len(command.path) > 1 else "Commands"
-    parts = [WRITTEN, f"# {title}", prose(command.text), f"```text\n{command.usage}\n```", *examples(command), *children(command), *arguments(command)]
+    parts = [
+        WRITTEN,
+        f"# {title}",
+        prose(command.text),
+        f"```text\n{command.usage}\n```",
+        *examples(command),
+        *children(command),
+        *arguments(command),
+    ]
     for panel, options in panels(command).items():
         if panel != "Arguments":
             parts += [f"## {panel}", option_table(options)]
@@ -94,12 +104,18 @@ def children(command: CommandShape) -> Iterator[str]:
     """Yield a table of subcommands per heading of the help, and their pages for Sphinx."""
     headings = list(dict.fromkeys(child.panel for child in command.children))
     for heading in headings:
-        rows = [(f"[{child.words}]({page_name(child)}.md)", prose(child.summary)) for child in command.children if child.panel == heading]
+        rows = [
+            (f"[{child.words}]({page_name(child)}.md)", prose(child.summary))
+            for child in command.children
+            if child.panel == heading
+        ]
         yield f"## {heading}"
         yield table(("command", "description"), rows)
     if command.children:
         more = ["schemas"] if len(command.path) == 1 else []
-        yield "\n".join(["<!-- sphinx", "```{toctree}", ":hidden:", "", *map(page_name, command.children), *more, "```", "-->"])
+        yield "\n".join(
+            ["<!-- sphinx", "```{toctree}", ":hidden:", "", *map(page_name, command.children), *more, "```", "-->"]
+        )
 
 
 def arguments(command: CommandShape) -> Iterator[str]:
@@ -121,7 +137,10 @@ def panels(command: CommandShape) -> dict[str, list[ParameterShape]]:
 
 def option_table(options: Sequence[ParameterShape]) -> str:
     """Return a table with a row per option, and a column of defaults if any option has one."""
-    rows = [(option_name(option), prose(option.help) + (" May be repeated." if option.repeats else ""), _default(option)) for option in options]
+    rows = [
+        (option_name(option), prose(option.help) + (" May be repeated." if option.repeats else ""), _default(option))
+        for option in options
+    ]
     if any(default for *_, default in rows):
         return table(("option", "description", "default"), rows)
     return table(("option", "description"), [row[:2] for row in rows])
@@ -129,16 +148,26 @@ def option_table(options: Sequence[ParameterShape]) -> str:
 
 def option_name(option: ParameterShape) -> str:
     """Return the names of the option, with its metavar after the long name."""
-    names = [f"{name} {option.metavar}" if name == option.long_name else name for name in (*option.names, *option.off_names)]
+    names = [
+        f"{name} {option.metavar}" if name == option.long_name else name for name in (*option.names, *option.off_names)
+    ]
     return ", ".join(code(name.strip()) for name in names)
 
 
 def remarks(command: CommandShape) -> Iterator[str]:
     """Yield the remarks about settings and old names, and the links at the end of a page."""
-    settable = next((option for option in command.options if option.variable and option.takes_value and option.long_name.startswith("--")), None)
+    settable = next(
+        (
+            option
+            for option in command.options
+            if option.variable and option.takes_value and option.long_name.startswith("--")
+        ),
+        None,
+    )
     if settable is not None:
         yield (
-            f"You can also set each option with an environment variable, such as `{settable.variable}` for `{settable.long_name}`, and under `[submit]` in "
+            f"You can also set each option with an environment variable, such as `{settable.variable}` for "
+            f"`{settable.long_name}`, and under `[submit]` in "
             "`himl.toml`. The command line takes precedence over environment variables, and these over files."
         )
     old = [f"`{name}` (`{option.long_name}`)" for option in command.options for name in option.old_names]
@@ -163,16 +192,28 @@ def schema_page() -> str:
     parts = [
         WRITTEN,
         "# JSON documents",
-        "This page lists the documents that commands print with `--json`. `himl schema COMMAND` prints the JSON Schema of one. Later versions may add fields.",
-        table(("command", "document"), [(code("stderr" if name == "error" else f"himl {name}"), _kind(schema)) for name, schema in schemas.items()]),
+        "This page lists the documents that commands print with `--json`. `himl schema COMMAND` prints the "
+        "JSON Schema of one. Later versions may add fields.",
+        table(
+            ("command", "document"),
+            [
+                (code("stderr" if name == "error" else f"himl {name}"), _kind(schema))
+                for name, schema in schemas.items()
+            ],
+        ),
     ]
     for name, part in objects.items():
         parts += [f"## {name}", prose(part.get("description", ""))]
         if "enum" in part:
             parts.append(f"One of {_kind(part)}.")
             continue
-        fields = [(code(field), _kind(each) + ("" if field in part["required"] else ", optional"), each) for field, each in part["properties"].items()]
-        parts.append(table(("field", "type", "meaning"), [(field, kind, prose(_meaning(each))) for field, kind, each in fields]))
+        fields = [
+            (code(field), _kind(each) + ("" if field in part["required"] else ", optional"), each)
+            for field, each in part["properties"].items()
+        ]
+        parts.append(
+            table(("field", "type", "meaning"), [(field, kind, prose(_meaning(each))) for field, kind, each in fields])
+        )
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

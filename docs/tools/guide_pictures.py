@@ -1,6 +1,7 @@
 """Draw the pictures of the guides into docs/pictures, from synthetic slides, a training script and recorded runs.
 
-    scripts/generate pictures     montage.jpg, montage_page.png, tiles.jpg, crossval.svg, tensorboard.png, ui.png and ui_run.png
+    scripts/generate pictures     montage.jpg, montage_page.png, tiles.jpg, crossval.svg, tensorboard.png, ui.png and
+    ui_run.png
 
 The Chromium or Chrome of this machine takes the screenshots.
 """
@@ -80,7 +81,9 @@ def main() -> int:
 def draw_crossval(folder: Path) -> None:
     """Draw the cross-validation of docs/many-runs.md, with the script on that page."""
     folder.mkdir()
-    script = re.search(r"^```python\n(.*?)^```", (DOCS / "many-runs.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    script = re.search(
+        r"^```python\n(.*?)^```", (DOCS / "many-runs.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     assert script is not None
     (folder / "train.py").write_text(script[1], encoding="utf-8")
     himl(folder, "submit", "train.py", "--crossval", "5", "-q")
@@ -97,7 +100,9 @@ def draw_montage(folder: Path, browser: Browser) -> None:
         table.writerow(("image", "slide_id", "label", "mask"))
         for number in range(SLIDES):
             mask = "" if number == UNMASKED else f"{number}_mask.tiff"
-            table.writerow((f"{number}.tiff", f"TCGA-{number:02d}-A{number * 7 % 10}Z{number * 3 % 10}", LABELS[number % 3], mask))
+            table.writerow(
+                (f"{number}.tiff", f"TCGA-{number:02d}-A{number * 7 % 10}Z{number * 3 % 10}", LABELS[number % 3], mask)
+            )
             write_slide(slides, number)
     himl(folder, "montage", "slides", "--width", "2400", "--image_format", "dzi,jpg", "--output_path", "wide")
     himl(folder, "montage", "slides", "--width", "1200", "--image_format", "jpg", "--output_path", "narrow")
@@ -138,7 +143,10 @@ def draw_tensorboard(folder: Path, browser: Browser) -> None:
     runs = RecordedRuns(folder)
     runs.add(SWEEP, experiment="sweep", tags={MANY: "sweep"})
     for number, (lr, depth) in enumerate(TRIALS):
-        events = b"".join(event_bytes(curve(tag, lr, depth, number), f"metrics/{tag}") for tag in ("train_loss", "val_loss", "val_accuracy"))
+        events = b"".join(
+            event_bytes(curve(tag, lr, depth, number), f"metrics/{tag}")
+            for tag in ("train_loss", "val_loss", "val_accuracy")
+        )
         tags = {HYPERPARAMETERS: json.dumps({"lr": lr, "depth": depth})}
         runs.add(f"{SWEEP}_{number}", experiment="sweep", parent=SWEEP, tags=tags, files={f"logs/{NAME}": events})
     with board(folder) as address:
@@ -160,11 +168,26 @@ def draw_ui(folder: Path, browser: Browser) -> None:
     rng = np.random.default_rng(0)
     for number, (lr, depth) in enumerate(TRIALS):
         name = f"{SWEEP}_{number}"
-        runs.add(name, experiment="sweep", parent=SWEEP, display_name=f"lr={lr} depth={depth}", tags={HYPERPARAMETERS: json.dumps({"lr": lr, "depth": depth})})
+        runs.add(
+            name,
+            experiment="sweep",
+            parent=SWEEP,
+            display_name=f"lr={lr} depth={depth}",
+            tags={HYPERPARAMETERS: json.dumps({"lr": lr, "depth": depth})},
+        )
         curves = {tag: curve(tag, lr, depth, number) for tag in ("train_loss", "val_loss", "val_accuracy")}
         for machine, (least, spread) in MACHINE.items():
-            curves[f"system/{machine}"] = [least + spread * (1 - math.exp(-step / 4)) * float(rng.uniform(0.8, 1)) for step in range(40)]
-        runs.log(name, [(tag, value, step, 1_772_366_400_000 + step * 10_000) for tag, values in curves.items() for step, value in enumerate(values)])
+            curves[f"system/{machine}"] = [
+                least + spread * (1 - math.exp(-step / 4)) * float(rng.uniform(0.8, 1)) for step in range(40)
+            ]
+        runs.log(
+            name,
+            [
+                (tag, value, step, 1_772_366_400_000 + step * 10_000)
+                for tag, values in curves.items()
+                for step, value in enumerate(values)
+            ],
+        )
     with board(folder, "ui") as address:
         page = browser.new_page(viewport={"width": 1400, "height": 860}, reduced_motion="reduce", timezone_id="UTC")
         experiment = experiment_number("sweep")
@@ -192,13 +215,23 @@ def curve(tag: str, lr: float, depth: int, seed: int) -> list[float]:
     """Return synthetic values of a trial, one per step."""
     noise = np.random.default_rng(seed).normal(0, 0.01, STEPS)
     falling = [0.12 + 0.9 * math.exp(-lr * (0.8 + 0.1 * depth) * step) + float(noise[step]) for step in range(STEPS)]
-    return [max(0.0, 1 - value) for value in falling] if tag == "val_accuracy" else [value + 0.05 * (tag == "val_loss") for value in falling]
+    return (
+        [max(0.0, 1 - value) for value in falling]
+        if tag == "val_accuracy"
+        else [value + 0.05 * (tag == "val_loss") for value in falling]
+    )
 
 
 @contextmanager
 def board(folder: Path, *command: str) -> Iterator[str]:
     """Run `himl tb` for the sweep, or another *command* that serves a page, and yield the address of the page."""
-    with subprocess.Popen(words(*(command or ("tb", SWEEP)), "--port", "0"), cwd=folder, env=variables(folder), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words(*(command or ("tb", SWEEP)), "--port", "0"),
+        cwd=folder,
+        env=variables(folder),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().split()[-1]
@@ -215,8 +248,15 @@ def words(*arguments: str) -> list[str]:
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """Return environment variables that contain only PATH of the user's environment. *folder* is not the home folder, whose snapshot himl refuses."""
-    return {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "HOME": str(folder.parent), "LANG": "C.UTF-8", "TZ": "UTC"}
+    """Return environment variables that contain only PATH of the user's environment. *folder* is not the home
+    folder, whose snapshot himl refuses.
+    """
+    return {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "HOME": str(folder.parent),
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Types of the documents that `--json` prints. `himl_cli/schemas.json` and docs/cli/schemas.md are made from them.
 
-`python -m docs.tools.json_documents` writes the schemas. A dataclass that is printed field by field needs no type in this module.
-"""
+`python -m docs.tools.json_documents` writes the schemas. A dataclass that is printed field by field needs no type in
+this module."""
 
 from __future__ import annotations
 
@@ -237,7 +237,9 @@ class FileChange(TypedDict):
     diff: Annotated[str, Meta(description="The unified diff of a text with --code, else empty.")]
 
 
-Differences = Annotated[dict[str, list[Value]], Meta(description="By name, the values of both. Is null for a missing one.")]
+Differences = Annotated[
+    dict[str, list[Value]], Meta(description="By name, the values of both. Is null for a missing one.")
+]
 
 
 class RunDiff(TypedDict):
@@ -547,8 +549,8 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
 
 
 def schema_of(title: str, *kinds: Any) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the results of `himl_cli.render.forms.json_form` for values of the types *kinds*: those of this module, dataclasses, and
-    lists of these."""
+    """The JSON Schema (2020-12) of the results of `himl_cli.render.forms.json_form` for values of the types *kinds*:
+    those of this module, dataclasses, and lists of these."""
     texts: dict[type, dict[str, Any]] = {Path: {"type": "string"}}
     schemas, parts = msgspec.json.schema_components(kinds, schema_hook=texts.__getitem__, ref_template="#/$defs/{name}")
     for name, part in parts.items():

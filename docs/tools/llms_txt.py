@@ -1,4 +1,5 @@
-"""Write `llms.txt` (https://llmstxt.org) to the built documentation: a summary of himl, and a line per page and command.
+"""Write `llms.txt` (https://llmstxt.org) to the built documentation: a summary of himl, and a line per page and
+command.
 
 The lines come from docs/index.md and from the help of the program.
 """

@@ -1,4 +1,6 @@
-"""Update the table of routes in docs/azure-double.md: `scripts/generate routes` runs all clients and records which routes each requests."""
+"""Update the table of routes in docs/azure-double.md: `scripts/generate routes` runs all clients and records which
+routes each requests.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,19 @@ COMMANDS: Sequence[Sequence[str]] = (
     ("submit", "train.py", "--record_in", "azure"),
     ("submit", "own_run.py"),
     ("runs", "aggregate", SWEEP, "--json"),
-    ("submit", "train.py", "--cluster", "cpu-cluster", "--environment", "torch", "--sweep", "lr=0.1,0.2", "--primary_metric", "loss", "--wait"),
+    (
+        "submit",
+        "train.py",
+        "--cluster",
+        "cpu-cluster",
+        "--environment",
+        "torch",
+        "--sweep",
+        "lr=0.1,0.2",
+        "--primary_metric",
+        "loss",
+        "--wait",
+    ),
     ("submit", "piped/pipeline.json", "--create_cluster", "--wait"),
     ("runs", "delete", BEST, "--outputs", "--yes"),
 )
@@ -83,14 +97,23 @@ with create_aml_run_object("digits", snapshot_directory=".") as run:
 """,
 }
 """Files that himl submits. own_run.py runs locally and starts a run on Azure ML."""
-WORKSPACE = re.compile(r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+", re.IGNORECASE)
-FAMILY = re.compile(r"^/history(?:/experiments/\{experiment\}(?=/runs)|/experimentids/\{experiment_id\}(?=/runs)|(?=/runs/))")
+WORKSPACE = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.MachineLearningServices/workspaces/[^/]+",
+    re.IGNORECASE,
+)
+FAMILY = re.compile(
+    r"^/history(?:/experiments/\{experiment\}(?=/runs)|/experimentids/\{experiment_id\}(?=/runs)|(?=/runs/))"
+)
 
 
 def line_of(plane: str, route: Route) -> str:
     """Return the line of *route* in the table. Routes that name the experiment in different ways share a line."""
     method = min((route.methods or set()) - {"HEAD"})
-    path = re.sub(r"\{(\w+)(?::path)?\}", lambda name: name[1].upper(), FAMILY.sub("/history[/experiments/NAME|/experimentids/ID]", route.path))
+    path = re.sub(
+        r"\{(\w+)(?::path)?\}",
+        lambda name: name[1].upper(),
+        FAMILY.sub("/history[/experiments/NAME|/experimentids/ID]", route.path),
+    )
     return f"{plane} {method} `{path or '/'}`"
 
 
@@ -105,19 +128,28 @@ def all_routes() -> dict[str, list[Route]]:
 
 
 def answering(seen: Seen, lines: Mapping[str, Iterable[Route]]) -> str | None:
-    """Return the line of the route that answered, or None for a request that is not below a workspace (sign-in, discovery, storage)."""
+    """Return the line of the route that answered, or None for a request that is not below a workspace (sign-in,
+    discovery, storage).
+    """
     found = WORKSPACE.search(seen.path)
     if found is None:
         return None
     plane, service = ("ARM", "") if seen.host == "management.azure.com" else ("DP", f"/{seen.path.split('/')[1]}")
     path, begin = f"{service}{seen.path[found.end() :]}", f"{plane} {seen.method} "
-    fitting = (line for line, routes in lines.items() if line.startswith(begin) and any(route.path_regex.match(path or "/") for route in routes))
+    fitting = (
+        line
+        for line, routes in lines.items()
+        if line.startswith(begin) and any(route.path_regex.match(path or "/") for route in routes)
+    )
     return next(fitting, None)
 
 
 def table(asked: Mapping[str, set[str]]) -> str:
     head = f"| route | {' | '.join(CLIENTS)} |\n|---|{'---|' * len(CLIENTS)}\n"
-    lines = [f"| {line.replace('|', chr(92) + '|')} | {' | '.join('x' if one in who else '' for one in CLIENTS)} |" for line, who in asked.items()]
+    lines = [
+        f"| {line.replace('|', chr(92) + '|')} | {' | '.join('x' if one in who else '' for one in CLIENTS)} |"
+        for line, who in asked.items()
+    ]
     return head + "\n".join(lines) + "\n"
 
 
@@ -157,7 +189,9 @@ def _run_himl(lab: Lab, folder: Path) -> None:
     lab.azure.write_config(folder)
     write_files(folder, PROJECT)
     for command in COMMANDS:
-        Himl(PROGRAM, folder).ok(*command, env={**variables_of_machine(folder.with_name("home")), **lab.azure.environment()})
+        Himl(PROGRAM, folder).ok(
+            *command, env={**variables_of_machine(folder.with_name("home")), **lab.azure.environment()}
+        )
 
 
 def main() -> None:

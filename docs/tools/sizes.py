@@ -1,8 +1,7 @@
 """Generate the page of installed sizes, for scripts/sizes.
 
-`python -m docs.tools.sizes extras` prints the extras, one per line. `python -m docs.tools.sizes page FILE` prints the page from the
-output of `installed_size.py` in FILE: one JSON document per line, first the one without an extra.
-"""
+`python -m docs.tools.sizes extras` prints the extras, one per line. `python -m docs.tools.sizes page FILE` prints the
+page from the output of `installed_size.py` in FILE: one JSON document per line, first the one without an extra."""
 
 from __future__ import annotations
 
@@ -54,14 +53,18 @@ def extras() -> list[str]:
 
 
 def page(measured: Sequence[Mapping[str, Any]], date: str) -> str:
-    """Return the page of the sizes *measured* on *date*. Raises ValueError if the first one is not the installation without extras."""
+    """Return the page of the sizes *measured* on *date*. Raises ValueError if the first one is not the installation
+    without extras.
+    """
     base = measured[0]
     if base["extra"]:
         raise ValueError(f"The first line must be the installation without extras, not '{base['extra']}'.")
     locked = base["python"].startswith("3.11.")
     rows = "\n".join(_row(each, base) for each in measured)
     versions = "locked" if locked else "newest"
-    return PAGE.format(version=__version__, platform=base["platform"], python=base["python"], versions=versions, date=date, rows=rows)
+    return PAGE.format(
+        version=__version__, platform=base["platform"], python=base["python"], versions=versions, date=date, rows=rows
+    )
 
 
 def _row(each: Mapping[str, Any], base: Mapping[str, Any]) -> str:

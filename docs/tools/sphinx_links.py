@@ -1,9 +1,8 @@
 """Convert links that lead out of docs/, to files of the checkout that readers on GitHub see.
 
 MyST makes downloads of files other than Markdown. A link to a README with a page in docs/ becomes a link to that page
-(`examples/hi_ml/README.md`: `examples/hi_ml`). A link to other Markdown, or to a file beside an included text, becomes plain text.
-Links to files that do not exist are unchanged, and fail the build.
-"""
+(`examples/hi_ml/README.md`: `examples/hi_ml`). A link to other Markdown, or to a file beside an included text, becomes
+plain text. Links to files that do not exist are unchanged, and fail the build."""
 
 from __future__ import annotations
 
@@ -20,7 +19,10 @@ from sphinx.application import Sphinx
 def mend_links(app: Sphinx, doctree: nodes.document) -> None:
     """Redirect the links of a page that Sphinx has read. Changes *doctree* in place."""
     source, docname = Path(app.srcdir), app.env.docname
-    texts = [Path(app.env.doc2path(docname)), *(source / name for name in app.env.dependencies[docname] if str(name).endswith(".md"))]
+    texts = [
+        Path(app.env.doc2path(docname)),
+        *(source / name for name in app.env.dependencies[docname] if str(name).endswith(".md")),
+    ]
     for link in list(doctree.findall(addnodes.pending_xref)):
         if link.get("reftype") != "myst" or link["reftarget"] in app.env.found_docs:
             continue

@@ -32,27 +32,51 @@ NAME = "himl"
 LIGHT = TerminalTheme(
     (255, 255, 255),
     (31, 35, 40),
-    [(31, 35, 40), (180, 35, 24), (17, 99, 41), (125, 78, 0), (9, 105, 218), (130, 80, 223), (4, 100, 116), (87, 96, 106)],
+    [
+        (31, 35, 40),
+        (180, 35, 24),
+        (17, 99, 41),
+        (125, 78, 0),
+        (9, 105, 218),
+        (130, 80, 223),
+        (4, 100, 116),
+        (87, 96, 106),
+    ],
 )
 DARK = TerminalTheme(
     (13, 17, 23),
     (230, 237, 243),
-    [(230, 237, 243), (255, 123, 114), (86, 211, 100), (227, 179, 65), (121, 192, 255), (210, 168, 255), (86, 212, 221), (177, 186, 196)],
+    [
+        (230, 237, 243),
+        (255, 123, 114),
+        (86, 211, 100),
+        (227, 179, 65),
+        (121, 192, 255),
+        (210, 168, 255),
+        (86, 212, 221),
+        (177, 186, 196),
+    ],
 )
-PICTURES = {ROOT / "docs" / "pictures" / "terminal-light.svg": LIGHT, ROOT / "docs" / "pictures" / "terminal-dark.svg": DARK}
+PICTURES = {
+    ROOT / "docs" / "pictures" / "terminal-light.svg": LIGHT,
+    ROOT / "docs" / "pictures" / "terminal-dark.svg": DARK,
+}
 
 FORMAT = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">
 <style>
-.{unique_id}-matrix {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; font-size: {char_height}px }}
+.{unique_id}-matrix {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace;
+ font-size: {char_height}px }}
 {styles}
 </style>
 <defs>
-<clipPath id="{unique_id}-clip-terminal"><rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>
+<clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>
 {lines}
 </defs>
 <rect width="100%" height="100%" rx="8" fill="BACKGROUND" stroke="#8b949e" stroke-opacity="0.6" stroke-width="2"/>
-<g fill="#8b949e" fill-opacity="0.6"><circle cx="27" cy="23" r="7"/><circle cx="49" cy="23" r="7"/><circle cx="71" cy="23" r="7"/></g>
+<g fill="#8b949e" fill-opacity="0.6">
+<circle cx="27" cy="23" r="7"/><circle cx="49" cy="23" r="7"/><circle cx="71" cy="23" r="7"/></g>
 <g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
 {backgrounds}
 <g class="{unique_id}-matrix">
@@ -93,7 +117,13 @@ def _printed(command: str, lab: Path, home: Path) -> list[str]:
     """Return the output lines of one command, which gets only PATH of the user's environment."""
     program, *arguments = shlex.split(command)
     folder = Path(sys.executable).parent
-    variables = {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]]), "HOME": str(home), "TERM": "xterm-256color", "LANG": "C.UTF-8", "TZ": "UTC"}
+    variables = {
+        "PATH": os.pathsep.join([str(folder), os.environ["PATH"]]),
+        "HOME": str(home),
+        "TERM": "xterm-256color",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+    }
     clean = ["env", "-i", *(f"{name}={value}" for name, value in variables.items()), str(folder / program)]
     terminal = Terminal([*clean, *arguments], cwd=lab, columns=COLUMNS)
     code = terminal.finish(timeout=120)
@@ -130,8 +160,12 @@ def fixed(text: str) -> str:
 
 
 def drawn(text: str, theme: TerminalTheme) -> str:
-    """Return the picture as SVG. It contains no address except its namespace, and uses the fonts of the reader's system."""
-    console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="standard", legacy_windows=False)
+    """Return the picture as SVG. It contains no address except its namespace, and uses the fonts of the reader's
+    system.
+    """
+    console = Console(
+        record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="standard", legacy_windows=False
+    )
     for line in Text.from_ansi(text).split("\n", allow_blank=True):
         for part in line.divide(range(COLUMNS, len(line), COLUMNS)) or [line]:
             console.print(part, no_wrap=True, overflow="ignore", crop=False, highlight=False)

@@ -14,8 +14,8 @@ from himl_cli import job
 class Points(LightningDataModule):
     """The points of points.csv in *folder*, by default the first input of the job, else the folder of this file.
 
-    Fold *fold* of *folds* is for validation, and the other folds are for training. Tests and predictions use all points.
-    """
+    Fold *fold* of *folds* is for validation, and the other folds are for training. Tests and predictions use all
+    points."""
 
     def __init__(self, folder: str | None = None, batch_size: int = 8, folds: int = 5, fold: int = 0) -> None:
         super().__init__()

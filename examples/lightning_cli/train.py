@@ -27,7 +27,9 @@ class PredictionFile(BasePredictionWriter):
     def __init__(self) -> None:
         super().__init__("epoch")
 
-    def write_on_epoch_end(self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]) -> None:
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
         rows = [f"{x:.3f},{y:.3f}" for x, y in torch.cat(list(predictions)).tolist()]
         Path("outputs").mkdir(exist_ok=True)
         Path("outputs/predictions.csv").write_text("\n".join(["x,y", *rows, ""]), encoding="utf-8")

@@ -45,7 +45,10 @@ def write(checkpoint: dict[str, Any], path: Path) -> None:
 
 def renamed(weights: dict[str, Any], old: str, new: str) -> dict[str, Any]:
     """Rename the layer *old* in *weights* to *new*."""
-    return {f"{new}.{name[len(old) + 1 :]}" if name.startswith(f"{old}.") else name: value for name, value in weights.items()}
+    return {
+        f"{new}.{name[len(old) + 1 :]}" if name.startswith(f"{old}.") else name: value
+        for name, value in weights.items()
+    }
 
 
 if __name__ == "__main__":

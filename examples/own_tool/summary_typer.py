@@ -1,4 +1,5 @@
-"""Show the status and the best values of runs, one line per run: a tool of a team, with himl's options, built with Typer.
+"""Show the status and the best values of runs, one line per run: a tool of a team, with himl's options, built with
+Typer.
 
 python summary_typer.py --experiment digits --num_runs 5 --metric loss
 """
@@ -31,7 +32,13 @@ def row(run: Run, metric: str) -> dict[str, Any]:
     logged = run.get_metrics(metric).get(metric, [])
     values = logged if isinstance(logged, list) else [logged]
     last = values[-1] if values else None
-    return {"run": run.id, "status": run.status, "seconds": run.record.duration, "last": last, "lowest": min(values, default=None)}
+    return {
+        "run": run.id,
+        "status": run.status,
+        "seconds": run.record.duration,
+        "last": last,
+        "lowest": min(values, default=None),
+    }
 
 
 if __name__ == "__main__":

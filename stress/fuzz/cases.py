@@ -16,24 +16,34 @@ from multiprocessing.context import ForkServerContext
 from stress.records import Case, Outcome, Result
 from stress.world import World
 
-A_TARGET, EXAMPLES, A_COMMAND = 8, 250, 20  # cases of each target, examples of each of these, and cases of each whole command
+A_TARGET, EXAMPLES, A_COMMAND = (
+    8,
+    250,
+    20,
+)  # cases of each target, examples of each of these, and cases of each whole command
 PATIENCE = 900.0  # seconds per case; its examples have separate limits of processor time
 SECONDS_TO_END = 10.0
 COMMANDS = ("list", "show", "aggregate", "tag", "download", "tb", "checkpoint", "datastore", "submit")
 _GROUPS = {
     "typed": (
-        "reference recovery_id studio_url workspace_id call space early_stop sampling input output duration size pip_line pattern checkpoint_rank "
+        "reference recovery_id studio_url workspace_id call space early_stop sampling input output "
+        "duration size pip_line pattern checkpoint_rank "
         "checkpoint_name storage_uri redaction address sweep filters ignore_rules file_name pairs count status"
     ),
     "files": (
-        "settings settings_of_submit settings_of_azure pyproject yaml job prepared_job component dotenv pipeline_variables innereye conda requirements "
-        "python_version ids latest_run toml_values job_values component_values conda_values innereye_values config pipeline table complaint"
+        "settings settings_of_submit settings_of_azure pyproject yaml job prepared_job component dotenv "
+        "pipeline_variables innereye conda requirements "
+        "python_version ids latest_run toml_values job_values component_values conda_values "
+        "innereye_values config pipeline table complaint"
     ),
-    "wire": "time wait sas md5 size status challenge hyperparameters head listing level storage_error failure token json number sweep_tags workspace",
-    "state": "transfer workspace rows run_records order note logged kept checkpoint brought script search_filter search_order request",
+    "wire": "time wait sas md5 size status challenge hyperparameters head listing level storage_error failure "
+    "token json number sweep_tags workspace",
+    "state": "transfer workspace rows run_records order note logged kept checkpoint brought script search_filter "
+    "search_order request",
     "slides": "tiff picture stored_size",
     "replies": (
-        "runs runs_of_experiment children run tag cancel metrics values parameters results run_files output_files datastores datastore has_cluster describe"
+        "runs runs_of_experiment children run tag cancel metrics values parameters results run_files "
+        "output_files datastores datastore has_cluster describe"
     ),
 }
 TARGETS = tuple(f"{group}/{name}" for group, names in _GROUPS.items() for name in names.split())
@@ -41,7 +51,9 @@ TARGETS = tuple(f"{group}/{name}" for group, names in _GROUPS.items() for name i
 
 @dataclass(frozen=True)
 class Tried:
-    """`why` is empty if the parser correctly accepted or refused all examples. `is_met` is false if it should accept some, but refused all."""
+    """`why` is empty if the parser correctly accepted or refused all examples. `is_met` is false if it should accept
+    some, but refused all.
+    """
 
     examples: int
     refused: int
@@ -50,8 +62,19 @@ class Tried:
 
 
 def fuzz_cases() -> list[Case]:
-    commands = [Case(f"fuzz/answers/{command}/{number:02d}", partial(_run_command, command)) for command in COMMANDS for number in range(A_COMMAND)]
-    return [*commands, *(Case(f"fuzz/{target}/{number:02d}", partial(_run, target)) for target in TARGETS for number in range(A_TARGET))]
+    commands = [
+        Case(f"fuzz/answers/{command}/{number:02d}", partial(_run_command, command))
+        for command in COMMANDS
+        for number in range(A_COMMAND)
+    ]
+    return [
+        *commands,
+        *(
+            Case(f"fuzz/{target}/{number:02d}", partial(_run, target))
+            for target in TARGETS
+            for number in range(A_TARGET)
+        ),
+    ]
 
 
 def _run_command(command: str, world: World, dice: random.Random) -> Result:
@@ -86,7 +109,9 @@ def _run(target: str, world: World, dice: random.Random) -> Result:
         why += f" at {current.read_text(encoding='utf-8') if current.exists() else 'no example yet'}"
     met = Outcome.reported if tried.refused else Outcome.survived
     outcome = Outcome.lost if why else met if tried.is_met else Outcome.not_met
-    return Result(outcome, code, time.monotonic() - begun, tried.refused, why=world.tidy(why), facts={"examples": tried.examples})
+    return Result(
+        outcome, code, time.monotonic() - begun, tried.refused, why=world.tidy(why), facts={"examples": tried.examples}
+    )
 
 
 def _try(*arguments: object) -> None:

@@ -30,21 +30,59 @@ from stress.fuzz.strategies import Target, contents, damaged, documents, json_fi
 from tests.support.slides import slide_picture, write_svs, write_tiff
 
 SETTINGS = (
-    '# ours\n[submit]\ncluster = "gpu"\nnum_nodes = 2\nwait = true\ntag.team = "blue"\nsweep.lr = [0.1, 0.01]\nmax_run_duration = "2h"\n\n'
+    '# ours\n[submit]\ncluster = "gpu"\nnum_nodes = 2\nwait = true\ntag.team = "blue"\n'
+    'sweep.lr = [0.1, 0.01]\nmax_run_duration = "2h"\n\n'
     '[azure]\ntenant_id = "0f0f0f0f-0000-4000-8000-000000000001"\n[montage]\nwidth = 100\n',
-    "[submit]\nenv_var = ['A=b', \"C=d\"]\ninput = [\"x\",\n \"y\"] # two\nprocesses_per_node = 0x4\nearly_stop = '''\nbandit(slack_factor=0.1)'''\n",
+    '[submit]\nenv_var = [\'A=b\', "C=d"]\ninput = ["x",\n "y"] # two\nprocesses_per_node = 0x4\n'
+    "early_stop = '''\nbandit(slack_factor=0.1)'''\n",
     'submit.cluster = "a"\nsubmit.tag = {a = "b", c = 1979-05-27T07:32:00Z}\n[[azure]]\n',
 )
-PRIVATE, AZURE = "himl.private.toml", ("[azure]\ntenant_id = 't'\nservice_principal_id = 'i'\nservice_principal_password = 'p'\n",)
-PYPROJECT = ('[project]\nname = "x"\n[tool.himl.submit]\ncluster = "gpu"\n[tool.himl.azure]\ntenant_id = "t"\n[[tool.other]]\na = 1\n',)
-WORDS = ("[submit]", "[azure]", "[tool.himl]", "cluster", "num_nodes", "wait", "tag", "sweep", "true", "=", "'''", '"""', "1979-05-27", "[[", "]]", ".", "+inf")
+PRIVATE, AZURE = (
+    "himl.private.toml",
+    ("[azure]\ntenant_id = 't'\nservice_principal_id = 'i'\nservice_principal_password = 'p'\n",),
+)
+PYPROJECT = (
+    '[project]\nname = "x"\n[tool.himl.submit]\ncluster = "gpu"\n[tool.himl.azure]\ntenant_id = "t"\n'
+    "[[tool.other]]\na = 1\n",
+)
+WORDS = (
+    "[submit]",
+    "[azure]",
+    "[tool.himl]",
+    "cluster",
+    "num_nodes",
+    "wait",
+    "tag",
+    "sweep",
+    "true",
+    "=",
+    "'''",
+    '"""',
+    "1979-05-27",
+    "[[",
+    "]]",
+    ".",
+    "+inf",
+)
 CONFIG = {"subscription_id": "0f0f0f0f-0000-4000-8000-000000000000", "resource_group": "group", "workspace_name": "ws"}
-SCOPE = "/subscriptions/0f0f0f0f-0000-4000-8000-000000000000/resourceGroups/group/providers/Microsoft.MachineLearningServices/workspaces/ws"
+SCOPE = (
+    "/subscriptions/0f0f0f0f-0000-4000-8000-000000000000/resourceGroups/group/providers/"
+    "Microsoft.MachineLearningServices/workspaces/ws"
+)
 DOTENV = (
     "SUBSCRIPTION_ID=0f0f0f0f\nexport RESOURCE_GROUP = 'group' # here\nWORKSPACE_NAME=\"ws\"\n"
     "AML_COMPUTE_CLUSTER_NAME=gpu\nBLOB_ACCOUNT_KEY=x==\nAML_COMPUTE_CLUSTER_MAX_NODES=4\n",
 )
-DOTENV_WORDS = ("SUBSCRIPTION_ID=", "export ", "AML_COMPUTE_CLUSTER_NAME", "AML_COMPUTE_CLUSTER_MAX_NODES=", "BLOB_CONTAINER_NAME=", "'", '"', "#")
+DOTENV_WORDS = (
+    "SUBSCRIPTION_ID=",
+    "export ",
+    "AML_COMPUTE_CLUSTER_NAME",
+    "AML_COMPUTE_CLUSTER_MAX_NODES=",
+    "BLOB_CONTAINER_NAME=",
+    "'",
+    '"',
+    "#",
+)
 INNEREYE = (
     "variables:\n  tenant_id: 't'\n  subscription_id: s\n  cluster: gpu\n  node_count: 2\n"
     "  wait_for_completion: false\n  application_id: a\n  docker_shm_size: 400g\n",
@@ -83,17 +121,56 @@ def _innereye(content: bytes) -> None:
 
 
 LITERALS: tuple[str, ...] = (
-    *("1", "-1", "0.5", "1e400", "nan", "true", "'text'", '""', '"\\u0000"', '"\\u001b[31m"', "[]", "[[]]", "['a', 1]", "{}", "{a = 1}"),
-    *("{a = {b = 2}}", "1979-05-27", "07:32:00", "9223372036854775808", "0xffff", '"""a\nb"""', "[{a = 1}]", "'a=b'", "['a=b', 'c=d']"),
+    *(
+        "1",
+        "-1",
+        "0.5",
+        "1e400",
+        "nan",
+        "true",
+        "'text'",
+        '""',
+        '"\\u0000"',
+        '"\\u001b[31m"',
+        "[]",
+        "[[]]",
+        "['a', 1]",
+        "{}",
+        "{a = 1}",
+    ),
+    *(
+        "{a = {b = 2}}",
+        "1979-05-27",
+        "07:32:00",
+        "9223372036854775808",
+        "0xffff",
+        '"""a\nb"""',
+        "[{a = 1}]",
+        "'a=b'",
+        "['a=b', 'c=d']",
+    ),
     *("'https://h/a?sig=x'", "1_000", '"٣"'),
 )
 
 
 def _toml() -> st.SearchStrategy[bytes]:
-    options = sorted({name for parameter in loaded("submit").params for name in (parameter.name, parameter.name.replace("_", "-"))})
-    lines = st.builds("{} = {}".format, st.sampled_from(options), st.sampled_from(LITERALS) | st.integers().map(str) | st.floats().map(str))
-    below = st.builds("{}.{} = {}".format, st.sampled_from(options), st.sampled_from(["a", '""', '"a b"', "a.b"]), st.sampled_from(LITERALS))
-    return st.lists(lines | lines | below, min_size=1, max_size=4).map(lambda found: "\n".join(["[submit]", *found]).encode())
+    options = sorted(
+        {name for parameter in loaded("submit").params for name in (parameter.name, parameter.name.replace("_", "-"))}
+    )
+    lines = st.builds(
+        "{} = {}".format,
+        st.sampled_from(options),
+        st.sampled_from(LITERALS) | st.integers().map(str) | st.floats().map(str),
+    )
+    below = st.builds(
+        "{}.{} = {}".format,
+        st.sampled_from(options),
+        st.sampled_from(["a", '""', '"a b"', "a.b"]),
+        st.sampled_from(LITERALS),
+    )
+    return st.lists(lines | lines | below, min_size=1, max_size=4).map(
+        lambda found: "\n".join(["[submit]", *found]).encode()
+    )
 
 
 COMMAND = (
@@ -101,17 +178,21 @@ COMMAND = (
     "  python train.py --lr ${{inputs.lr}} $[[--x ${{inputs.x}}]]\n"
     "code: .\nenvironment: azureml:env@latest\ncompute: local\nexperiment_name: exp\ntags: {a: b, n: 1}\ninputs:\n"
     "  lr: 0.1\n  data: {type: uri_folder, path: ./data}\n"
-    "outputs:\n  out: {type: uri_folder, path: ./out, mode: rw_mount}\nenvironment_variables: {A: '1'}\nlimits: {timeout: 3600}\n"
+    "outputs:\n  out: {type: uri_folder, path: ./out, mode: rw_mount}\nenvironment_variables: {A: '1'}\n"
+    "limits: {timeout: 3600}\n"
     "resources: {instance_count: 1, shm_size: 8g}\ndistribution: {type: pytorch, process_count_per_instance: 2}\n"
 )
 SWEEP = (
     "type: sweep\ntrial:\n  command: python train.py --lr ${{search_space.lr}}\n  code: .\n"
     "sampling_algorithm: {type: random, seed: 3}\nobjective: {goal: minimize, primary_metric: loss}\n"
-    "search_space:\n  lr: {type: uniform, min_value: 0.1, max_value: 1}\n  n: {type: choice, values: [1, 2]}\n  k: {type: qlognormal, mu: 0, sigma: 1, q: 2}\n"
-    "limits: {max_total_trials: 4, max_concurrent_trials: 2, timeout: 7200}\nearly_termination: {type: bandit, slack_factor: 0.1, evaluation_interval: 2}\n"
+    "search_space:\n  lr: {type: uniform, min_value: 0.1, max_value: 1}\n"
+    "  n: {type: choice, values: [1, 2]}\n  k: {type: qlognormal, mu: 0, sigma: 1, q: 2}\n"
+    "limits: {max_total_trials: 4, max_concurrent_trials: 2, timeout: 7200}\n"
+    "early_termination: {type: bandit, slack_factor: 0.1, evaluation_interval: 2}\n"
 )
 COMPONENT = (
-    "type: command\nname: c\nversion: 1\ninputs:\n  x: {type: integer, default: 3, optional: true, min: 1}\n  y: {type: string, default: a}\n"
+    "type: command\nname: c\nversion: 1\ninputs:\n"
+    "  x: {type: integer, default: 3, optional: true, min: 1}\n  y: {type: string, default: a}\n"
     "outputs:\n  o: {type: uri_folder, mode: rw_mount}\ncode: .\nenvironment: azureml:env@latest\n"
     "command: python train.py --x ${{inputs.x}} --y ${{inputs.y}} --o ${{outputs.o}}\n"
 )
@@ -123,16 +204,62 @@ PIPELINE_JOB = (
 )
 JOBS = (COMMAND, SWEEP, PIPELINE_JOB)
 JOB_WORDS: tuple[str, ...] = (
-    *("type: ", "command: ", "trial:", "jobs:", "inputs:", "outputs:", "${{inputs.lr}}", "${{parent.jobs.one.outputs.o}}", "$[[", "]]"),
-    *("!!binary ", "!!set ", "!!timestamp ", "&a ", "*a", "<<: *one", "|-\n", ">\n", "? ", "!!python/name:os ", "2026-11-20", "0b1", "1:30:00"),
+    *(
+        "type: ",
+        "command: ",
+        "trial:",
+        "jobs:",
+        "inputs:",
+        "outputs:",
+        "${{inputs.lr}}",
+        "${{parent.jobs.one.outputs.o}}",
+        "$[[",
+        "]]",
+    ),
+    *(
+        "!!binary ",
+        "!!set ",
+        "!!timestamp ",
+        "&a ",
+        "*a",
+        "<<: *one",
+        "|-\n",
+        ">\n",
+        "? ",
+        "!!python/name:os ",
+        "2026-11-20",
+        "0b1",
+        "1:30:00",
+    ),
     *("azureml:", "component: ./c.yml\n", "path: ", "compute: gpu\n", "---\n"),
 )
 STEP = {"type": "PythonScriptStep", "script": "train.py", "source_directory": ".", "arguments": ["--a", 1, "b c"]}
-MPI = {"type": "MpiStep", "script": "train.py", "source_directory": ".", "arguments": "--b 'x y' --input", "node_count": "2", "processes_per_node": 2}
-MPI |= {"input_datareference_path": "a/b", "input_datareference_name": "d", "input_dataset_name": "i", "requirements": "requirements.txt"}
-STEPS = {"step1": {**STEP, "name": "one", "output": "o", "node_count": 1}, "step2": {**MPI, "base_image": "img", "output_path": "p"}}
-COMPLAINT = {"result": "Failed", "errors": [{"message": "Not a valid integer.", "path": "resources.instance_count", "value": "x"}], "_schema": ["a"]}
-FAILED = 'Validation for JobSchema failed:\n\n {"errors": [{"message": "Not a valid integer.", "path": "a.b"}]} \n\nadvice'
+MPI = {
+    "type": "MpiStep",
+    "script": "train.py",
+    "source_directory": ".",
+    "arguments": "--b 'x y' --input",
+    "node_count": "2",
+    "processes_per_node": 2,
+}
+MPI |= {
+    "input_datareference_path": "a/b",
+    "input_datareference_name": "d",
+    "input_dataset_name": "i",
+    "requirements": "requirements.txt",
+}
+STEPS = {
+    "step1": {**STEP, "name": "one", "output": "o", "node_count": 1},
+    "step2": {**MPI, "base_image": "img", "output_path": "p"},
+}
+COMPLAINT = {
+    "result": "Failed",
+    "errors": [{"message": "Not a valid integer.", "path": "resources.instance_count", "value": "x"}],
+    "_schema": ["a"],
+}
+FAILED = (
+    'Validation for JobSchema failed:\n\n {"errors": [{"message": "Not a valid integer.", "path": "a.b"}]} \n\nadvice'
+)
 SAID = (FAILED, "(x) compute:\n- is not set\n\n1) do this", "\x1b[31mNo such file or directory: 'a/b'\x1b[0m")
 
 
@@ -176,7 +303,10 @@ CONDA = (
     "  - numpy\n  - pip:\n    - torch==2.1\n    - --index-url https://h/s\nvariables: {A: 1}\n",
 )
 CONDA_WORDS = ("dependencies:", "- pip:\n", "- python=3.9\n", "channels:", "https://u:p@h/x.conda", "==", "[build=1]")
-PIP = "numpy==1.26  # comment\ntorch>=2 \\\n  ,<3\n-r other.txt\n--extra-index-url https://u:p@h/simple\n-e git+https://h/r#egg=r\n"
+PIP = (
+    "numpy==1.26  # comment\ntorch>=2 \\\n  ,<3\n-r other.txt\n--extra-index-url https://u:p@h/simple\n"
+    "-e git+https://h/r#egg=r\n"
+)
 REQUIREMENTS = (PIP, "-r requirements.txt\n", "-c c.txt\n")
 
 
@@ -194,7 +324,11 @@ def _python_version(content: bytes) -> None:
     assert python_version(Path.cwd(), Path.cwd(), {}).isprintable()
 
 
-TABLE = ('image,slide_id,label,mask\na.tiff,1,tumour,m.tiff\n"b ""x"".tiff",2,,\n', "sep=;\nimage;slide_id\na;1\n", "slide_id\timage\n1\tx\n")
+TABLE = (
+    'image,slide_id,label,mask\na.tiff,1,tumour,m.tiff\n"b ""x"".tiff",2,,\n',
+    "sep=;\nimage;slide_id\na;1\n",
+    "slide_id\timage\n1\tx\n",
+)
 IDS = ('slide_id,label\n1,a\n"2",b\n', "a\nb\n\nc\n", "Image;x\n1;2\n")
 LATEST = ("exp:train_1700000000_0badcafe\n", "train_1700000000_0badcafe\n", "\ufeffexp:run\r\n")
 SLIDE_SIZE = (96, 64)
@@ -202,8 +336,16 @@ LARGEST = 4_000_000  # pixels of a slide that is read completely; of a larger on
 MOST_STRIPS = 40
 PICTURES = {"png": {}, "jpg": {"quality": 90}, "webp": {"quality": 80}, "jp2": {}, "bmp": {}}
 TIFFS: Sequence[dict[str, Any]] = (
-    *({"tile": 32, "levels": 2}, {"compression": "deflate", "tile": 32}, {"tile": None, "compression": "lzw", "rowsperstrip": 16}),
-    *({"compression": "webp", "tile": 32}, {"compression": "jpeg2000", "tile": 32}, {"compression": "zstd", "tile": 32, "bigtiff": True}),
+    *(
+        {"tile": 32, "levels": 2},
+        {"compression": "deflate", "tile": 32},
+        {"tile": None, "compression": "lzw", "rowsperstrip": 16},
+    ),
+    *(
+        {"compression": "webp", "tile": 32},
+        {"compression": "jpeg2000", "tile": 32},
+        {"compression": "zstd", "tile": 32, "bigtiff": True},
+    ),
 )
 
 
@@ -246,23 +388,55 @@ def _read_slide(path: Path) -> None:
 
 
 TABLE_WORDS = ("image", "slide_id", "label", "mask", ",", ";", "\t", '"', '""', "sep=|", "\r\n")
-TEXT_FILES: Sequence[tuple[str, Callable[[bytes], object], Sequence[str], Sequence[str], tuple[type[Exception], ...]]] = (
+TEXT_FILES: Sequence[
+    tuple[str, Callable[[bytes], object], Sequence[str], Sequence[str], tuple[type[Exception], ...]]
+] = (
     ("settings", _settings, SETTINGS, WORDS, (BadUsage,)),
     ("settings_of_submit", _submit, SETTINGS, WORDS, (BadUsage,)),
-    ("settings_of_azure", lambda content: principal_source(azure_settings(written(PRIVATE, content).parent), PUBLIC), AZURE, WORDS, (HimlError,)),
-    ("pyproject", lambda content: section_settings(written("pyproject.toml", content).parent, "submit"), PYPROJECT, WORDS, (BadUsage,)),
+    (
+        "settings_of_azure",
+        lambda content: principal_source(azure_settings(written(PRIVATE, content).parent), PUBLIC),
+        AZURE,
+        WORDS,
+        (HimlError,),
+    ),
+    (
+        "pyproject",
+        lambda content: section_settings(written("pyproject.toml", content).parent, "submit"),
+        PYPROJECT,
+        WORDS,
+        (BadUsage,),
+    ),
     ("dotenv", lambda content: read_deepseismic(written(".env", content)), DOTENV, DOTENV_WORDS, (BadUsage,)),
     ("pipeline_variables", _pipeline_variables, DOTENV, DOTENV_WORDS, (BadUsage,)),
     ("innereye", _innereye, INNEREYE, ("variables:", "cluster: ", "node_count: ", "$("), (BadUsage,)),
     ("yaml", _yaml, JOBS, JOB_WORDS, (BadUsage,)),
-    ("job", lambda content: job_yaml_file.read_document(written("job.yml", content), "job.yml", {}).compute.strip(), JOBS, JOB_WORDS, (BadUsage,)),
+    (
+        "job",
+        lambda content: job_yaml_file.read_document(written("job.yml", content), "job.yml", {}).compute.strip(),
+        JOBS,
+        JOB_WORDS,
+        (BadUsage,),
+    ),
     ("prepared_job", _prepared, JOBS, JOB_WORDS, (BadUsage,)),
     ("component", _component, (COMPONENT,), JOB_WORDS, (BadUsage,)),
     ("conda", _conda, CONDA, CONDA_WORDS, (BadUsage,)),
     ("requirements", _requirements, REQUIREMENTS, ("-r ", "-c ", "\\\n", "--hash=", "${A}", " # "), (BadUsage,)),
     ("python_version", _python_version, ("3.11\n", "pypy3.10\n", "3.11.4/envs/x\n3.10"), (), (BadUsage,)),
-    ("ids", lambda content: query.read_ids(written("ids.csv", content), "--include_by_slide_id"), IDS, ("slide_id", ",", ";", '"', "\r\n"), (BadUsage,)),
-    ("latest_run", lambda content: read_latest_run_file(written("most_recent_run.txt", content)), LATEST, (":", "\r\n"), (BadUsage, NotFound)),
+    (
+        "ids",
+        lambda content: query.read_ids(written("ids.csv", content), "--include_by_slide_id"),
+        IDS,
+        ("slide_id", ",", ";", '"', "\r\n"),
+        (BadUsage,),
+    ),
+    (
+        "latest_run",
+        lambda content: read_latest_run_file(written("most_recent_run.txt", content)),
+        LATEST,
+        (":", "\r\n"),
+        (BadUsage, NotFound),
+    ),
 )
 
 
@@ -270,24 +444,44 @@ def _values(name: str, run: Callable[[bytes], object], samples: Sequence[str]) -
     """A target for YAML files with changed values instead of changed characters, written as JSON."""
 
     def examples() -> st.SearchStrategy[bytes]:
-        return documents([yaml.safe_load(sample) for sample in samples]).map(lambda document: json.dumps(document, default=str).encode())
+        return documents([yaml.safe_load(sample) for sample in samples]).map(
+            lambda document: json.dumps(document, default=str).encode()
+        )
 
     return Target(f"files/{name}_values", examples, run)
 
 
 def targets() -> list[Target]:
     return [
-        *(Target(f"files/{name}", partial(contents, samples, words), run, refusals) for name, run, samples, words, refusals in TEXT_FILES),
+        *(
+            Target(f"files/{name}", partial(contents, samples, words), run, refusals)
+            for name, run, samples, words, refusals in TEXT_FILES
+        ),
         _values("innereye", _innereye, INNEREYE),
         Target("files/toml_values", _toml, _submit),
         Target("files/config", lambda: json_files([CONFIG, {"Scope": SCOPE, "Id": None}]), _config, (HimlError,)),
         _values("job", _prepared, JOBS),
         _values("component", _component, (COMPONENT,)),
         Target("files/pipeline", lambda: json_files([STEPS]), _pipeline),
-        Target("files/complaint", lambda: st.one_of(texts(SAID), json_texts([COMPLAINT]).map(lambda text: f"Validation for X: {text}")), _said, ()),
+        Target(
+            "files/complaint",
+            lambda: st.one_of(texts(SAID), json_texts([COMPLAINT]).map(lambda text: f"Validation for X: {text}")),
+            _said,
+            (),
+        ),
         _values("conda", _conda, CONDA),
         Target("files/table", lambda: texts(TABLE, TABLE_WORDS), lambda text: query.read_table(text, "slides.csv")),
-        Target("slides/tiff", lambda: damaged(_tiffs()), lambda content: _read_slide(written("slide.tiff", content)), (SlideUnreadable,)),
-        Target("slides/picture", lambda: damaged(_pictures()), lambda content: _read_slide(written("slide.png", content)), (SlideUnreadable,)),
+        Target(
+            "slides/tiff",
+            lambda: damaged(_tiffs()),
+            lambda content: _read_slide(written("slide.tiff", content)),
+            (SlideUnreadable,),
+        ),
+        Target(
+            "slides/picture",
+            lambda: damaged(_pictures()),
+            lambda content: _read_slide(written("slide.png", content)),
+            (SlideUnreadable,),
+        ),
         Target("slides/stored_size", lambda: damaged([*_pictures(), *_tiffs()]), tiff.stored_size, ()),
     ]

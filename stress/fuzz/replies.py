@@ -1,8 +1,8 @@
-"""Replies of Azure ML's services, of which one is replaced by another document, for himl's workspace and for whole commands.
+"""Replies of Azure ML's services, of which one is replaced by another document, for himl's workspace and for whole
+commands.
 
-The others are recorded from the double, whose replies the vendor's clients accept. After a change to himl's requests, record them in
-`answers.json` with `python -m stress.fuzz.replies`.
-"""
+The others are recorded from the double, whose replies the vendor's clients accept. After a change to himl's requests,
+record them in `answers.json` with `python -m stress.fuzz.replies`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ ASKED: Mapping[str, Callable[[AzureWorkspace], object]] = {
 
 
 def targets() -> list[Target]:
-    return [Target(f"replies/{name}", partial(_other_answers, name), partial(_ask, name), (HimlError,)) for name in ASKED]
+    return [
+        Target(f"replies/{name}", partial(_other_answers, name), partial(_ask, name), (HimlError,)) for name in ASKED
+    ]
 
 
 @cache
@@ -85,11 +87,18 @@ def recorded() -> Any:
 
 def _other_answers(name: str) -> st.SearchStrategy[Any]:
     told = recorded()[name]
-    return st.one_of([st.tuples(st.just(line), documents([told[line]]).map(lambda document: json.loads(json.dumps(document)))) for line in sorted(told)])
+    return st.one_of(
+        [
+            st.tuples(st.just(line), documents([told[line]]).map(lambda document: json.loads(json.dumps(document))))
+            for line in sorted(told)
+        ]
+    )
 
 
 def _ask(name: str, given: tuple[str, Any]) -> object:
-    """The result of a workspace that gets recorded replies, except one. As in himl's own transport, only TLS and valid JSON are accepted."""
+    """The result of a workspace that gets recorded replies, except one. As in himl's own transport, only TLS and
+    valid JSON are accepted.
+    """
     answers, (place, other), requests = {**recorded()["workspace"], **recorded()[name]}, given, 0
 
     def send(method: str, url: str, **options: Any) -> responses.Response:
@@ -120,7 +129,10 @@ def line_of(method: str, url: str) -> str:
 @contextmanager
 def recording(staged: StagedWorkspace, folder: Path) -> Iterator[tuple[Connection, dict[str, Any]]]:
     found: dict[str, Any] = {}
-    with patch.dict(os.environ, {**staged.environment(), "HIML_NO_CACHE": "1"}), connected(staged, folder) as connection:
+    with (
+        patch.dict(os.environ, {**staged.environment(), "HIML_NO_CACHE": "1"}),
+        connected(staged, folder) as connection,
+    ):
         send = connection.request
 
         def kept(method: str, url: str, **options: Any) -> responses.Response:
@@ -148,7 +160,11 @@ def record_answers() -> None:
                     ASKED[name](AzureWorkspace(connection))
             told[name] = {line: answer for line, answer in answers.items() if line not in told.get("workspace", {})}
     text, state = json.dumps(told, sort_keys=True, ensure_ascii=False, separators=(",", ":")), staged.state
-    for there, here in {state.subscription: ADDRESS.subscription_id, state.group: ADDRESS.resource_group, state.name: ADDRESS.name}.items():
+    for there, here in {
+        state.subscription: ADDRESS.subscription_id,
+        state.group: ADDRESS.resource_group,
+        state.name: ADDRESS.name,
+    }.items():
         text = text.replace(there, here)
     ANSWERS.write_text(text + "\n", encoding="utf-8")
 
@@ -168,8 +184,17 @@ def run(command: str, world: World, dice: random.Random) -> Result:
         codes += [ended.code] if ended else []
         wrong = _complaint(ended)
         why = why or (f"{wrong}; {line.rpartition('/')[2]} answered with {content[:200]!a}" if wrong else "")
-    outcome = Outcome.lost if why else Outcome.not_met if not hits else Outcome.reported if any(codes) else Outcome.survived
-    return Result(outcome, max(codes, default=None), time.monotonic() - begun, hits, why=world.tidy(why), facts={"examples": CALLS})
+    outcome = (
+        Outcome.lost if why else Outcome.not_met if not hits else Outcome.reported if any(codes) else Outcome.survived
+    )
+    return Result(
+        outcome,
+        max(codes, default=None),
+        time.monotonic() - begun,
+        hits,
+        why=world.tidy(why),
+        facts={"examples": CALLS},
+    )
 
 
 def _complaint(ended: Ended | None) -> str:
@@ -215,9 +240,17 @@ def _known_answers(world: World) -> Mapping[str, Any]:
         for ask in (
             lambda: [*workspace.runs(RunQuery(limit=5))],
             lambda: [(workspace.run(run), [*workspace.run_files(run).list()]) for run in (FILES, CHECKPOINT, *CURVES)],
-            lambda: [(workspace.metrics(run), workspace.parameters(run), [*workspace.runs(RunQuery(parent=run))]) for run in (FILES, *CURVES)],
+            lambda: [
+                (workspace.metrics(run), workspace.parameters(run), [*workspace.runs(RunQuery(parent=run))])
+                for run in (FILES, *CURVES)
+            ],
             lambda: workspace.results([workspace.run(run) for run in CURVES], wanted=lambda name: True, whole=True),
-            lambda: (workspace.datastores(), [*workspace.datastore().list()], workspace.has_cluster("cpu-cluster"), workspace.describe()),
+            lambda: (
+                workspace.datastores(),
+                [*workspace.datastore().list()],
+                workspace.has_cluster("cpu-cluster"),
+                workspace.describe(),
+            ),
         ):
             with suppress(HimlError):
                 ask()

@@ -1,4 +1,6 @@
-"""Parsers of himl's own files, which others may overwrite, of its messages to other ranks, and of requests to a job's server."""
+"""Parsers of himl's own files, which others may overwrite, of its messages to other ranks, and of requests to a
+job's server.
+"""
 
 from __future__ import annotations
 
@@ -60,9 +62,18 @@ def _transfer(content: bytes) -> None:
 def _workspace() -> bytes:
     path = Path.cwd() / "made.db"
     database = Database(path, create=True)
-    run = Run(JOB, "exp", RunStatus.running, display_name="n", tags={"himl.tries": "[1]", "a": "b"}, started=as_time(1700000000000))
+    run = Run(
+        JOB,
+        "exp",
+        RunStatus.running,
+        display_name="n",
+        tags={"himl.tries": "[1]", "a": "b"},
+        started=as_time(1700000000000),
+    )
     RunStore(database).add(run)
-    metric_store.MetricStore(database).log(JOB, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)], [("lr", "1")])
+    metric_store.MetricStore(database).log(
+        JOB, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)], [("lr", "1")]
+    )
     RunStore(database).end(JOB, RunStatus.completed, exit_code=0)
     database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
@@ -104,14 +115,38 @@ def _rows(given: tuple[str, str, Any]) -> None:
 def _row_values() -> st.SearchStrategy[Any]:
     connection = sqlite3.connect(":memory:")
     connection.executescript(SCHEMA)
-    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")]
+    tables = [
+        row[0]
+        for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+    ]
     places = [(table, row[1]) for table in tables for row in connection.execute(f"PRAGMA table_info({table})")]
     connection.close()
     odd: Sequence[Any] = (
-        *(None, "", "x", b"\xff\0", -1, 2**63 - 1, -(2**63), 1e308, float("inf"), "\0", "\x1b[31m\n", "[1, [2]]", "[" * 3000, "9" * 5000),
+        *(
+            None,
+            "",
+            "x",
+            b"\xff\0",
+            -1,
+            2**63 - 1,
+            -(2**63),
+            1e308,
+            float("inf"),
+            "\0",
+            "\x1b[31m\n",
+            "[1, [2]]",
+            "[" * 3000,
+            "9" * 5000,
+        ),
         *('{"a": NaN}', "Completed"),
     )
-    values = st.sampled_from(odd) | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.binary(max_size=8) | texts(('{"--lr": 0.1}', "[1, 2]"))
+    values = (
+        st.sampled_from(odd)
+        | st.integers(-(2**63), 2**63 - 1)
+        | st.floats()
+        | st.binary(max_size=8)
+        | texts(('{"--lr": 0.1}', "[1, 2]"))
+    )
     return st.tuples(st.sampled_from(places), values).map(lambda pair: (*pair[0], pair[1]))
 
 
@@ -121,11 +156,30 @@ def _stored(name: str, samples: Callable[[], bytes], run: Callable[[bytes], obje
 
 SWEEP = {"space": {"lr": {"draw": "choice", "values": [1, 2]}}, "early_stop": {"policy": "median"}, "max_trials": 2}
 SNAPSHOT = {"root": "/x", "files": ["train.py"], "size": 10}
-ASKED: dict[str, Any] = {"experiment": "exp", "entry": {"kind": "script", "target": "train.py"}, "snapshot": SNAPSHOT, "python": "python"}
+ASKED: dict[str, Any] = {
+    "experiment": "exp",
+    "entry": {"kind": "script", "target": "train.py"},
+    "snapshot": SNAPSHOT,
+    "python": "python",
+}
 ASKED |= {"arguments": ["--a"], "inputs": [{"key": "INPUT_0", "name": "d"}], "outputs": [], "sweep": SWEEP}
 SPEC = {**ASKED, "env_names": ["A"], "has_secrets": False}
-ORDER = {"run_folder": "/x", "spec": {**ASKED, "env": {}}, "command": "python train.py", "inputs": {"INPUT_0": "/d"}, "outputs": {}}
-NOTE = {"run_id": JOB, "place": {"folder": "/w"}, "is_starting": False, "failure": "", "away": "", "not_before": 1.5, "runs": {JOB: {"there": "x", "row": 3}}}
+ORDER = {
+    "run_folder": "/x",
+    "spec": {**ASKED, "env": {}},
+    "command": "python train.py",
+    "inputs": {"INPUT_0": "/d"},
+    "outputs": {},
+}
+NOTE = {
+    "run_id": JOB,
+    "place": {"folder": "/w"},
+    "is_starting": False,
+    "failure": "",
+    "away": "",
+    "not_before": 1.5,
+    "runs": {JOB: {"there": "x", "row": 3}},
+}
 NOTE_PLAIN = {"run_id": JOB, "place": {}, "runs": {}}
 LINES = (
     (
@@ -135,8 +189,19 @@ LINES = (
         '{"kind": "image", "values": {"name": "a.png"}, "time": "2026-11-20T10:40:57+00:00"}\n'
     ),
 )
-STORE = {"name": "d", "type": "AzureBlob", "account": "a", "container": "c", "endpoint": "", "protocol": "https", "credentials": "None"}
-IMPORTS, YIELDS = "import himl_cli\nfrom himl_cli.api import x\nprint(1)\n", "def f(a):\n    import himl_cli; return (yield a)\n"
+STORE = {
+    "name": "d",
+    "type": "AzureBlob",
+    "account": "a",
+    "container": "c",
+    "endpoint": "",
+    "protocol": "https",
+    "credentials": "None",
+}
+IMPORTS, YIELDS = (
+    "import himl_cli\nfrom himl_cli.api import x\nprint(1)\n",
+    "def f(a):\n    import himl_cli; return (yield a)\n",
+)
 SCRIPT = (IMPORTS, YIELDS, "# coding: latin-1\nx = 'é himl_cli'\n")
 DAMAGED = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # `resuming` reports these as an invalid record
 
@@ -218,9 +283,28 @@ CLAUSES = ("metrics.loss DESC", "attribute.start_time", "tags.`x y` ASC", "Creat
 TAGGED = [{"key": "a", "value": "b"}]
 LOSS = {"key": "loss", "value": 0.5, "step": "3", "timestamp": 1700000000000}
 BATCH = {"run_id": JOB, "metrics": [LOSS], "params": [{"key": "lr", "value": "1"}], "tags": TAGGED}
-CREATE = {"experiment_id": "1", "run_name": "n", "start_time": 1700000000000, "tags": [{"key": "mlflow.parentRunId", "value": JOB}], "user_id": "u"}
-SEARCH = {"experiment_ids": ["1"], "filter": "metrics.loss < 1", "order_by": ["metrics.loss DESC"], "max_results": 5, "page_token": "0", "run_view_type": "ALL"}
-MODEL: dict[str, Any] = {"run_id": JOB, "model_json": '{"artifact_path": "m", "flavors": {}}', "name": "m", "source_run_id": JOB, "model_type": "x"}
+CREATE = {
+    "experiment_id": "1",
+    "run_name": "n",
+    "start_time": 1700000000000,
+    "tags": [{"key": "mlflow.parentRunId", "value": JOB}],
+    "user_id": "u",
+}
+SEARCH = {
+    "experiment_ids": ["1"],
+    "filter": "metrics.loss < 1",
+    "order_by": ["metrics.loss DESC"],
+    "max_results": 5,
+    "page_token": "0",
+    "run_view_type": "ALL",
+}
+MODEL: dict[str, Any] = {
+    "run_id": JOB,
+    "model_json": '{"artifact_path": "m", "flavors": {}}',
+    "name": "m",
+    "source_run_id": JOB,
+    "model_type": "x",
+}
 MODEL |= {"params": [], "tags": TAGGED}
 HISTORY = {"run_id": JOB, "run_ids": [JOB], "metric_key": "loss", "max_results": 3, "start_step": "0", "end_step": 9}
 DATASET = {"name": "d", "digest": "x", "source": "s", "schema": "{}"}
@@ -231,16 +315,53 @@ REQUESTS: tuple[Any, ...] = (
     {"experiment_name": "exp", "experiment_id": "1"},
 )
 ROUTES: tuple[str, ...] = (
-    *("runs/get", "runs/create", "runs/update", "runs/delete", "runs/restore", "runs/search", "runs/log-inputs", "runs/outputs", "runs/log-metric"),
-    *("runs/log-batch", "runs/log-parameter", "runs/set-tag", "runs/delete-tag", "runs/log-model", "metrics/get-history"),
-    *("metrics/get-history-bulk-interval", "experiments/get", "experiments/get-by-name", "experiments/search", "experiments/create"),
+    *(
+        "runs/get",
+        "runs/create",
+        "runs/update",
+        "runs/delete",
+        "runs/restore",
+        "runs/search",
+        "runs/log-inputs",
+        "runs/outputs",
+        "runs/log-metric",
+    ),
+    *(
+        "runs/log-batch",
+        "runs/log-parameter",
+        "runs/set-tag",
+        "runs/delete-tag",
+        "runs/log-model",
+        "metrics/get-history",
+    ),
+    *(
+        "metrics/get-history-bulk-interval",
+        "experiments/get",
+        "experiments/get-by-name",
+        "experiments/search",
+        "experiments/create",
+    ),
     *("logged-models", "logged-models/search", "logged-models/m-1", "logged-models/m-1/tags/a%2Fb", "x/../y"),
 )
 METRIC = {"run_id": JOB, "key": "loss", "value": "NaN", "step": 1, "timestamp": "1700000000000"}
 CALLS: tuple[tuple[str, Any], ...] = (
-    *(("runs/log-batch", BATCH), ("runs/create", CREATE), ("runs/search", SEARCH), ("runs/log-model", MODEL), ("runs/log-inputs", INPUTS)),
-    *(("runs/update", UPDATE), ("runs/log-metric", METRIC), ("runs/set-tag", {"run_id": JOB, "key": "a", "value": "b"})),
-    *(("runs/log-parameter", {"run_id": JOB, "key": "lr", "value": "1"}), ("logged-models", MODEL), ("logged-models/search", SEARCH)),
+    *(
+        ("runs/log-batch", BATCH),
+        ("runs/create", CREATE),
+        ("runs/search", SEARCH),
+        ("runs/log-model", MODEL),
+        ("runs/log-inputs", INPUTS),
+    ),
+    *(
+        ("runs/update", UPDATE),
+        ("runs/log-metric", METRIC),
+        ("runs/set-tag", {"run_id": JOB, "key": "a", "value": "b"}),
+    ),
+    *(
+        ("runs/log-parameter", {"run_id": JOB, "key": "lr", "value": "1"}),
+        ("logged-models", MODEL),
+        ("logged-models/search", SEARCH),
+    ),
     ("runs/outputs", INPUTS),
 )
 
@@ -252,7 +373,11 @@ def _routes() -> http_connection.Routes:
     numbers = itertools.count(1)
     job = RunStore(database).get(JOB)
     assert job is not None
-    return http_connection.Routes(tracked_runs.JobRuns(database, job, lambda run_id: Path.cwd() / run_id, lambda: f"train_1700000000_{next(numbers):08x}"))
+    return http_connection.Routes(
+        tracked_runs.JobRuns(
+            database, job, lambda run_id: Path.cwd() / run_id, lambda: f"train_1700000000_{next(numbers):08x}"
+        )
+    )
 
 
 def _request(given: tuple[str, str, str, bytes]) -> None:
@@ -261,14 +386,22 @@ def _request(given: tuple[str, str, str, bytes]) -> None:
 
 
 def _requests() -> st.SearchStrategy[Any]:
-    route = st.one_of(*[st.sampled_from(ROUTES)] * 4, texts(ROUTES).map(lambda text: text.encode("utf-8", "replace").decode()))
+    route = st.one_of(
+        *[st.sampled_from(ROUTES)] * 4, texts(ROUTES).map(lambda text: text.encode("utf-8", "replace").decode())
+    )
     path = st.builds(str.__add__, st.sampled_from(http_connection.PREFIXES), route)
     fitting = st.sampled_from(CALLS).flatmap(
-        lambda call: st.tuples(st.just("POST"), st.just(http_connection.PREFIXES[0] + call[0]), st.just(""), json_files([call[1]]))
+        lambda call: st.tuples(
+            st.just("POST"), st.just(http_connection.PREFIXES[0] + call[0]), st.just(""), json_files([call[1]])
+        )
     )
-    query = st.just("") | texts((f"run_id={JOB}&metric_key=loss&max_results=3", "experiment_name=exp&run_ids=a&run_ids=b"))
+    query = st.just("") | texts(
+        (f"run_id={JOB}&metric_key=loss&max_results=3", "experiment_name=exp&run_ids=a&run_ids=b")
+    )
     body = st.one_of(*[json_files(REQUESTS)] * 4, st.just(b""))
-    return st.one_of(fitting, fitting, fitting, st.tuples(st.sampled_from(["POST", "GET", "PATCH", "DELETE"]), path, query, body))
+    return st.one_of(
+        fitting, fitting, fitting, st.tuples(st.sampled_from(["POST", "GET", "PATCH", "DELETE"]), path, query, body)
+    )
 
 
 def targets() -> list[Target]:
@@ -276,15 +409,27 @@ def targets() -> list[Target]:
         _stored("transfer", _transfer_state, _transfer),
         _stored("workspace", _workspace, _damaged_workspace),
         Target("state/rows", _row_values, _rows, (DiskFailed, RunNotFound)),
-        Target("state/run_records", lambda: json_files([{"job": SPEC}, {"many": {"jobs": []}}]), _records, (DiskFailed,)),
+        Target(
+            "state/run_records", lambda: json_files([{"job": SPEC}, {"many": {"jobs": []}}]), _records, (DiskFailed,)
+        ),
         Target("state/order", lambda: json_texts([ORDER]), _order, (JobFailed,)),
         Target("state/note", lambda: json_files([NOTE, NOTE_PLAIN]), _note, (DiskFailed,)),
         Target("state/logged", lambda: contents(LINES, ('{"kind": "', '"values": ', '"step": ', "\n")), _logged, ()),
         Target("state/kept", lambda: json_files([{"key": "key", "expires": 4e9, "value": STORE}]), _kept, (BadUsage,)),
         Target("state/checkpoint", lambda: damaged(_checkpoints()), _whole, ()),
         Target("state/brought", lambda: json_texts([{"0badcafe0bad": "/x"}]), _word, ()),
-        Target("state/script", lambda: contents(SCRIPT, ("import ", "himl", "(", "\\", "'''")), lambda content: imports_himl(written("train.py", content)), ()),
-        Target("state/search_filter", lambda: texts(FILTERS, (" AND ", "metrics.", "tags.", " LIKE ", "`", "'")), search.parse_filter, (search.BadSearch,)),
+        Target(
+            "state/script",
+            lambda: contents(SCRIPT, ("import ", "himl", "(", "\\", "'''")),
+            lambda content: imports_himl(written("train.py", content)),
+            (),
+        ),
+        Target(
+            "state/search_filter",
+            lambda: texts(FILTERS, (" AND ", "metrics.", "tags.", " LIKE ", "`", "'")),
+            search.parse_filter,
+            (search.BadSearch,),
+        ),
         Target("state/search_order", lambda: texts(CLAUSES), search.parse_order, (search.BadSearch,)),
         Target("state/request", _requests, _request, (protocol.RequestError, HimlError)),
     ]

@@ -21,28 +21,131 @@ ADDRESS = WorkspaceAddress("0f0f0f0f-0000-4000-8000-000000000000", "group", "ws"
 JOB = "train_1700000000_0badcafe"
 LONGEST = 200_000  # characters of a text; repeats end there
 EDITS = st.sampled_from([0, 1, 1, 1, 2, 2, 4])
-SIGNS = ("", " ", "\n", "\r", "\t", "\0", "\x1b[31m", "\x7f", "\x85", "\u2028", "\ufeff", "\u202e", "\ud800", "\udc80", "\U0001f600", "٣", "²", "½", "e\u0301")
-PUNCTUATION = (*"'\"\\/:;,.=#$%&*|<>!?@^~`+-_()[]{}", "..", "://", "%00", "%zz", "{{", "}}", "${{", "$(", "\\u0000", "\\ud800", "/../", "//", "<<", "- ", ": ")
+SIGNS = (
+    "",
+    " ",
+    "\n",
+    "\r",
+    "\t",
+    "\0",
+    "\x1b[31m",
+    "\x7f",
+    "\x85",
+    "\u2028",
+    "\ufeff",
+    "\u202e",
+    "\ud800",
+    "\udc80",
+    "\U0001f600",
+    "٣",
+    "²",
+    "½",
+    "e\u0301",
+)
+PUNCTUATION = (
+    *"'\"\\/:;,.=#$%&*|<>!?@^~`+-_()[]{}",
+    "..",
+    "://",
+    "%00",
+    "%zz",
+    "{{",
+    "}}",
+    "${{",
+    "$(",
+    "\\u0000",
+    "\\ud800",
+    "/../",
+    "//",
+    "<<",
+    "- ",
+    ": ",
+)
 NUMBERS: tuple[str, ...] = (
-    *("0", "-1", "-0", "007", "1e999", "-1e-999", "1.5", "NaN", "nan", "inf", "-Infinity", "2147483648", "9223372036854775808", "9" * 19),
+    *(
+        "0",
+        "-1",
+        "-0",
+        "007",
+        "1e999",
+        "-1e-999",
+        "1.5",
+        "NaN",
+        "nan",
+        "inf",
+        "-Infinity",
+        "2147483648",
+        "9223372036854775808",
+        "9" * 19,
+    ),
     *("9" * 400, "9" * 5000, "0x" + "f" * 300, "1_000", "1e5", "3" + "0" * 308, "true", "null", "None"),
 )
 REPEATS = (2, 10, 101, 3000, 30_000)
 LEAVES: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**20, 10**400, 0.0, -0.0, 1.5, 1e308, float("nan"), float("inf"), float("-inf")),
-    *("", " ", "a", "\0", "\n", "\x1b[2J", "a\ud800b", "\udc80", "٣", "NaN", "-1", "1e999", "9" * 400, "9" * 5000, "x" * 3000, "{}", "[]", "null"),
-    *("../..", "/etc/passwd", "https://[::1", "https://h:99999999/a?sig=s", "2026-13-45T99:99:99Z", "0001-01-01T00:00:00"),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2**31,
+        2**63,
+        -(2**63) - 1,
+        10**20,
+        10**400,
+        0.0,
+        -0.0,
+        1.5,
+        1e308,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+    ),
+    *(
+        "",
+        " ",
+        "a",
+        "\0",
+        "\n",
+        "\x1b[2J",
+        "a\ud800b",
+        "\udc80",
+        "٣",
+        "NaN",
+        "-1",
+        "1e999",
+        "9" * 400,
+        "9" * 5000,
+        "x" * 3000,
+        "{}",
+        "[]",
+        "null",
+    ),
+    *(
+        "../..",
+        "/etc/passwd",
+        "https://[::1",
+        "https://h:99999999/a?sig=s",
+        "2026-13-45T99:99:99Z",
+        "0001-01-01T00:00:00",
+    ),
     *("9999-12-31T23:59:59.9999999-14:00", [], {}, [[]], [None], {"": None}, [{}]),
 )
 
 
 def lines_of(*words: str) -> st.SearchStrategy[str]:
-    pieces = st.sampled_from((*words, *words, *SIGNS, *PUNCTUATION, *NUMBERS)) | st.text(max_size=8) | st.characters(categories=["Cs"])
+    pieces = (
+        st.sampled_from((*words, *words, *SIGNS, *PUNCTUATION, *NUMBERS))
+        | st.text(max_size=8)
+        | st.characters(categories=["Cs"])
+    )
     return st.lists(pieces, max_size=12).map("".join)
 
 
 def texts(samples: Sequence[str], words: Sequence[str] = ()) -> st.SearchStrategy[str]:
-    """*samples* with parts removed, doubled, repeated, or exchanged, and garbage made of *words*. One in ten is unchanged."""
+    """*samples* with parts removed, doubled, repeated, or exchanged, and garbage made of *words*. One in ten is
+    unchanged.
+    """
     return st.one_of(*[_edited(samples, words)] * 6, lines_of(*words), st.text(max_size=60))
 
 
@@ -55,7 +158,11 @@ def contents(samples: Sequence[str], words: Sequence[str] = ()) -> st.SearchStra
 def values() -> st.SearchStrategy[Any]:
     """All JSON values, and the additional numbers of Python's JSON."""
     leaves = st.sampled_from(LEAVES) | st.integers() | st.floats() | st.text(max_size=12)
-    return st.recursive(leaves, lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=6), below, max_size=4), max_leaves=8)
+    return st.recursive(
+        leaves,
+        lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=6), below, max_size=4),
+        max_leaves=8,
+    )
 
 
 def documents(samples: Sequence[Any]) -> st.SearchStrategy[Any]:
@@ -66,7 +173,13 @@ def documents(samples: Sequence[Any]) -> st.SearchStrategy[Any]:
 def json_texts(samples: Sequence[Any]) -> st.SearchStrategy[str]:
     written = documents(samples).map(json.dumps)
     plain = documents(samples).map(lambda value: json.dumps(value, ensure_ascii=False))
-    return st.one_of(written, written, plain, _edited([json.dumps(sample) for sample in samples], ("{", "}", "[", "]", ":", ",", '"')), nested())
+    return st.one_of(
+        written,
+        written,
+        plain,
+        _edited([json.dumps(sample) for sample in samples], ("{", "}", "[", "]", ":", ",", '"')),
+        nested(),
+    )
 
 
 def json_files(samples: Sequence[Any]) -> st.SearchStrategy[bytes]:
@@ -79,7 +192,13 @@ def nested() -> st.SearchStrategy[str]:
         return pair[0] * depth + inside + pair[1] * depth * is_closed
 
     pairs = st.sampled_from([("[", "]"), ('{"a":', "}"), ('{"value":[', "]}")])
-    return st.builds(written, pairs, st.sampled_from([1, 50, 99, 101, 500, 3000, 50_000]), st.sampled_from(["", "1", '"a"', "{}"]), st.booleans())
+    return st.builds(
+        written,
+        pairs,
+        st.sampled_from([1, 50, 99, 101, 500, 3000, 50_000]),
+        st.sampled_from(["", "1", '"a"', "{}"]),
+        st.booleans(),
+    )
 
 
 @st.composite
@@ -96,7 +215,9 @@ def damaged(draw: st.DrawFn, samples: Sequence[bytes]) -> bytes:
             data[start : start + size] = draw(st.sampled_from([0, 1, 0x7F, 0xFF])).to_bytes(1, "big") * size
         elif action == 2:
             order, width = draw(st.sampled_from(["little", "big"])), min(size, 8)
-            data[start : start + width] = (draw(st.integers(0, 2**64 - 1)) % 256**width).to_bytes(width, "big" if order == "big" else "little")
+            data[start : start + width] = (draw(st.integers(0, 2**64 - 1)) % 256**width).to_bytes(
+                width, "big" if order == "big" else "little"
+            )
         elif action == 3:
             del data[start : start + size]
         elif action == 4:
@@ -141,7 +262,9 @@ def _other_document(draw: st.DrawFn, samples: Sequence[Any]) -> Any:
         if action == 0:
             del holder[key]
         elif action == 1 and isinstance(holder, dict):
-            holder[draw(st.sampled_from(["", "\0", "name", "value", "key", "\ud800", "x" * 300]) | st.text(max_size=5))] = holder.pop(key)
+            holder[
+                draw(st.sampled_from(["", "\0", "name", "value", "key", "\ud800", "x" * 300]) | st.text(max_size=5))
+            ] = holder.pop(key)
         elif action == 2:
             holder[key] = [holder[key]] * draw(st.sampled_from([1, 2, 50]))
         elif action == 3:
@@ -157,7 +280,9 @@ def _other_document(draw: st.DrawFn, samples: Sequence[Any]) -> Any:
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
     """The positions of values: their container, and their key or index in it."""
-    pairs: Iterable[tuple[Any, Any]] = document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else [])
+    pairs: Iterable[tuple[Any, Any]] = (
+        document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else [])
+    )
     for key, value in pairs:
         yield document, key
         yield from _places(value)
@@ -165,7 +290,8 @@ def _places(document: Any) -> Iterator[tuple[Any, Any]]:
 
 @dataclass(frozen=True)
 class Target:
-    """A parser. `examples` returns the strategy for the input of `run`. `refusals` are its documented errors. `name` is `group/target`.
+    """A parser. `examples` returns the strategy for the input of `run`. `refusals` are its documented errors. `name` is
+    `group/target`.
 
     `takes_some`: it must accept some of the examples, since otherwise none would reach its inner code.
     """
@@ -177,7 +303,9 @@ class Target:
     takes_some: bool = True
 
 
-def text_target(name: str, samples: Sequence[str], run: Callable[[str], object], refusals: tuple[type[Exception], ...] = (BadUsage,)) -> Target:
+def text_target(
+    name: str, samples: Sequence[str], run: Callable[[str], object], refusals: tuple[type[Exception], ...] = (BadUsage,)
+) -> Target:
     return Target(name, partial(texts, samples), run, refusals)
 
 
@@ -194,7 +322,9 @@ Example = TypeVar("Example")
 def drawn(strategy: SearchStrategy[Example], number: int) -> Example:
     """One example, which *number* determines. It is the last of six, since the first ones are the simplest."""
     found: list[Example] = []
-    once = settings(max_examples=6, database=None, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+    once = settings(
+        max_examples=6, database=None, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck)
+    )
 
     def keep(example: Example) -> None:
         found.append(example)

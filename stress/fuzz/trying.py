@@ -1,4 +1,5 @@
-"""Run the examples of one case in a separate process with limits of time and memory, and report the smallest one that breaks a parser.
+"""Run the examples of one case in a separate process with limits of time and memory, and report the smallest one that
+breaks a parser.
 
 For Linux, since processes are forks of one that has its imports loaded, and inherit its limits.
 """
@@ -34,7 +35,9 @@ from stress.world import plain
 
 TARGETS = {target.name: target for module in (typed, files, state, replies) for target in module.targets()}
 READY = drawn(st.text() | st.integers() | st.floats() | st.binary(), 0)
-"""Hypothesis reads the constants of all modules that are there, and a table of all characters: once, before processes are forked."""
+"""Hypothesis reads the constants of all modules that are there, and a table of all characters: once, before
+processes are forked.
+"""
 SECONDS, SHRINKING = 5.0, 20.0  # of processor time for one example, and for the search of a smaller one
 MEMORY = 512 << 20  # bytes by which the process may grow per example; the hard limit is three times as much
 DRAWS = 4
@@ -78,16 +81,22 @@ class Trial:
         self._until = 0.0
 
     def run(self, seed: int, count: int) -> Tried:
-        """Run *count* examples. If Hypothesis stops because the same choices led to another path, draw the rest again."""
+        """Run *count* examples. If Hypothesis stops because the same choices led to another path, draw the rest
+        again.
+        """
         for number in range(DRAWS):
             with contextlib.suppress(hypothesis.errors.Flaky, hypothesis.errors.FlakyStrategyDefinition):
                 self._try(seed + number, count - self._examples)
             if self._why or self._examples >= count:
                 break
-        return Tried(self._examples, self._refused, self._why, self._refused < self._examples or not self._target.takes_some)
+        return Tried(
+            self._examples, self._refused, self._why, self._refused < self._examples or not self._target.takes_some
+        )
 
     def _try(self, seed: int, count: int) -> None:
-        bounds = settings(max_examples=count, database=None, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck))
+        bounds = settings(
+            max_examples=count, database=None, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck)
+        )
         quiet = settings(bounds, print_blob=False, report_multiple_bugs=False, verbosity=hypothesis.Verbosity.quiet)
         quick = settings(quiet, phases=(Phase.generate, Phase.shrink))
         tried = hypothesis.seed(seed)(quick(given(self._target.examples())(self._one)))
@@ -140,13 +149,21 @@ def _wrong_words(err: Exception) -> str:
     """The problem of a refusal's message, checked in its displayed form for errors of himl."""
     kind = type(err).__name__
     if not isinstance(err, HimlError):
-        return "" if str(err).isprintable() or not str(err) else f"{kind} with signs that are not to be seen: {plain(str(err))[:120]}"
+        return (
+            ""
+            if str(err).isprintable() or not str(err)
+            else f"{kind} with signs that are not to be seen: {plain(str(err))[:120]}"
+        )
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         print_error(err, as_json=False)
     lines = said.getvalue().splitlines()
     printable = [line for line in lines if all(each.isprintable() or "\udc80" <= each <= "\udcff" for each in line)]
-    if len(printable) != 1 + bool(err.hint) or len(lines) != len(printable) or not lines[0].removeprefix("error:").strip():
+    if (
+        len(printable) != 1 + bool(err.hint)
+        or len(lines) != len(printable)
+        or not lines[0].removeprefix("error:").strip()
+    ):
         return f"{kind} in {len(lines)} lines: {plain(said.getvalue())[:160]}"
     return ""
 

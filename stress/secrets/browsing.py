@@ -12,7 +12,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 from tests.support.tensorboard import bearing
 
 API, API_3 = "/ajax-api/2.0/mlflow", "/ajax-api/3.0/mlflow"
-RUN = "run { info { runId runName artifactUri status } data { metrics { key value } params { key value } tags { key value } } }"
+RUN = (
+    "run { info { runId runName artifactUri status } data { metrics { key value } params { key value } tags { "
+    "key value } } }"
+)
 GRAPHQL = f"query {{ mlflowGetRun(input: {{runId: %s}}) {{ {RUN} }} }}"
 SHOWN = b"val/loss"  # a metric of each workspace of a case
 SECONDS = 120.0
@@ -30,7 +33,12 @@ class Pages:
         """The document of an answer, None for another answer."""
         with closing(HTTPConnection(self._address.hostname or "", self._address.port, timeout=SECONDS)) as connection:
             sent = None if body is None else json.dumps(body)
-            connection.request("GET" if body is None else "POST", path, sent, self._signed | ({"Content-Type": "application/json"} if sent else {}))
+            connection.request(
+                "GET" if body is None else "POST",
+                path,
+                sent,
+                self._signed | ({"Content-Type": "application/json"} if sent else {}),
+            )
             answer = connection.getresponse()
             content = answer.read()
         self.answers.append(str(answer.headers).encode() + content)
@@ -51,13 +59,23 @@ class Pages:
 def browsed(url: str) -> bytes:
     """The answers to all requests, once the server shows a run with a metric and files."""
     pages = Pages(url)
-    for path in ("/", "/health", "/version", f"{API_3}/server-info", f"{API}/registered-models/search", f"{API}/model-versions/search"):
+    for path in (
+        "/",
+        "/health",
+        "/version",
+        f"{API_3}/server-info",
+        f"{API}/registered-models/search",
+        f"{API}/model-versions/search",
+    ):
         pages.ask(path)
     found = pages.ask(f"{API}/experiments/search", {"max_results": 100})
     ids = [each["experiment_id"] for each in found["experiments"]]
     runs = pages.ask(f"{API}/runs/search", {"experiment_ids": ids, "max_results": 100})["runs"]
     pages.ask(f"{API}/logged-models/search", {"experiment_ids": ids})
-    pages.ask(f"{API_3}/traces/search", {"locations": [{"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": one}} for one in ids]})
+    pages.ask(
+        f"{API_3}/traces/search",
+        {"locations": [{"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": one}} for one in ids]},
+    )
     files = 0
     for run in runs:
         run_id = run["info"]["run_id"]

@@ -1,4 +1,6 @@
-"""Search for secrets in the traces of every command with every channel for secrets, without a fault and with each of six."""
+"""Search for secrets in the traces of every command with every channel for secrets, without a fault and with each of
+six.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import Outcome as Left
 from tests.support.slurm import running_cluster
 
-GIVEN = "typed"  # kinds that the user gives begin so: what he typed he may find where it belongs, in the job's arguments and variables
+# kinds that the user gives begin so: what he typed he may find where it belongs, in the job's arguments and variables
+GIVEN = "typed"
 ARGUMENT = f"{GIVEN} argument"
 VENDOR = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 PRINCIPAL = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD")
@@ -43,10 +46,10 @@ Call = Callable[["Lab", Sequence[str]], Left]
 class Lab:
     """The environment of one case: a separate workspace, a project, the secrets in use, and the call to search.
 
-    `arguments` are those of the command, `script` those after `--`. A channel adds to them and to `env`. `own` are the user's own files with
-    secrets, `private` those that himl writes for the user. `printed` are kinds of secrets that stdout contains by design. `shown` are texts that
-    others can see, each with its name, when the command has ended. `resources` end with the case.
-    """
+    `arguments` are those of the command, `script` those after `--`. A channel adds to them and to `env`. `own` are the
+    user's own files with secrets, `private` those that himl writes for the user. `printed` are kinds of secrets that
+    stdout contains by design. `shown` are texts that others can see, each with its name, when the command has ended.
+    `resources` end with the case."""
 
     def __init__(self, world: World, staged: StagedWorkspace, marks: Marks) -> None:
         self.world, self.staged, self.marks = world, staged, marks
@@ -62,7 +65,11 @@ class Lab:
         self.resources = ExitStack()
         self.told = world.place / f"told_{self.token[:8]}"
         slow = world.lasting("slow git", slow_git)
-        self.env = world.environment(staged) | {MARK: self.token, "TELL": str(self.told), "PATH": f"{slow}{os.pathsep}{os.environ['PATH']}"}
+        self.env = world.environment(staged) | {
+            MARK: self.token,
+            "TELL": str(self.told),
+            "PATH": f"{slow}{os.pathsep}{os.environ['PATH']}",
+        }
         for name in VENDOR:
             del self.env[name]
 
@@ -111,35 +118,58 @@ class Lab:
         self.told.unlink(missing_ok=True)
 
     def _look_at_processes(self, search: Search, processes: Sequence[Shown], command: bytes) -> None:
-        """Find secrets in arguments, except those of the user's *command* and of the script, and in variables, except the user's own and those of a
-        job."""
+        """Find secrets in arguments, except those of the user's *command* and of the script, and in variables, except
+        the user's own and those of a job."""
         typed = {kind for kind in self.marks.kinds if kind.startswith(GIVEN)}
         given = b"\0".join(value.encode() for value in self.env.values())
         for shown in processes:
             for arguments in (each for each in shown.arguments if command not in each):
-                search.look(f"the arguments of {shown.program}", arguments, self.marks, {ARGUMENT} if shown.is_job else ())
-            more = b"\0".join(value for name, value in shown.variables.items() if self.env.get(name, "").encode() != value)
-            search.look(f"the variables of {shown.program}", more, self.marks, {*typed, "job token"} if shown.is_job else self.marks.found(given))
+                search.look(
+                    f"the arguments of {shown.program}", arguments, self.marks, {ARGUMENT} if shown.is_job else ()
+                )
+            more = b"\0".join(
+                value for name, value in shown.variables.items() if self.env.get(name, "").encode() != value
+            )
+            search.look(
+                f"the variables of {shown.program}",
+                more,
+                self.marks,
+                {*typed, "job token"} if shown.is_job else self.marks.found(given),
+            )
         search.processes = len(processes)
 
     def _look_at_runs(self, search: Search) -> None:
-        """Find secrets in data that all of the workspace's users see: runs and snapshots. Jobs have the arguments that the user typed."""
+        """Find secrets in data that all of the workspace's users see: runs and snapshots. Jobs have the arguments
+        that the user typed.
+        """
         state = self.staged.state
         for run in state.runs.values():
             tags = {name: value for name, value in run.tags.items() if not name.startswith(SERVICE_TAG)}
-            shown = {"tags": tags, **{name: getattr(run, name) for name in ("display_name", "description", "properties", "parameters")}}
+            shown = {
+                "tags": tags,
+                **{name: getattr(run, name) for name in ("display_name", "description", "properties", "parameters")},
+            }
             for name, value in shown.items():
                 search.look(f"the {name} of a run in Azure", repr(value).encode(), self.marks)
             job = repr(run.job)
-            search.look("a job's document", job.encode(), self.marks, {kind for kind in self.marks.kinds if kind.startswith(GIVEN)})
+            search.look(
+                "a job's document",
+                job.encode(),
+                self.marks,
+                {kind for kind in self.marks.kinds if kind.startswith(GIVEN)},
+            )
         for storage in (state.storage, state.second_storage):
             for container in storage.client.list_containers():
                 for blob in storage.list(container.name):
-                    search.look(f"the blob {blob.name.rpartition('/')[2]}", storage.get(container.name, blob.name), self.marks)
+                    search.look(
+                        f"the blob {blob.name.rpartition('/')[2]}", storage.get(container.name, blob.name), self.marks
+                    )
 
 
 def slow_git(world: World) -> Path:
-    """A folder with a `git` that waits at its start, since the real one ends before its arguments can be read in /proc."""
+    """A folder with a `git` that waits at its start, since the real one ends before its arguments can be read in
+    /proc.
+    """
     git = shutil.which("git")
     assert git, "there is no git"
     folder = world.place / "slow"
@@ -180,9 +210,8 @@ SERVING_SECONDS = 120.0
 class Command:
     """A command with *words* in a lab of the kind *place*. `codes` are correct without a fault.
 
-    `meets_faults`: it sends requests to Azure, so that faults apply. `signs`: it uses signed links, which may expire. `printed` is a kind of
-    secret that stdout contains by design.
-    """
+    `meets_faults`: it sends requests to Azure, so that faults apply. `signs`: it uses signed links, which may expire.
+    `printed` is a kind of secret that stdout contains by design."""
 
     name: str
     channels: Sequence[str]
@@ -202,7 +231,9 @@ def _azure(lab: Lab) -> None:
 def _runs(lab: Lab) -> None:
     _azure(lab)
     run = lab.staged.add_run(RUN, "train", error="it failed", status="Failed")
-    lab.staged.put_artifacts(run, {"outputs/m.bin": b"m" * 10, "user_logs/std_log.txt": b"log\n", "outputs/checkpoints/last.ckpt": b"last"})
+    lab.staged.put_artifacts(
+        run, {"outputs/m.bin": b"m" * 10, "user_logs/std_log.txt": b"log\n", "outputs/checkpoints/last.ckpt": b"last"}
+    )
     lab.staged.put_artifact(run, f"logs/{tensorboard.NAME}", tensorboard.event_bytes([1.0, 0.5]))
     lab.staged.add_output(run, "model", {"m": b"m"})
     lab.staged.add_metric(run, "val/loss", [0.5, 0.25])
@@ -217,7 +248,9 @@ def _stores(lab: Lab) -> None:
 
 
 def _recorded(lab: Lab) -> None:
-    runs.RecordedRuns(lab.project).add(RUN, files={"outputs/m.bin": b"m", f"logs/{tensorboard.NAME}": tensorboard.event_bytes([1.0, 0.5])})
+    runs.RecordedRuns(lab.project).add(
+        RUN, files={"outputs/m.bin": b"m", f"logs/{tensorboard.NAME}": tensorboard.event_bytes([1.0, 0.5])}
+    )
 
 
 def _here(lab: Lab, code: str = "0") -> None:
@@ -231,7 +264,9 @@ def _cluster(lab: Lab) -> None:
 
 
 def _slurm(lab: Lab) -> None:
-    """A cluster that has its files outside of the folder to search: it stores each batch script, which only its owner can read."""
+    """A cluster that has its files outside of the folder to search: it stores each batch script, which only its
+    owner can read.
+    """
     _here(lab)
     folder = lab.world.folder.with_name(f"{lab.world.folder.name}_slurm")
     folder.mkdir()
@@ -262,14 +297,20 @@ def _slides(lab: Lab) -> None:
         lab.staged.put_blobs(DEFAULT, {f"scans/{path.name}": path.read_bytes() for path in folder.iterdir()})
     finally:
         shutil.rmtree(folder)
-    running.write_files(lab.project, {"environment.yml": CONDA})  # an installation of a checkout's own cannot be had elsewhere
+    running.write_files(
+        lab.project, {"environment.yml": CONDA}
+    )  # an installation of a checkout's own cannot be had elsewhere
 
 
 def _served(visit: Callable[[str], bytes], lab: Lab, words: Sequence[str]) -> Left:
-    """Run a command that serves pages, and end it with Ctrl-C after *visit*, which gets its first line and returns answers. Raises TimeoutExpired."""
+    """Run a command that serves pages, and end it with Ctrl-C after *visit*, which gets its first line and returns
+    answers. Raises TimeoutExpired.
+    """
     with (lab.world.folder / "tmp" / "said.txt").open("w+b") as said:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": said}
-        process = subprocess.Popen([running.PROGRAM, *words], cwd=lab.project, env=lab.env, start_new_session=True, **streams)  # type: ignore[call-overload]
+        process = subprocess.Popen(
+            [running.PROGRAM, *words], cwd=lab.project, env=lab.env, start_new_session=True, **streams
+        )  # type: ignore[call-overload]
         try:
             if not select.select([process.stdout], [], [], SERVING_SECONDS)[0]:
                 raise subprocess.TimeoutExpired(words, SERVING_SECONDS)
@@ -311,7 +352,11 @@ def _submit_and_show(lab: Lab, words: Sequence[str]) -> Left:
     if "--cluster" not in words:  # a job that waits for its cluster has no log yet
         calls.append(["runs", "logs", *form])
     left = [lab.world.himl(*call, cwd=lab.project, env=lab.env) for call in calls]
-    return Left(next((one.code for one in left if one.code), 0), b"".join(one.raw_stdout for one in left), b"".join(one.raw_stderr for one in left))
+    return Left(
+        next((one.code for one in left if one.code), 0),
+        b"".join(one.raw_stdout for one in left),
+        b"".join(one.raw_stderr for one in left),
+    )
 
 
 ASKED, BOARD, SWEPT = (*SIGN_IN, "run_token"), "--port 0 --refresh 1", "--sweep lr=1,2"
@@ -333,39 +378,126 @@ COMMANDS = (
     Command("datastore_download", (*SIGN_IN, *IN_JOB, *STORES), "datastore download data here", _stores),
     Command("datastore_upload", (*SIGN_IN, *IN_JOB, *STORES), "datastore upload up new", _stores),
     Command("tb_sync", (*ASKED, "links"), f"tb {RUN} --sync_only --run_logs_dir copies", _runs),
-    Command("tb_board", ("variables", "private_toml", "links"), f"tb {RUN} {BOARD}", _runs, meets_faults=False, codes=ENDED_BOARD, call=SHOW_BOARD),
-    Command("tb_board_here", ("idle",), f"tb {RUN} {BOARD}", _recorded, meets_faults=False, codes=ENDED_BOARD, call=SHOW_BOARD),
+    Command(
+        "tb_board",
+        ("variables", "private_toml", "links"),
+        f"tb {RUN} {BOARD}",
+        _runs,
+        meets_faults=False,
+        codes=ENDED_BOARD,
+        call=SHOW_BOARD,
+    ),
+    Command(
+        "tb_board_here",
+        ("idle",),
+        f"tb {RUN} {BOARD}",
+        _recorded,
+        meets_faults=False,
+        codes=ENDED_BOARD,
+        call=SHOW_BOARD,
+    ),
     Command("checkpoint_fetch", (*ASKED, "links"), f"checkpoint fetch {RUN}", _runs),
     Command("checkpoint_push", SIGN_IN, f"checkpoint push changed.ckpt --from {RUN}", _runs),
     Command("checkpoint_url", (*SIGN_IN, "delegation"), f"checkpoint url {RUN}", _runs, printed="signature"),
     Command("init", ("dotenv", "innereye"), "init", _azure, meets_faults=False),
-    Command("show_settings", (*TYPED, *SENT, "source"), f"{CLUSTER} --show_settings", _cluster, meets_faults=False, printed="typed value"),
-    Command("dry_run", (*TYPED, *SENT, "conda_index"), f"{CLUSTER} --dry_run", _cluster, meets_faults=False, printed="typed value"),
+    Command(
+        "show_settings",
+        (*TYPED, *SENT, "source"),
+        f"{CLUSTER} --show_settings",
+        _cluster,
+        meets_faults=False,
+        printed="typed value",
+    ),
+    Command(
+        "dry_run",
+        (*TYPED, *SENT, "conda_index"),
+        f"{CLUSTER} --dry_run",
+        _cluster,
+        meets_faults=False,
+        printed="typed value",
+    ),
     Command("submit_here", (*TYPED, "mlflow", "source", "idle"), "submit train.py", _here, meets_faults=False),
     Command("submit_from_link", ("source",), "submit train.py --workspace local", _here),
     Command("shown_here", (*TYPED, "mlflow"), "submit train.py", _here, meets_faults=False, call=_submit_and_show),
     Command("shown_cluster", (*TYPED, *SENT), CLUSTER, _cluster, meets_faults=False, call=_submit_and_show),
-    Command("submit_slurm", (*TYPED, "mlflow", "notify", "idle"), "submit train.py --cluster slurm:gpu --wait", _slurm, meets_faults=False),
-    Command("sweep_slurm", (*TYPED, "mlflow", "notify"), f"submit train.py --cluster slurm:gpu --wait {SWEPT}", _slurm, meets_faults=False),
+    Command(
+        "submit_slurm",
+        (*TYPED, "mlflow", "notify", "idle"),
+        "submit train.py --cluster slurm:gpu --wait",
+        _slurm,
+        meets_faults=False,
+    ),
+    Command(
+        "sweep_slurm",
+        (*TYPED, "mlflow", "notify"),
+        f"submit train.py --cluster slurm:gpu --wait {SWEPT}",
+        _slurm,
+        meets_faults=False,
+    ),
     Command("notified_here", ("notify",), "submit train.py", _here, meets_faults=False, call=_submit_and_show),
-    Command("browsed_here", (*TYPED, "mlflow", "notify", "idle"), "submit train.py", _here, meets_faults=False, call=_submit_and_browse),
-    Command("browsed_azure", ("variables", "private_toml", "links"), "ui --port 0", _runs, meets_faults=False, call=SHOW_PAGES, codes=ENDED_BOARD),
-    Command("submit_fails", (*TYPED, "mlflow"), "submit train.py", lambda lab: _here(lab, "3"), meets_faults=False, codes=frozenset({1})),
+    Command(
+        "browsed_here",
+        (*TYPED, "mlflow", "notify", "idle"),
+        "submit train.py",
+        _here,
+        meets_faults=False,
+        call=_submit_and_browse,
+    ),
+    Command(
+        "browsed_azure",
+        ("variables", "private_toml", "links"),
+        "ui --port 0",
+        _runs,
+        meets_faults=False,
+        call=SHOW_PAGES,
+        codes=ENDED_BOARD,
+    ),
+    Command(
+        "submit_fails",
+        (*TYPED, "mlflow"),
+        "submit train.py",
+        lambda lab: _here(lab, "3"),
+        meets_faults=False,
+        codes=frozenset({1}),
+    ),
     Command("submit_cluster", (*SIGN_IN, *TYPED, *SENT, "source"), CLUSTER, _cluster),
-    Command("submit_recorded", ("variables", "private_toml", "proxy", "mlflow", *TYPED), "submit train.py --record_in azure", _cluster),
+    Command(
+        "submit_recorded",
+        ("variables", "private_toml", "proxy", "mlflow", *TYPED),
+        "submit train.py --record_in azure",
+        _cluster,
+    ),
     Command("sweep_here", (*TYPED, "mlflow", "source"), f"submit train.py {SWEPT}", _here, meets_faults=False),
     Command("sweep_cluster", ("variables", "proxy", *TYPED, *SENT, "source"), f"{CLUSTER} {SWEPT}", _cluster),
     Command("resume", ("env_var", "env_var_setting", "mlflow"), "submit --resume latest", _swept, meets_faults=False),
-    Command("pipeline_here", ("env_var", "env_var_setting", "remote", "mlflow"), "submit pipe.json", _here, meets_faults=False),
-    Command("pipeline_cluster", ("variables", "proxy", "env_var", "remote", "index"), "submit pipe.json --cluster cpu-cluster", _cluster),
+    Command(
+        "pipeline_here",
+        ("env_var", "env_var_setting", "remote", "mlflow"),
+        "submit pipe.json",
+        _here,
+        meets_faults=False,
+    ),
+    Command(
+        "pipeline_cluster",
+        ("variables", "proxy", "env_var", "remote", "index"),
+        "submit pipe.json --cluster cpu-cluster",
+        _cluster,
+    ),
     Command("montage", ("variables", "proxy"), MONTAGE, _slides),
-    Command("montage_cluster", ("variables", "private_toml", "proxy"), f"{MONTAGE} --cluster cpu-cluster --conda_env environment.yml", _slides),
+    Command(
+        "montage_cluster",
+        ("variables", "private_toml", "proxy"),
+        f"{MONTAGE} --cluster cpu-cluster --conda_env environment.yml",
+        _slides,
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel for secrets. *set_up* makes a lab use it. The *kinds* of secrets must then be in use, or it proves nothing."""
+    """A channel for secrets. *set_up* makes a lab use it. The *kinds* of secrets must then be in use, or it proves
+    nothing.
+    """
 
     kinds: Sequence[str]
     set_up: Callable[[Lab], None] = lambda lab: None
@@ -385,16 +517,35 @@ def _private_toml(lab: Lab) -> None:
 
 def _dotenv(lab: Lab) -> None:
     principal, state = lab.staged.state.principal, lab.staged.state
-    lines = {"SUBSCRIPTION_ID": state.subscription, "RESOURCE_GROUP": state.group, "WORKSPACE_NAME": state.name, "TENANT_ID": principal.tenant}
-    lines |= {"SP_ID": principal.client_id, "SP_PASSWORD": principal.secret, "BLOB_ACCOUNT_KEY": state.storage.key, "WANDB_API_KEY": lab.secret("value")}
+    lines = {
+        "SUBSCRIPTION_ID": state.subscription,
+        "RESOURCE_GROUP": state.group,
+        "WORKSPACE_NAME": state.name,
+        "TENANT_ID": principal.tenant,
+    }
+    lines |= {
+        "SP_ID": principal.client_id,
+        "SP_PASSWORD": principal.secret,
+        "BLOB_ACCOUNT_KEY": state.storage.key,
+        "WANDB_API_KEY": lab.secret("value"),
+    }
     lab.write_own(".env", "".join(f"{name}={value}\n" for name, value in lines.items()))
     _takes_over(lab, ".env")
 
 
 def _innereye(lab: Lab) -> None:
     state, principal = lab.staged.state, lab.staged.state.principal
-    public = {"tenant_id": principal.tenant, "subscription_id": state.subscription, "resource_group": state.group, "workspace_name": state.name}
-    private = {"application_id": principal.client_id, "application_key": principal.secret, "datasets_account_key": state.storage.key}
+    public = {
+        "tenant_id": principal.tenant,
+        "subscription_id": state.subscription,
+        "resource_group": state.group,
+        "workspace_name": state.name,
+    }
+    private = {
+        "application_id": principal.client_id,
+        "application_key": principal.secret,
+        "datasets_account_key": state.storage.key,
+    }
     private |= {"pip_extra_index_url": f"https://ada:{lab.secret('password')}@index.example/simple"}
     for name, values in (("settings.yml", public), ("InnerEyePrivateSettings.yml", private)):
         lab.write_own(name, "".join(["variables:\n", *(f"  {key}: '{value}'\n" for key, value in values.items())]))
@@ -438,8 +589,22 @@ def _typed(*words: str, to: str = "arguments") -> Callable[[Lab], None]:
 
 def _remote(lab: Lab) -> None:
     remote = f"https://ada:{lab.secret('remote token')}@git.example/lab/train.git"
-    for words in (("init", "-q"), ("add", "train.py"), ("commit", "-q", "-m", "first"), ("remote", "add", "origin", remote)):
-        author = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false")
+    for words in (
+        ("init", "-q"),
+        ("add", "train.py"),
+        ("commit", "-q", "-m", "first"),
+        ("remote", "add", "origin", remote),
+    ):
+        author = (
+            "-c",
+            "user.name=Ada",
+            "-c",
+            "user.email=ada@example.org",
+            "-c",
+            "init.defaultBranch=main",
+            "-c",
+            "commit.gpgsign=false",
+        )
         subprocess.run(["git", *author, *words], cwd=lab.project, env=lab.env, check=True, capture_output=True)
     lab.own.add(lab.project / ".git" / "config")
 
@@ -470,18 +635,30 @@ CHANNELS = {
     "sas": Channel(("signature", "token"), _store("Sas")),
     "store_principal": Channel(("password", "token"), _store("ServicePrincipal", "AzureDataLakeGen2")),
     "store_identity": Channel(("token",), _store("None")),
-    "delegation": Channel(("delegation key", "token"), lambda lab: setattr(lab.staged.state.storage, "takes_keys", False)),
+    "delegation": Channel(
+        ("delegation key", "token"), lambda lab: setattr(lab.staged.state.storage, "takes_keys", False)
+    ),
     "links": Channel(("signature", "token")),
     "source": Channel(("signature",), _source),
     "proxy": Channel(("typed proxy password", "token"), _proxy),
     "index": Channel(("typed index password",), _typed("--pip_extra_index_url", INDEX)),
-    "conda_index": Channel(("typed index password",), lambda lab: lab.write_own("environment.yml", lab.filled(INDEXED))),
-    "index_variable": Channel(("typed index password",), lambda lab: lab.env.update(HIML_SUBMIT_PIP_EXTRA_INDEX_URL=lab.filled(INDEX))),
-    "env_var_setting": Channel(("typed variable",), lambda lab: lab.write_own("himl.private.toml", lab.filled(SETTING))),
+    "conda_index": Channel(
+        ("typed index password",), lambda lab: lab.write_own("environment.yml", lab.filled(INDEXED))
+    ),
+    "index_variable": Channel(
+        ("typed index password",), lambda lab: lab.env.update(HIML_SUBMIT_PIP_EXTRA_INDEX_URL=lab.filled(INDEX))
+    ),
+    "env_var_setting": Channel(
+        ("typed variable",), lambda lab: lab.write_own("himl.private.toml", lab.filled(SETTING))
+    ),
     "remote": Channel(("typed remote token",), _remote),
-    "env_var": Channel(("typed variable",), _typed("--env_var", "WANDB_API_KEY=@variable@", "--env_var", "SEED=@value@")),
+    "env_var": Channel(
+        ("typed variable",), _typed("--env_var", "WANDB_API_KEY=@variable@", "--env_var", "SEED=@value@")
+    ),
     "notify": Channel(("typed webhook",), _typed("--notify", "http://127.0.0.1:9/@webhook@")),
-    "docker_args": Channel(("typed docker argument",), _typed("--docker_args", "-e WANDB_API_KEY=@docker argument@ --ipc host")),
+    "docker_args": Channel(
+        ("typed docker argument",), _typed("--docker_args", "-e WANDB_API_KEY=@docker argument@ --ipc host")
+    ),
     "arguments": Channel(("typed argument",), _typed("--api_key", "@argument@", "--password=@argument@", to="script")),
     "run_token": Channel(("token",), _run_token),
     "identity": Channel(("password", "token"), _identity),
@@ -545,9 +722,17 @@ def _judged(lab: Lab, command: Command, channel: Channel, way: str, form: str, d
     if not way:  # no fault, only the channel's secrets
         hits = int(all(lab.marks.kinds[kind] for kind in channel.kinds))
     ended = Ended(left.code, left.stdout, left.stderr)
-    facts = {"form": form, "way": way or "none", "marks": len(lab.marks), "files": search.files, "processes": search.processes}
+    facts = {
+        "form": form,
+        "way": way or "none",
+        "marks": len(lab.marks),
+        "files": search.files,
+        "processes": search.processes,
+    }
     more = {"passed_over": search.passed_over} if search.passed_over else {}
-    return lab.world.told(verdict(ended, search, DOCUMENTED if way else command.codes), ended, seconds, hits, **facts, **more)
+    return lab.world.told(
+        verdict(ended, search, DOCUMENTED if way else command.codes), ended, seconds, hits, **facts, **more
+    )
 
 
 def verdict(ended: Ended, search: Search, codes: frozenset[int]) -> Verdict:
@@ -557,5 +742,7 @@ def verdict(ended: Ended, search: Search, codes: frozenset[int]) -> Verdict:
     if BUG.search(ended.stderr):
         return lost(f"a failure that himl does not know: {last_line(ended.stderr)}")
     if ended.code not in codes:
-        return lost(f"exit code {ended.code}, documented: {', '.join(map(str, sorted(codes)))}: {last_line(ended.stderr)}")
+        return lost(
+            f"exit code {ended.code}, documented: {', '.join(map(str, sorted(codes)))}: {last_line(ended.stderr)}"
+        )
     return Verdict(Outcome.survived if ended.code == 0 else Outcome.reported)

@@ -1,4 +1,6 @@
-"""The secrets of one case, and the search for them in output, files, and visible data of processes. Needs /proc (Linux)."""
+"""The secrets of one case, and the search for them in output, files, and visible data of processes. Needs /proc
+(Linux).
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def forms_of(secret: str) -> set[bytes]:
         texts |= {json.dumps(one)[1:-1], json.dumps(one)[1:-1].replace("/", "\\/"), repr(one)[1:-1]}
     forms = {text.encode() for text in texts}
     for content in (one.encode() for one in plain):
-        for skipped, begin in enumerate((0, 2, 3)):  # what stays the same where so many bytes of a group of three stand before it, whatever follows
+        for skipped, begin in enumerate(
+            (0, 2, 3)
+        ):  # what stays the same where so many bytes of a group of three stand before it, whatever follows
             whole = base64.b64encode(bytes(skipped) + content)[begin : (skipped + len(content)) * 8 // 6]
             forms |= {whole, whole.replace(b"+", b"-").replace(b"/", b"_")}
     return {form for form in forms if len(form) >= SHORTEST}
@@ -111,7 +115,8 @@ class Search:
 
 SECONDS = 0.005
 _NAME = re.compile(r"-?[A-Za-z][\w.]{0,39}")
-YOUNG = 5.0  # seconds for which a process that is none of ours is looked at again: it may be one that has not begun its program yet
+# seconds for which a process that is none of ours is looked at again: it may be one that has not begun its program yet
+YOUNG = 5.0
 
 
 @dataclass
@@ -132,7 +137,9 @@ class Shown:
 
 
 class Watcher:
-    """Watches all processes with *entry* (`NAME=value`) in their environment. `strange` are the arguments of all others, as `ps` shows them."""
+    """Watches all processes with *entry* (`NAME=value`) in their environment. `strange` are the arguments of all
+    others, as `ps` shows them.
+    """
 
     def __init__(self, entry: str) -> None:
         self._entry = entry.encode()
@@ -159,7 +166,10 @@ class Watcher:
 
     def _see(self, number: str) -> None:
         try:
-            arguments, variables = Path("/proc", number, "cmdline").read_bytes(), Path("/proc", number, "environ").read_bytes()
+            arguments, variables = (
+                Path("/proc", number, "cmdline").read_bytes(),
+                Path("/proc", number, "environ").read_bytes(),
+            )
         except OSError:  # it has ended, or belongs to another user
             return
         entries = variables.split(b"\0")

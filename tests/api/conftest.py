@@ -14,7 +14,12 @@ from tests.support.folders import files_below
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
-FILES = {"outputs/model.bin": "m" * 10, "outputs/checkpoints/last.ckpt": "last", "outputs/checkpoints_old/last.ckpt": "old", "user_logs/std_log.txt": "hello\n"}
+FILES = {
+    "outputs/model.bin": "m" * 10,
+    "outputs/checkpoints/last.ckpt": "last",
+    "outputs/checkpoints_old/last.ckpt": "old",
+    "user_logs/std_log.txt": "hello\n",
+}
 
 
 @pytest.fixture
@@ -28,12 +33,17 @@ def local_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedRuns:
     runs.add("grandchild", parent="child_b")
     runs.log("train_1_aa", [("loss", 1.0, 1, 1), ("loss", 0.5, 2, 2), ("acc", 0.9, 2, 3)], {"lr": "0.1"})
     runs.log("child_a", [("loss", 0.25, 1, 1)])
-    write_files(project / ".himl" / "datastores" / "local", {"foo/bar/1.txt": "one", "foo/bar/2.txt": "two", "foo/other.txt": "three"})
+    write_files(
+        project / ".himl" / "datastores" / "local",
+        {"foo/bar/1.txt": "one", "foo/bar/2.txt": "two", "foo/other.txt": "three"},
+    )
     monkeypatch.chdir(project)
     return runs
 
 
 def arrived(folder: Path) -> dict[str, str]:
     """Return the texts of the files below *folder* by name, without himl's internal files."""
-    found = [path for path in files_below(folder) if not any(is_bookkeeping(part) for part in path.relative_to(folder).parts)]
+    found = [
+        path for path in files_below(folder) if not any(is_bookkeeping(part) for part in path.relative_to(folder).parts)
+    ]
     return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(found)}

@@ -20,7 +20,11 @@ from mlflow.tracking import MlflowClient
 TRAINED, FAILED, OTHER, SWEEP = "train_1_aa", "train_2_bb", "other_3_cc", "hunt_4_dd"
 TRIALS = [f"{SWEEP}_0", f"{SWEEP}_1"]
 LOSS = [1.0, math.inf, 0.5]
-FILES = {"outputs/model.bin": b"m" * 10, "outputs/odd names/grün 50%41.txt": "größer\n".encode(), "outputs/odd names/no. #1?.txt": b"1"}
+FILES = {
+    "outputs/model.bin": b"m" * 10,
+    "outputs/odd names/grün 50%41.txt": "größer\n".encode(),
+    "outputs/odd names/no. #1?.txt": b"1",
+}
 FILES |= {"user_logs/std_log.txt": b"hello\n"}
 
 
@@ -43,10 +47,14 @@ def search(uri: str) -> str:
     client = client_of(uri)
     numbers = {each.name: each.experiment_id for each in client.search_experiments()}
     assert set(numbers) == {"train", "other", "tuning"}, numbers
-    assert [each.name for each in client.search_experiments(filter_string="name LIKE 't%'", order_by=["name DESC"])] == ["tuning", "train"]
+    assert [
+        each.name for each in client.search_experiments(filter_string="name LIKE 't%'", order_by=["name DESC"])
+    ] == ["tuning", "train"]
     assert len(client.search_experiments(max_results=None)) == 3
     first = client.search_experiments(max_results=2, order_by=["name"])
-    assert [each.name for each in client.search_experiments(max_results=2, order_by=["name"], page_token=first.token)] == ["tuning"]
+    assert [
+        each.name for each in client.search_experiments(max_results=2, order_by=["name"], page_token=first.token)
+    ] == ["tuning"]
     assert client.search_experiments(view_type=ViewType.DELETED_ONLY) == []
     assert (client.get_experiment(numbers["other"]).name, client.get_experiment_by_name("none")) == ("other", None)
     every = [*numbers.values()]
@@ -54,7 +62,12 @@ def search(uri: str) -> str:
     def ids(text: str = "", *order: str, **options: Any) -> list[str]:
         return [run.info.run_id for run in client.search_runs(every, text, order_by=[*order], **options)]
 
-    assert ids() == ids("", "start_time DESC") == ids(max_results=None) == [*reversed(TRIALS), SWEEP, OTHER, FAILED, TRAINED], "the newest first"
+    assert (
+        ids()
+        == ids("", "start_time DESC")
+        == ids(max_results=None)
+        == [*reversed(TRIALS), SWEEP, OTHER, FAILED, TRAINED]
+    ), "the newest first"
     for text, found in (
         ("metrics.loss < 0.9", [TRAINED]),
         ("metrics.`val/dice` >= 0.5", [TRIALS[1]]),
@@ -87,7 +100,11 @@ def read_runs(uri: str) -> None:
     assert run.info.end_time - run.info.start_time == 65_000
     assert (run.data.metrics, run.data.params) == ({"loss": 0.5, "acc": 0.75}, {"lr": "0.1", "note": "größer"})
     assert (run.data.tags["team"], "himl.reason" in run.data.tags) == ("blue", False)
-    assert [(point.step, point.value) for point in client.get_metric_history(TRAINED, "loss")] == [(1, 1.0), (2, math.inf), (3, 0.5)]
+    assert [(point.step, point.value) for point in client.get_metric_history(TRAINED, "loss")] == [
+        (1, 1.0),
+        (2, math.inf),
+        (3, 0.5),
+    ]
     assert client.get_metric_history(TRAINED, "none") == []
     times = [point.timestamp for point in client.get_metric_history(TRAINED, "loss")]
     assert times == sorted(times)
@@ -117,12 +134,20 @@ def read_runs(uri: str) -> None:
 
 def read_files(uri: str) -> None:
     client = client_of(uri)
-    assert [(each.path, each.is_dir, each.file_size) for each in client.list_artifacts(TRAINED)] == [("outputs", True, None), ("user_logs", True, None)]
+    assert [(each.path, each.is_dir, each.file_size) for each in client.list_artifacts(TRAINED)] == [
+        ("outputs", True, None),
+        ("user_logs", True, None),
+    ]
     assert [(each.path, each.is_dir, each.file_size) for each in client.list_artifacts(TRAINED, "outputs")] == [
         ("outputs/model.bin", False, 10),
         ("outputs/odd names", True, None),
     ]
-    assert client.list_artifacts(TRAINED, "user_logs/std_log.txt") == client.list_artifacts(TRAINED, "none") == client.list_artifacts(OTHER) == []
+    assert (
+        client.list_artifacts(TRAINED, "user_logs/std_log.txt")
+        == client.list_artifacts(TRAINED, "none")
+        == client.list_artifacts(OTHER)
+        == []
+    )
     Path("to").mkdir()
     for name, content in FILES.items():
         # MLflow cuts off the rest of such names, in any kind of workspace.
@@ -130,12 +155,16 @@ def read_files(uri: str) -> None:
             continue
         assert Path(client.download_artifacts(TRAINED, name, "to")).read_bytes() == content, name
     whole = Path(mlflow.artifacts.download_artifacts(f"runs:/{TRAINED}/", dst_path="whole"))
-    assert {path.relative_to(whole).as_posix(): path.read_bytes() for path in whole.rglob("*") if path.is_file()} == FILES
+    assert {
+        path.relative_to(whole).as_posix(): path.read_bytes() for path in whole.rglob("*") if path.is_file()
+    } == FILES
     part = Path(mlflow.artifacts.download_artifacts(f"runs:/{TRAINED}/outputs/odd names", dst_path="part"))
     assert sorted(path.name for path in part.iterdir()) == ["grün 50%41.txt", "no. #1?.txt"]
     assert mlflow.artifacts.load_text(f"runs:/{TRAINED}/user_logs/std_log.txt") == "hello\n"
     source = client.get_run(TRAINED).info.artifact_uri.replace("?", "/outputs?")
-    assert sorted(path.name for path in Path(mlflow.artifacts.download_artifacts(source, dst_path="odd")).rglob("*.*")) == [
+    assert sorted(
+        path.name for path in Path(mlflow.artifacts.download_artifacts(source, dst_path="odd")).rglob("*.*")
+    ) == [
         "grün 50%41.txt",
         "model.bin",
         "no. #1?.txt",
@@ -148,7 +177,11 @@ def state(client: MlflowClient) -> Any:
     """Return all experiments, runs and files."""
     experiments = client.search_experiments()
     runs = client.search_runs([each.experiment_id for each in experiments])
-    return [dict(each) for each in experiments], [run.to_dictionary() for run in runs], [client.list_artifacts(run.info.run_id) for run in runs]
+    return (
+        [dict(each) for each in experiments],
+        [run.to_dictionary() for run in runs],
+        [client.list_artifacts(run.info.run_id) for run in runs],
+    )
 
 
 def refuse(uri: str) -> None:
@@ -184,7 +217,11 @@ def refuse(uri: str) -> None:
         (mlflow.register_model, f"runs:/{TRAINED}/outputs", "new"),
     ):
         code, text = error_of(call, *arguments)
-        assert (code, "MLflow cannot " in text, "they are read-only in MLflow" in text) == ("PERMISSION_DENIED", True, True), (call, code, text)
+        assert (code, "MLflow cannot " in text, "they are read-only in MLflow" in text) == (
+            "PERMISSION_DENIED",
+            True,
+            True,
+        ), (call, code, text)
     assert state(client) == before
 
 
@@ -195,7 +232,10 @@ def change_tags(uri: str) -> None:
     client.set_tag(FAILED, "gone", "soon")
     client.delete_tag(FAILED, "gone")
     client.log_batch(FAILED, tags=[RunTag("a", "1"), RunTag("b", "2")])
-    tags = {run.info.run_id: run.data.tags for run in client.search_runs([client.get_experiment_by_name("train").experiment_id])}
+    tags = {
+        run.info.run_id: run.data.tags
+        for run in client.search_runs([client.get_experiment_by_name("train").experiment_id])
+    }
     assert (tags[TRAINED]["team"], tags[TRAINED]["mlflow.note.content"]) == ("green ü", "**good**")
     assert {"a": "1", "b": "2", "team": "red"}.items() <= tags[FAILED].items()
     assert "gone" not in tags[FAILED]
@@ -214,7 +254,11 @@ def delete(uri: str, is_local: str) -> None:
     before = state(client)
     if not is_local:
         code, text = error_of(client.delete_run, SWEEP)
-        assert (code, f"Run '{SWEEP}' is in " in text, f"himl runs delete {SWEEP}" in text) == ("PERMISSION_DENIED", True, True), text
+        assert (code, f"Run '{SWEEP}' is in " in text, f"himl runs delete {SWEEP}" in text) == (
+            "PERMISSION_DENIED",
+            True,
+            True,
+        ), text
         assert state(client) == before
         return
     with ThreadPoolExecutor() as pool:
@@ -224,17 +268,26 @@ def delete(uri: str, is_local: str) -> None:
         assert client.get_run(trial).info.lifecycle_stage == "deleted"
     assert {path.name for path in Path(".himl/runs").iterdir()} == {TRAINED, FAILED, OTHER}
     assert error_of(client.delete_run, "nope")[0] == "RESOURCE_DOES_NOT_EXIST"
-    assert [run["info"]["run_id"] for run in state(client)[1]] == [run["info"]["run_id"] for run in before[1] if SWEEP not in run["info"]["run_id"]]
+    assert [run["info"]["run_id"] for run in state(client)[1]] == [
+        run["info"]["run_id"] for run in before[1] if SWEEP not in run["info"]["run_id"]
+    ]
 
 
 def open_places(places: Mapping[str, list[str]]) -> None:
     """Check which runs each URI shows."""
     for uri, expected in places.items():
         client = client_of(uri)
-        found = [run.info.run_id for run in client.search_runs([each.experiment_id for each in client.search_experiments()])]
+        found = [
+            run.info.run_id for run in client.search_runs([each.experiment_id for each in client.search_experiments()])
+        ]
         assert sorted(found) == sorted(expected), uri
         if expected:
-            assert mlflow.artifacts.load_text(f"runs:/{TRAINED if TRAINED in expected else expected[0]}/user_logs/std_log.txt") == "hello\n", uri
+            assert (
+                mlflow.artifacts.load_text(
+                    f"runs:/{TRAINED if TRAINED in expected else expected[0]}/user_logs/std_log.txt"
+                )
+                == "hello\n"
+            ), uri
 
 
 def miss_places(wrong: Mapping[str, tuple[str, str]]) -> None:
@@ -251,7 +304,11 @@ def load_models(uri: str) -> None:
 
     client = client_of(uri)
     (model,) = client.search_registered_models()
-    assert (model.name, dict(model.aliases), [int(each.version) for each in model.latest_versions]) == ("doubles", {"best": "1"}, [2])
+    assert (model.name, dict(model.aliases), [int(each.version) for each in model.latest_versions]) == (
+        "doubles",
+        {"best": "1"},
+        [2],
+    )
     versions = {int(each.version): each for each in client.search_model_versions("name = 'doubles'")}
     assert set(versions) == {1, 2}
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
@@ -273,7 +330,11 @@ def load_models(uri: str) -> None:
     client_of(uri)
     assert mlflow.pyfunc.load_model(f"models:/{found[0].model_id}").predict([3]) == [6]
     alias = (client.set_registered_model_alias, "doubles", "new", "1")
-    for call, *arguments in (alias, (client.delete_model_version, "doubles", "1"), (client.delete_registered_model, "doubles")):
+    for call, *arguments in (
+        alias,
+        (client.delete_model_version, "doubles", "1"),
+        (client.delete_registered_model, "doubles"),
+    ):
         code, text = error_of(call, *arguments)
         assert (code, text.startswith("MLflow cannot "), [each.name for each in client.search_registered_models()]) == (
             "PERMISSION_DENIED",

@@ -60,7 +60,9 @@ def _lines(name: str, value: Any) -> Iterator[str]:
     elif inspect.isclass(value) and issubclass(value, Bundle):
         parameters = {one.name: get_args(one.annotation) for one in parameters_of(options_of(value))}
         yield f"class {name}({', '.join(parameters)})"
-        yield from (f"{name}, parameter {one}: {_kind(kind)}, {_option_text(info)}" for one, (kind, info) in parameters.items())
+        yield from (
+            f"{name}, parameter {one}: {_kind(kind)}, {_option_text(info)}" for one, (kind, info) in parameters.items()
+        )
         yield from _member_lines(name, value)
     elif inspect.isclass(value):
         yield f"class {name}{_signature(value)}"
@@ -77,7 +79,9 @@ def _lines(name: str, value: Any) -> Iterator[str]:
 def _member_lines(name: str, kind: type) -> Iterator[str]:
     """Yield public methods, properties, constants and attributes that `__init__` sets, including inherited ones."""
     owners = [owner for owner in kind.__mro__ if not owner.__module__.startswith(INNER)]
-    yield from (f"{name}.{member}: attribute" for member in sorted({each for owner in owners for each in _attributes(owner)}))
+    yield from (
+        f"{name}.{member}: attribute" for member in sorted({each for owner in owners for each in _attributes(owner)})
+    )
     for member in sorted({member for owner in owners for member in vars(owner) if not member.startswith("_")}):
         value = inspect.getattr_static(kind, member)
         if isinstance(value, (property, cached_property)):
@@ -106,7 +110,9 @@ def _kind(kind: Any) -> str:
 
 
 def _option_text(option: Any) -> str:
-    return " ".join(one for one in (option.default, *(option.param_decls or ()), option.metavar) if isinstance(one, str))
+    return " ".join(
+        one for one in (option.default, *(option.param_decls or ()), option.metavar) if isinstance(one, str)
+    )
 
 
 def _signature(function: Callable[..., Any]) -> str:

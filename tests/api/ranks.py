@@ -33,7 +33,12 @@ def run_ranks(program: str, folder: Path, variables: Sequence[Mapping[str, str]]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", SAY + program, str(folder)], env={**environment, **own}, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", SAY + program, str(folder)],
+            env={**environment, **own},
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for own in variables
     ]
@@ -46,4 +51,7 @@ def run_ranks(program: str, folder: Path, variables: Sequence[Mapping[str, str]]
 
 
 def local_ranks(count: int, **shared: str) -> list[dict[str, str]]:
-    return [{"LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "WORLD_SIZE": str(count), **shared} for rank in range(count)]
+    return [
+        {"LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "WORLD_SIZE": str(count), **shared}
+        for rank in range(count)
+    ]

@@ -32,18 +32,26 @@ MODULES = ["himl_cli.api.submit_if_needed", "himl_cli.workspaces.azure.jobs.job_
 
 
 def run_script(
-    script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, modules: Sequence[str] = ()
+    script: Path,
+    *arguments: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    modules: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run `python SCRIPT arguments`, in the script's folder by default, in a fork of a process with *modules*.
 
     Python's warnings are errors, except for `TOLERATED`.
     """
     python = [sys.executable, "-W", "error", "-W", f"ignore:{TOLERATED}:DeprecationWarning"]
-    done = fork_server.run(python, [*MODULES, *modules], [str(script), *arguments], cwd or script.parent, os.environ | dict(env or {}))
+    done = fork_server.run(
+        python, [*MODULES, *modules], [str(script), *arguments], cwd or script.parent, os.environ | dict(env or {})
+    )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+def said(
+    script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return the last line of the script's output, as JSON. The script must exit with 0."""
     done = run_script(script, *arguments, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
@@ -95,7 +103,9 @@ def job_of(lab: StagedWorkspace) -> Mapping[str, Any]:
     return job
 
 
-def send(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def send(
+    script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the script with --azureml. It must succeed, and end before the code after the call."""
     done = run_script(script, *arguments, "--azureml", cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,16 @@ from typing import Any
 
 import pytest
 
-from himl_cli import MODEL_WEIGHTS_DIR_NAME, CheckpointParser, checkpoint, checkpoint_url, fetch_checkpoint, fetch_run, get_workspace, push_checkpoints
+from himl_cli import (
+    MODEL_WEIGHTS_DIR_NAME,
+    CheckpointParser,
+    checkpoint,
+    checkpoint_url,
+    fetch_checkpoint,
+    fetch_run,
+    get_workspace,
+    push_checkpoints,
+)
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound, TransferIncomplete
 from tests.api.conftest import arrived
 from tests.api.ranks import local_ranks, run_ranks
@@ -56,7 +65,11 @@ def test_what_a_text_means_is_known_without_a_workspace(project: Path, monkeypat
 
 def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.CaptureFixture[str]) -> None:
     empty = "The value is empty. Is a shell variable unset?"
-    for text, said in {"weights/none.ckpt": "There is no file 'weights/none.ckpt'.", "none.ckpt": "There is no file 'none.ckpt'.", " ": empty}.items():
+    for text, said in {
+        "weights/none.ckpt": "There is no file 'weights/none.ckpt'.",
+        "none.ckpt": "There is no file 'none.ckpt'.",
+        " ": empty,
+    }.items():
         with pytest.raises(SystemExit, match="2"):
             parsed(text)
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
@@ -66,7 +79,12 @@ def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.
     assert not CheckpointParser()
     with pytest.raises(ValueError, match="The checkpoint is empty"):
         CheckpointParser().get_or_download_checkpoint("out")
-    for text in ("https:/h.example/x.ckpt?{}", "https//h.example/x.ckpt?{}", "s3://bucket/x.ckpt?{}", "https%3A//h.example/x.ckpt?{}"):
+    for text in (
+        "https:/h.example/x.ckpt?{}",
+        "https//h.example/x.ckpt?{}",
+        "s3://bucket/x.ckpt?{}",
+        "https%3A//h.example/x.ckpt?{}",
+    ):
         with pytest.raises(ValueError, match="This is not a valid address") as caught:
             CheckpointParser(text.format(SECRET))
         assert "h.example" not in str(caught.value)
@@ -84,7 +102,9 @@ def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.
         assert (isinstance(caught.value, argparse.ArgumentTypeError), "--" in str(caught.value)) == (True, False)
 
 
-def test_checkpoints_of_a_run_are_fetched_once_and_chosen(local_runs: RecordedRuns, monkeypatch: pytest.MonkeyPatch, web: FileServer, tmp_path: Path) -> None:
+def test_checkpoints_of_a_run_are_fetched_once_and_chosen(
+    local_runs: RecordedRuns, monkeypatch: pytest.MonkeyPatch, web: FileServer, tmp_path: Path
+) -> None:
     given = parsed("train_1_aa").src_checkpoint
     assert not (local_runs.folder / "checkpoints").exists()
     with open(given) as stream:
@@ -96,13 +116,28 @@ def test_checkpoints_of_a_run_are_fetched_once_and_chosen(local_runs: RecordedRu
     (local_runs.folder / "gone").rename(local_runs.folder / ".himl")
     monkeypatch.chdir(local_runs.folder)
     out = tmp_path / "outputs"
-    assert CheckpointParser("train_1_aa").get_or_download_checkpoint(download_dir=str(out)) == out / "train_1_aa" / "last.ckpt"
+    assert (
+        CheckpointParser("train_1_aa").get_or_download_checkpoint(download_dir=str(out))
+        == out / "train_1_aa" / "last.ckpt"
+    )
     assert CheckpointParser("train_1_aa").get_path(out) == out / "train_1_aa" / "last.ckpt"
-    assert CheckpointParser("train_1_aa:outputs/model.bin").get_or_download_checkpoint(out) == out / "train_1_aa" / "outputs" / "model.bin"
+    assert (
+        CheckpointParser("train_1_aa:outputs/model.bin").get_or_download_checkpoint(out)
+        == out / "train_1_aa" / "outputs" / "model.bin"
+    )
     web.put("/best.ckpt", b"best")
-    assert CheckpointParser(web("/best.ckpt")).get_or_download_checkpoint(out) == out / MODEL_WEIGHTS_DIR_NAME / "best.ckpt"
-    assert arrived(out) == {"train_1_aa/last.ckpt": "last", "train_1_aa/outputs/model.bin": "m" * 10, "pretrained_models/best.ckpt": "best"}
-    assert all(CheckpointParser.AML_RUN_ID_FORMAT in text for text in (CheckpointParser.DOC, CheckpointParser.INFO_MESSAGE))
+    assert (
+        CheckpointParser(web("/best.ckpt")).get_or_download_checkpoint(out)
+        == out / MODEL_WEIGHTS_DIR_NAME / "best.ckpt"
+    )
+    assert arrived(out) == {
+        "train_1_aa/last.ckpt": "last",
+        "train_1_aa/outputs/model.bin": "m" * 10,
+        "pretrained_models/best.ckpt": "best",
+    }
+    assert all(
+        CheckpointParser.AML_RUN_ID_FORMAT in text for text in (CheckpointParser.DOC, CheckpointParser.INFO_MESSAGE)
+    )
     with pytest.raises(FileNotFoundError, match=r"Run 'train_1_aa' has no 'best\.ckpt'") as caught:
         os.fspath(parsed("train_1_aa:best.ckpt").src_checkpoint)
     assert "outputs/checkpoints/last.ckpt" in getattr(caught.value, "hint")  # noqa: B009
@@ -112,7 +147,10 @@ def test_checkpoints_of_a_run_are_fetched_once_and_chosen(local_runs: RecordedRu
     local_runs.add("train_3_cc", files={f"outputs/checkpoints/{name}": text for name, text in names.items()})
     for text, wanted in {"train_3_cc": "good", "train:train_3_cc": "good", "train_3_cc:last.ckpt": "later"}.items():
         assert CheckpointParser(text, select="best").get_or_download_checkpoint(tmp_path).read_text() == wanted
-    assert CheckpointParser("train_3_cc", select="epoch=2").get_or_download_checkpoint(tmp_path).name == "epoch=2-val_loss=0.7.ckpt"
+    assert (
+        CheckpointParser("train_3_cc", select="epoch=2").get_or_download_checkpoint(tmp_path).name
+        == "epoch=2-val_loss=0.7.ckpt"
+    )
     with pytest.raises(BadUsage, match="must be last, best, or epoch=N, not 'worst'"):
         CheckpointParser("train_3_cc", select="worst")
     changed = Path(checkpoint("train_1_aa"))
@@ -123,12 +161,21 @@ def test_checkpoints_of_a_run_are_fetched_once_and_chosen(local_runs: RecordedRu
 
 
 @pytest.mark.parametrize("around", ["{}", " {}\n"])
-def test_no_text_of_an_address_shows_its_signature(web: FileServer, project: Path, monkeypatch: pytest.MonkeyPatch, around: str) -> None:
+def test_no_text_of_an_address_shows_its_signature(
+    web: FileServer, project: Path, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
     monkeypatch.chdir(project)
     web.put("/best.ckpt", b"best")
     arguments = parsed(around.format(web("/best.ckpt", SECRET)))
     given = arguments.src_checkpoint
-    shown = [str(arguments), repr(given), str(given), given.checkpoint, f"{given}", json.dumps(vars(arguments), default=str)]
+    shown = [
+        str(arguments),
+        repr(given),
+        str(given),
+        given.checkpoint,
+        f"{given}",
+        json.dumps(vars(arguments), default=str),
+    ]
     assert [text for text in shown if "sig" in text or web("/best.ckpt") not in text] == []
     unfetched = pickle.dumps(given)
     with pytest.raises(ValueError, match="pickled without its signature"):
@@ -165,7 +212,10 @@ def test_processes_that_a_script_starts_can_use_it(web: FileServer, project: Pat
 
 
 def test_ranks_fetch_once_and_all_have_the_path(local_runs: RecordedRuns, tmp_path: Path) -> None:
-    program = "say([open(himl_cli.checkpoint('train_1_aa')).read(), str(himl_cli.fetch_checkpoint('train_1_aa:last.ckpt', sys.argv[1]))])"
+    program = (
+        "say([open(himl_cli.checkpoint('train_1_aa')).read(), "
+        "str(himl_cli.fetch_checkpoint('train_1_aa:last.ckpt', sys.argv[1]))])"
+    )
     out = tmp_path / "out"
     assert run_ranks(program, out, local_ranks(3), cwd=local_runs.folder) == [[["last", str(out / "last.ckpt")]]] * 3
 
@@ -202,7 +252,11 @@ def test_changed_checkpoints_become_a_run(place: Path) -> None:
     assert caught.value.hint == "To replace files that differ, pass overwrite=True."
     run = push_checkpoints(folder, "train_1_aa", "changed", "new head", tags={"by": "Ada"})
     assert (run.status, run.experiment.name, run.display_name) == ("Completed", "changed", "new head")
-    assert (run.tags["himl.checkpoint_from"], run.tags["by"], run.workspace) == ("train_1_aa", "Ada", fetch_run(None, "train_1_aa").workspace)
+    assert (run.tags["himl.checkpoint_from"], run.tags["by"], run.workspace) == (
+        "train_1_aa",
+        "Ada",
+        fetch_run(None, "train_1_aa").workspace,
+    )
     assert fetch_checkpoint(run.id).read_text() == "changed"
     assert fetch_checkpoint(run.id, "weights", select="best").read_text() == "zero"
     assert fetch_checkpoint("train_1_aa", overwrite=True).read_text() == "one"
@@ -211,7 +265,9 @@ def test_changed_checkpoints_become_a_run(place: Path) -> None:
         fetch_checkpoint(str(folder), select="best")
 
 
-def test_a_link_reads_the_file_and_only_that(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_link_reads_the_file_and_only_that(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     azure = azure_environment
     azure.put_artifacts(azure.add_run("train_1_aa", "train", status="Completed"), CHECKPOINTS)
     azure.write_config(project)
@@ -225,7 +281,9 @@ def test_a_link_reads_the_file_and_only_that(azure_environment: StagedWorkspace,
         checkpoint_url("train_1_aa", 0)
 
 
-def test_example_changes_checkpoints_and_goes_on_from_them(azure_environment: StagedWorkspace, himl: Himl, tmp_path: Path) -> None:
+def test_example_changes_checkpoints_and_goes_on_from_them(
+    azure_environment: StagedWorkspace, himl: Himl, tmp_path: Path
+) -> None:
     azure = azure_environment
     folder = shutil.copytree(EXAMPLE, tmp_path / "example")
     azure.add_compute("gpu")
@@ -239,5 +297,10 @@ def test_example_changes_checkpoints_and_goes_on_from_them(azure_environment: St
     new = done.stdout.splitlines()[-1]
     assert azure.state.runs[new].tags["himl.checkpoint_from"] == first
     last = himl.ok(*submit, "--checkpoint", new, "--", "--layer", "head", cwd=folder).stdout.strip()
-    assert "starting from last.ckpt: head.weight, head.bias" in himl.ok("runs", "logs", "--run", last, cwd=folder).stdout
-    assert json.loads(azure.artifacts(last)["outputs/checkpoints/last.ckpt"])["state_dict"].keys() == {"head.weight", "head.bias"}
+    assert (
+        "starting from last.ckpt: head.weight, head.bias" in himl.ok("runs", "logs", "--run", last, cwd=folder).stdout
+    )
+    assert json.loads(azure.artifacts(last)["outputs/checkpoints/last.ckpt"])["state_dict"].keys() == {
+        "head.weight",
+        "head.bias",
+    }

@@ -83,16 +83,37 @@ def test_tool_has_himls_options_formats_errors_and_help(tool: Path) -> None:
     found = run_script(tool, "--run", "train_1_aa", "-v")
     assert (found.returncode, "DEBUG himl_cli." in found.stderr) == (0, True)
     refused = run_script(tool, "--run", "nope", "--verbose")
-    assert (refused.returncode, "Traceback" in refused.stderr, "\nerror: No run 'nope'" in refused.stderr) == (3, True, True)
+    assert (refused.returncode, "Traceback" in refused.stderr, "\nerror: No run 'nope'" in refused.stderr) == (
+        3,
+        True,
+        True,
+    )
     text = said(tool, "--help")
     assert "The losses of runs." in text
-    assert all(name in text for name in ("--run ", "--num_runs N", "--latest_run_file PATH", "--config_file PATH", "-w", "--json", "Runs:", "Output:"))
+    assert all(
+        name in text
+        for name in (
+            "--run ",
+            "--num_runs N",
+            "--latest_run_file PATH",
+            "--config_file PATH",
+            "-w",
+            "--json",
+            "Runs:",
+            "Output:",
+        )
+    )
     assert not [name for name in ("--num-runs", "--run_ids", "--experiment_name", "--config_path") if name in text]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 def test_a_reader_that_leaves_is_no_error(tool: Path) -> None:
-    with subprocess.Popen([sys.executable, str(tool), "--run", "train_1_aa"], cwd=tool.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        [sys.executable, str(tool), "--run", "train_1_aa"],
+        cwd=tool.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         running.stdout.close()
@@ -101,7 +122,8 @@ def test_a_reader_that_leaves_is_no_error(tool: Path) -> None:
 
 
 AROUND = {
-    "typer": "import typer\nfrom himl_cli import cli\napp = cli.app()\n@cli.command(app)\ndef tool() -> None:\n    {body}\ncli.main(app)\n",
+    "typer": "import typer\nfrom himl_cli import cli\napp = cli.app()\n@cli.command(app)\ndef tool() -> None:\n"
+    "    {body}\ncli.main(app)\n",
     "without_typer": "import typer\nfrom himl_cli import cli\nwith cli.errors():\n    {body}\n",
 }
 INTERRUPTED = """
@@ -148,9 +170,16 @@ def test_how_a_tool_ends(project: Path, kind: str) -> None:
         "print('data'); raise SystemExit": (0, ""),
     }.items():
         done = run_script(written(project, AROUND[kind].format(body=body)))
-        assert (done.returncode, done.stderr.startswith(message), bool(done.stderr)) == (code, True, bool(message)), (body, done.stderr)
+        assert (done.returncode, done.stderr.startswith(message), bool(done.stderr)) == (code, True, bool(message)), (
+            body,
+            done.stderr,
+        )
     done = run_script(written(project, AROUND[kind].format(body="{}['key']")))
-    assert (done.returncode, done.stderr.startswith("Traceback"), done.stderr.endswith("KeyError: 'key'\n")) == (1, True, True)
+    assert (done.returncode, done.stderr.startswith("Traceback"), done.stderr.endswith("KeyError: 'key'\n")) == (
+        1,
+        True,
+        True,
+    )
 
 
 INTERRUPTED_AT_OPTIONS = """
@@ -209,7 +238,9 @@ threading.Thread.start = slow
 def test_an_interruption_in_a_destructor_is_not_ignored(project: Path) -> None:
     done = run_script(written(project, IN_A_DESTRUCTOR.format(body="signal.raise_signal(signal.SIGINT)", seconds=600)))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: Interrupted.\n")
-    done = run_script(written(project, SLOW + IN_A_DESTRUCTOR.format(body="signal.raise_signal(signal.SIGINT)", seconds=20)))
+    done = run_script(
+        written(project, SLOW + IN_A_DESTRUCTOR.format(body="signal.raise_signal(signal.SIGINT)", seconds=20))
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: Interrupted.\n")
     done = run_script(written(project, IN_A_DESTRUCTOR.format(body="raise ValueError", seconds=0)))
     assert (done.returncode, done.stdout) == (0, "goes on\n")
@@ -222,7 +253,10 @@ def test_log_of_a_tool_is_its_own(project: Path, own: bool) -> None:
     body = "logging.warning('of the tool')"
     expected = r"mine: of the tool\n" if own else r"[-0-9]+ [:,0-9]+ WARNING root: of the tool\n"
     without = run_script(written(project, setup + AROUND["without_typer"].format(body=body)))
-    talking = BY_TYPER.partition("@cli.command")[0] + f"@cli.command(app)\ndef tool(talk: cli.Talk) -> None:\n    {body}\ncli.main(app)\n"
+    talking = (
+        BY_TYPER.partition("@cli.command")[0]
+        + f"@cli.command(app)\ndef tool(talk: cli.Talk) -> None:\n    {body}\ncli.main(app)\n"
+    )
     for done in (without, run_script(written(project, setup + talking))):
         assert re.fullmatch(expected, done.stderr), done.stderr
 
@@ -255,12 +289,18 @@ def test_several_commands_are_a_group_and_ask(project: Path) -> None:
     assert "show_all" in text
     assert "Ask." in text
     unknown = run_script(tool, "show_al")
-    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (2, "error: No such command 'show_al'. Did you mean 'show_all'?")
+    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (
+        2,
+        "error: No such command 'show_al'. Did you mean 'show_all'?",
+    )
     nothing = run_script(tool)
     assert (nothing.returncode, nothing.stdout, nothing.stderr.startswith("Usage: tool.py")) == (2, "", True)
     done = run_script(tool, "other", "--yes")
     assert (done.stdout, done.stderr) == ("yes\n", "a notice\n")
-    assert (said(tool, "other", "--yes", "-q"), json.loads(run_script(tool, "other", "--yes", "--json").stdout)) == ("y\n", {"is": True})
+    assert (said(tool, "other", "--yes", "-q"), json.loads(run_script(tool, "other", "--yes", "--json").stdout)) == (
+        "y\n",
+        {"is": True},
+    )
     refused = run_script(tool, "other")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "error: Really? This needs confirmation, and there is no terminal." in refused.stderr
@@ -280,23 +320,33 @@ def tool(talk: cli.Talk) -> None:
 
 cli.main(app)
 """
-"""A signal to another thread does not end the main thread's read. Neither does a signal that arrives just before that read."""
+"""A signal to another thread does not end the main thread's read. Neither does a signal that arrives just before
+that read.
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_an_interruption_just_before_the_answer_is_read_is_not_lost(project: Path) -> None:
-    terminal = Terminal([sys.executable, str(written(project, INTERRUPTED_AT_A_QUESTION))], cwd=project, env={"NO_COLOR": "1"})
+    terminal = Terminal(
+        [sys.executable, str(written(project, INTERRUPTED_AT_A_QUESTION))], cwd=project, env={"NO_COLOR": "1"}
+    )
     assert (terminal.finish(), terminal.screen) == (130, "Really? [y/N] error: Interrupted.\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_rows_are_a_table_that_fits_the_terminal(project: Path) -> None:
-    rows = [{"run": "train_1_aa", "val/loss": 0.123456789, "tags": ["a", "b"]}, {"run": "train_2_bb", "val/loss": None, "text": "long " * 30}]
+    rows = [
+        {"run": "train_1_aa", "val/loss": 0.123456789, "tags": ["a", "b"]},
+        {"run": "train_2_bb", "val/loss": None, "text": "long " * 30},
+    ]
     tool = written(project, AROUND["without_typer"].format(body=f"cli.Talk().rows({rows!r})"))
     terminal = Terminal([sys.executable, str(tool)], cwd=project, columns=60, env={"NO_COLOR": "1"})
     assert terminal.finish() == 0
     head, first, second = terminal.screen.splitlines()
-    assert (head.split(), first.split()) == (["RUN", "VAL/LOSS", "TAGS", "TEXT"], ["train_1_aa", "0.123457", '["a",', '"b"]'])
+    assert (head.split(), first.split()) == (
+        ["RUN", "VAL/LOSS", "TAGS", "TEXT"],
+        ["train_1_aa", "0.123457", '["a",', '"b"]'],
+    )
     assert second.startswith("train_2_bb ")
     assert second.endswith("…")
     assert max(map(len, (head, first, second))) <= 60
@@ -320,7 +370,10 @@ def test_typers_runner_sees_what_a_user_sees(local_runs: RecordedRuns) -> None:
 
     def twice(ours: cli.Talk, theirs: cli.Talk) -> None: ...
 
-    said = "of_its_own(): 'run' is declared twice: 'runs: Runs' already has an option of that name. Rename the parameter 'run'."
+    said = (
+        "of_its_own(): 'run' is declared twice: 'runs: Runs' already has an option of that name. Rename the "
+        "parameter 'run'."
+    )
     with pytest.raises(ValueError, match=re.escape(said)):
         cli.command(cli.app())(of_its_own)
     with pytest.raises(ValueError, match=re.escape("already has an option of that name. Omit 'theirs: Talk'.")):
@@ -336,7 +389,9 @@ def test_plain_typer_takes_single_options_and_bundles(local_runs: RecordedRuns) 
     if hasattr(typer.core.TyperOption, "get_runtime_param"):  # Typer 0.29 takes each class, and no value of it
         assert CliRunner().invoke(wrong, ["train_1_aa"]).exit_code == 2
     else:
-        with pytest.raises(RuntimeError, match=r"himl_cli\.cli\.Runs, which needs @cli\.command\(app\) in place of @app\.command\(\)"):
+        with pytest.raises(
+            RuntimeError, match=r"himl_cli\.cli\.Runs, which needs @cli\.command\(app\) in place of @app\.command\(\)"
+        ):
             typer.main.get_command(wrong)
     cli.command(right)(bundled)
     assert CliRunner().invoke(right, ["--run-ids", "train_1_aa"]).stdout == "train_1_aa\n"
@@ -354,16 +409,41 @@ def test_plain_typer_takes_single_options_and_bundles(local_runs: RecordedRuns) 
         config_file: cli.ConfigFileOption = None,
         loud: Annotated[bool, typer.Option("--loud")] = False,
     ) -> None:
-        runs = cli.Runs(run, experiment, num_runs, tags, status, latest_run_file).find(cli.Place(workspace, config_file))
+        runs = cli.Runs(run, experiment, num_runs, tags, status, latest_run_file).find(
+            cli.Place(workspace, config_file)
+        )
         typer.echo(" ".join(each.id.upper() if loud else each.id for each in runs))
 
-    every = ["--experiment", "train", "--num_runs", "2", "--status", "failed", "--tags", "team=red", "--workspace", "local", "--loud"]
+    every = [
+        "--experiment",
+        "train",
+        "--num_runs",
+        "2",
+        "--status",
+        "failed",
+        "--tags",
+        "team=red",
+        "--workspace",
+        "local",
+        "--loud",
+    ]
     assert CliRunner().invoke(app, every).stdout == "TRAIN_2_BB\n"
     assert CliRunner().invoke(app, ["--run", "train_1_aa,child_a"]).stdout == "train_1_aa child_a\n"
 
 
 @pytest.mark.usefixtures("unmeasured")
 def test_the_import_is_light() -> None:
-    heavy = ["rich", "azure", "msgspec", "yaml", "sqlite3", "asyncio", "mlflow", "pydantic", "himl_cli.app", "himl_cli.api.workspace"]
+    heavy = [
+        "rich",
+        "azure",
+        "msgspec",
+        "yaml",
+        "sqlite3",
+        "asyncio",
+        "mlflow",
+        "pydantic",
+        "himl_cli.app",
+        "himl_cli.api.workspace",
+    ]
     program = f"from himl_cli import cli; import sys; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

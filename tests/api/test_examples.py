@@ -90,16 +90,24 @@ def test_a_dataset_that_another_script_writes(lab: StagedWorkspace, examples: Pa
 
     example = examples / "example_6"
     run(example, "inputs.py", "--azureml")
-    assert lab.blob_names("himldatasets", "himl_sample6_input") == ["himl_sample6_input/X.csv", "himl_sample6_input/Y.csv"]
+    assert lab.blob_names("himldatasets", "himl_sample6_input") == [
+        "himl_sample6_input/X.csv",
+        "himl_sample6_input/Y.csv",
+    ]
     assert not (example / "dataset").exists()
     assert ACCURATE in run(example, "sample.py")  # locally, with a downloaded dataset
     assert joblib.load(example / "outputs" / "model.joblib").kernel == "linear"
 
 
 @pytest.mark.large("trains with scikit-learn")
-def test_search_on_azure_ml_reads_uploaded_dataset(lab: StagedWorkspace, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_on_azure_ml_reads_uploaded_dataset(
+    lab: StagedWorkspace, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(examples / "example_7", "inputs_via_upload.py")
-    assert lab.blob_names("himldatasets", "himl_sample7_input") == ["himl_sample7_input/X.csv", "himl_sample7_input/Y.csv"]
+    assert lab.blob_names("himldatasets", "himl_sample7_input") == [
+        "himl_sample7_input/X.csv",
+        "himl_sample7_input/Y.csv",
+    ]
     assert ACCURATE in run(examples / "example_7", "sample.py", "--azureml")
     lab.state.runs.clear()
     script = examples / "example_8" / "sample.py"

@@ -46,11 +46,18 @@ def stored(runs: RecordedRuns) -> dict[str, str]:
 def test_files_of_a_run_keep_names_and_replace_differing(tmp_path: Path) -> None:
     download_files_from_run_id("train_1_aa", tmp_path / "out")
     assert arrived(tmp_path / "out") == FILES
-    download_files_from_run_id(run_id="train:train_1_aa", output_folder=tmp_path / "again", workspace=get_workspace(), validate_checksum=True)
+    download_files_from_run_id(
+        run_id="train:train_1_aa", output_folder=tmp_path / "again", workspace=get_workspace(), validate_checksum=True
+    )
     assert arrived(tmp_path / "again") == FILES
     download_files_from_run_id("train_1_aa", tmp_path / "some", prefix="outputs/ch")
     assert {*arrived(tmp_path / "some")} == {"outputs/checkpoints/last.ckpt", "outputs/checkpoints_old/last.ckpt"}
-    wanted: tuple[str | Path, ...] = ("outputs/checkpoints", "outputs/checkpoints/", Path("outputs/checkpoints"), "outputs/checkpoints/last.ckpt")
+    wanted: tuple[str | Path, ...] = (
+        "outputs/checkpoints",
+        "outputs/checkpoints/",
+        Path("outputs/checkpoints"),
+        "outputs/checkpoints/last.ckpt",
+    )
     for number, meant in enumerate(wanted):
         download_checkpoints_from_run_id("train_1_aa", meant, tmp_path / str(number))
         assert arrived(tmp_path / str(number)) == {"outputs/checkpoints/last.ckpt": "last"}
@@ -63,10 +70,14 @@ def test_files_of_a_run_keep_names_and_replace_differing(tmp_path: Path) -> None
     assert os.stat(older / "outputs" / "model.bin").st_mtime_ns == before.st_mtime_ns
 
 
-def test_datastore_files_are_left_unless_overwritten(tmp_path: Path, caplog: pytest.LogCaptureFixture, local_runs: RecordedRuns) -> None:
+def test_datastore_files_are_left_unless_overwritten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, local_runs: RecordedRuns
+) -> None:
     download_from_datastore("local", "foo/bar", tmp_path / "outputs")
     assert arrived(tmp_path / "outputs") == {"foo/bar/1.txt": "one", "foo/bar/2.txt": "two"}
-    download_from_datastore("local", file_prefix="foo/other.txt", output_folder=tmp_path / "single", aml_workspace=get_workspace())
+    download_from_datastore(
+        "local", file_prefix="foo/other.txt", output_folder=tmp_path / "single", aml_workspace=get_workspace()
+    )
     assert arrived(tmp_path / "single") == {"foo/other.txt": "three"}
     write_files(tmp_path / "out", {"foo/bar/1.txt": "mine"})
     with caplog.at_level(logging.WARNING, logger="himl_cli"):
@@ -77,7 +88,11 @@ def test_datastore_files_are_left_unless_overwritten(tmp_path: Path, caplog: pyt
     assert arrived(tmp_path / "out") == {"foo/bar/1.txt": "one", "foo/bar/2.txt": "two"}
     write_files(tmp_path / "foo" / "bar", {"1.txt": "1", "2.txt": "2", "deep/3.txt": "3"})
     upload_to_datastore("local", tmp_path / "foo" / "bar", Path("baz"))
-    assert {name: text for name, text in stored(local_runs).items() if name.startswith("baz")} == {"baz/1.txt": "1", "baz/2.txt": "2", "baz/deep/3.txt": "3"}
+    assert {name: text for name, text in stored(local_runs).items() if name.startswith("baz")} == {
+        "baz/1.txt": "1",
+        "baz/2.txt": "2",
+        "baz/deep/3.txt": "3",
+    }
     write_files(tmp_path / "data", {"1.txt": "mine", "3.txt": "new"})
     with caplog.at_level(logging.WARNING, logger="himl_cli"):
         upload_to_datastore("local", tmp_path / "data", "foo/bar")
@@ -101,8 +116,14 @@ def test_what_is_not_there_is_file_not_found_and_himls_error(tmp_path: Path) -> 
         upload_to_datastore("local", tmp_path, "../x")
     out, workspace = tmp_path / "out", get_workspace()
     wrongs: dict[str, tuple[Callable[[], object], str]] = {
-        "No file in run 'train_1_aa' starts with 'output_'": (lambda: download_files_from_run_id("train_1_aa", out, prefix="output_"), "outputs"),
-        "starts with 'outputs/check/'": (lambda: download_checkpoints_from_run_id("train_1_aa", "outputs/check", out), "Did you mean 'outputs/checkpoints"),
+        "No file in run 'train_1_aa' starts with 'output_'": (
+            lambda: download_files_from_run_id("train_1_aa", out, prefix="output_"),
+            "outputs",
+        ),
+        "starts with 'outputs/check/'": (
+            lambda: download_checkpoints_from_run_id("train_1_aa", "outputs/check", out),
+            "Did you mean 'outputs/checkpoints",
+        ),
         "No file in datastore 'local' starts with 'food'": (lambda: download_from_datastore("local", "food", out), ""),
         "No datastore 'none'": (lambda: download_from_datastore("none", "foo", out), ""),
         "No datastore 'nope'": (lambda: upload_to_datastore("nope", tmp_path, "x", workspace), ""),
@@ -131,12 +152,22 @@ himl_cli.upload_to_datastore("local", sys.argv[1] + "/foo/bar", "copy", show_pro
 @pytest.mark.usefixtures("local_runs")
 def test_they_are_silent_unless_progress_is_asked_for(tmp_path: Path) -> None:
     for how in ("silent", "show"):
-        done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path / how), how], capture_output=True, text=True, check=True)
-        ends = [f"Downloaded 3 files (11 B) to '{tmp_path / 'show'}'", "Uploaded 0 files (0 B) to 'copy'"] if how == "show" else []
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path / how), how], capture_output=True, text=True, check=True
+        )
+        ends = (
+            [f"Downloaded 3 files (11 B) to '{tmp_path / 'show'}'", "Uploaded 0 files (0 B) to 'copy'"]
+            if how == "show"
+            else []
+        )
         assert (done.stdout, [line.split(" in ")[0] for line in done.stderr.splitlines()]) == ("", ends)
 
 
-AZURE_FILES = {"outputs/checkpoints/last.ckpt": b"last", "outputs/model.bin": b"m" * 10, "user_logs/std_log.txt": b"hello\n"}
+AZURE_FILES = {
+    "outputs/checkpoints/last.ckpt": b"last",
+    "outputs/model.bin": b"m" * 10,
+    "user_logs/std_log.txt": b"hello\n",
+}
 TEXTS = {name: content.decode() for name, content in AZURE_FILES.items()}
 
 
@@ -154,8 +185,15 @@ def azure_run(azure_environment: StagedWorkspace, project: Path, monkeypatch: py
     return fetch_run(get_workspace(), "train_1_aa")
 
 
-def test_run_and_datastore_of_the_service_are_as_ones_here(azure_run: Run, azure_environment: StagedWorkspace, tmp_path: Path, project: Path) -> None:
-    assert (azure_run.id, azure_run.experiment.name, azure_run.display_name, azure_run.status) == ("train_1_aa", "train", "first", "Completed")
+def test_run_and_datastore_of_the_service_are_as_ones_here(
+    azure_run: Run, azure_environment: StagedWorkspace, tmp_path: Path, project: Path
+) -> None:
+    assert (azure_run.id, azure_run.experiment.name, azure_run.display_name, azure_run.status) == (
+        "train_1_aa",
+        "train",
+        "first",
+        "Completed",
+    )
     assert azure_run.tags == {"team": "blue"}
     assert azure_run.get_portal_url().startswith("https://ml.azure.com/runs/train_1_aa?wsid=")
     assert azure_run.get_metrics() == {"loss": [1.0, 0.5]}
@@ -189,10 +227,14 @@ def test_run_and_datastore_of_the_service_are_as_ones_here(azure_run: Run, azure
     assert fetch_run(None, "train_1_aa") == azure_run
 
 
-def test_files_come_down_checked_and_with_few_requests(azure_run: Run, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_files_come_down_checked_and_with_few_requests(
+    azure_run: Run, azure_environment: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
     himl_cli.download_files_from_run_id("train_1_aa", tmp_path / "all")
     assert arrived(tmp_path / "all") == TEXTS
-    himl_cli.download_checkpoints_from_run_id("train_1_aa", "outputs/checkpoints", tmp_path / "checkpoints", aml_workspace=azure_run.workspace)
+    himl_cli.download_checkpoints_from_run_id(
+        "train_1_aa", "outputs/checkpoints", tmp_path / "checkpoints", aml_workspace=azure_run.workspace
+    )
     assert arrived(tmp_path / "checkpoints") == {"outputs/checkpoints/last.ckpt": "last"}
     azure_run.download_file("outputs/model.bin", tmp_path / "single" / "renamed.bin")
     assert arrived(tmp_path / "single") == {"renamed.bin": "m" * 10}
@@ -206,12 +248,16 @@ def test_files_come_down_checked_and_with_few_requests(azure_run: Run, azure_env
     azure_environment.stage.faults.add(FlipByte(at=2), r"GET .*/outputs/model\.bin", times=None)
     for checked in (False, True):
         with pytest.raises(IntegrityFailed, match=r"model\.bin"):
-            himl_cli.download_files_from_run_id("train_1_aa", tmp_path / str(checked), "outputs/", validate_checksum=checked)
+            himl_cli.download_files_from_run_id(
+                "train_1_aa", tmp_path / str(checked), "outputs/", validate_checksum=checked
+            )
         assert arrived(tmp_path / str(checked)) == {"outputs/checkpoints/last.ckpt": "last"}
     with pytest.raises(FileNotFoundError, match="No datastore 'workspaceblobstor'") as caught:
         himl_cli.download_from_datastore("workspaceblobstor", "", tmp_path / "out")
     assert "workspaceblobstore" in f"{caught.value} {getattr(caught.value, 'hint', '')}"
-    azure_environment.put_artifacts(azure_environment.state.runs["train_1_aa"], {"outputs/a": b"file", "outputs/a/b": b"below"})
+    azure_environment.put_artifacts(
+        azure_environment.state.runs["train_1_aa"], {"outputs/a": b"file", "outputs/a/b": b"below"}
+    )
     azure_run.download_file("outputs/a", tmp_path / "alone" / "a")
     assert arrived(tmp_path / "alone") == {"a": "file"}
 
@@ -223,12 +269,16 @@ workspace = himl_cli.get_workspace(None, "config.json")
 run = himl_cli.fetch_run(workspace, "train_1_aa")
 himl_cli.download_files_from_run_id("train_1_aa", sys.argv[1])
 weights = open(himl_cli.checkpoint("train_1_aa:last.ckpt")).read()
-loaded = [name for name in ("azure.ai", "azure.identity", "msal", "azureml", "mlflow", "torch", "typer", "rich", "tensorboard") if name in sys.modules]
-print(json.dumps([workspace.name, weights, run.get_metrics(), himl_cli.is_running_in_azure_ml(), himl_cli.is_running_in_azure_ml(run), loaded]))
+heavy = ("azure.ai", "azure.identity", "msal", "azureml", "mlflow", "torch", "typer", "rich", "tensorboard")
+loaded = [name for name in heavy if name in sys.modules]
+in_azure_ml = himl_cli.is_running_in_azure_ml(), himl_cli.is_running_in_azure_ml(run)
+print(json.dumps([workspace.name, weights, run.get_metrics(), *in_azure_ml, loaded]))
 """
 
 
-def test_job_reads_own_workspace_without_azure_sdk(azure_environment: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_reads_own_workspace_without_azure_sdk(
+    azure_environment: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     azure = azure_environment
     run = azure.add_run("train_1_aa", "train", status="Running")
     azure.add_metric(run, "loss", [1.0, 0.5])
@@ -236,7 +286,9 @@ def test_job_reads_own_workspace_without_azure_sdk(azure_environment: StagedWork
     azure.stage.workspace("other").write_config(project)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HIML_", "AZURE_"))}
     command = [sys.executable, "-c", IN_JOB, str(tmp_path / "out")]
-    done = subprocess.run(command, env={**environment, **azure.job_environment(run)}, cwd=project, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**environment, **azure.job_environment(run)}, cwd=project, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [azure.state.name, "last", {"loss": [1.0, 0.5]}, True, True, []]
     assert arrived(tmp_path / "out") == TEXTS
@@ -244,7 +296,11 @@ def test_job_reads_own_workspace_without_azure_sdk(azure_environment: StagedWork
     monkeypatch.chdir(project)
     azure.stage.log.clear()
     workspace, state = get_workspace(), azure.state
-    assert (workspace.name, workspace.resource_group, workspace.subscription_id) == (state.name, state.group, state.subscription)
+    assert (workspace.name, workspace.resource_group, workspace.subscription_id) == (
+        state.name,
+        state.group,
+        state.subscription,
+    )
     assert (repr(workspace), azure.requests()) == (f"Workspace({azure.label})", [])
 
 
@@ -287,7 +343,9 @@ def answers_of(python: str, program: str, given: list[str], *, cwd: Path) -> lis
     return answers
 
 
-def test_ml_client_is_accepted_as_workspace_with_equal_answers(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_ml_client_is_accepted_as_workspace_with_equal_answers(
+    azure_environment: StagedWorkspace, project: Path
+) -> None:
     azure_environment.add_run("train_1_aa", "train", status="Failed", error="it broke")
     answers = answers_of(sys.executable, ML_CLIENT, names_and_secrets(azure_environment), cwd=project)
     another = SimpleNamespace(subscription_id="s", resource_group="g", name="n")
@@ -310,7 +368,8 @@ ours = himl_cli.get_workspace(theirs)
 run = himl_cli.fetch_run(theirs, himl_cli.create_run_recovery_id(their_run))
 answers = [[ours.name, theirs.name], [ours.subscription_id, theirs.subscription_id],
     [ours.resource_group, theirs.resource_group]]
-answers += [[run.id, their_run.id], [run.experiment.name, their_run.experiment.name], [run.status, their_run.get_status()], [run.tags, their_run.tags]]
+answers += [[run.id, their_run.id], [run.experiment.name, their_run.experiment.name]]
+answers += [[run.status, their_run.get_status()], [run.tags, their_run.tags]]
 answers += [[run.get_metrics(recursive=True), their_run.get_metrics(recursive=True)]]
 answers += [[himl_cli.is_running_in_azure_ml(their_run), True],
     [himl_cli.is_running_in_azure_ml(Run.get_context()), False]]
@@ -320,7 +379,9 @@ print(json.dumps(answers))
 
 # The first use of a client builds its environment.
 @pytest.mark.timeout(1800)
-def test_objects_of_azureml_core_are_taken_and_agree_with_ours(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_objects_of_azureml_core_are_taken_and_agree_with_ours(
+    azure_environment: StagedWorkspace, project: Path
+) -> None:
     azure = azure_environment
     run = azure.add_run("train_1_aa", "train", tags={"team": "blue"}, status="Completed", display_name="first")
     azure.add_metric(azure.add_run("child_a", "train", parent="train_1_aa", status="Completed"), "loss", [0.25])

@@ -65,30 +65,69 @@ refuse(lambda: create_run_configuration(workspace, "cpu-cluster", "environment.y
 refuse(lambda: DatasetConfig("a", datastore="nope").to_input_dataset(0, workspace))
 refuse(lambda: DatasetConfig("a", target_folder="/a").to_output_dataset(workspace, 0))
 refuse(lambda: setattr(script, "script_params", []))
-refuse(lambda: submit_to_azure_if_needed("cpu-cluster", aml_environment_name="torch", conda_environment_file="environment.yml", submit_to_azureml=True))
+refuse(
+    lambda: submit_to_azure_if_needed(
+        "cpu-cluster", aml_environment_name="torch", conda_environment_file="environment.yml", submit_to_azureml=True
+    )
+)
 """
 
 
 def test_a_script_run_is_submitted_in_steps(lab: StagedWorkspace, project: Path) -> None:
     lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
-    write_files(project, {"send.py": STEPS, "lab/train.py": "print('training')", "lab/__init__.py": "", "docker/Dockerfile": "FROM python:3.11\n"})
+    write_files(
+        project,
+        {
+            "send.py": STEPS,
+            "lab/train.py": "print('training')",
+            "lab/__init__.py": "",
+            "docker/Dockerfile": "FROM python:3.11\n",
+        },
+    )
     done = run_script(project / "send.py")
     assert done.returncode == 0, done.stderr
     single, search, *others = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     plain, refused = [each["plain"] for each in others[:2]], [each["refused"] for each in others[2:]]
     exactly = "Pass exactly one of conda_environment_file, docker_build_context and aml_environment_name."
-    assert refused[:3] == ["Exception script_run_config has no run_config.", f"Exception {exactly}", f"Exception {exactly}"]
-    expected = ("entry_script", "'priority'", "'nope'", "gone.whl", "'nope'", "target_folder", "'script_params'", "cannot be combined")
+    assert refused[:3] == [
+        "Exception script_run_config has no run_config.",
+        f"Exception {exactly}",
+        f"Exception {exactly}",
+    ]
+    expected = (
+        "entry_script",
+        "'priority'",
+        "'nope'",
+        "gone.whl",
+        "'nope'",
+        "target_folder",
+        "'script_params'",
+        "cannot be combined",
+    )
     assert [found for found, words in zip(refused[3:], expected, strict=True) if words not in found] == []
-    assert [(lab.state.runs[run].job or {})["command"] for run in plain] == ["nvidia-smi -L 'a b'", "uv run -m lab.train 'a b'"]
+    assert [(lab.state.runs[run].job or {})["command"] for run in plain] == [
+        "nvidia-smi -L 'a b'",
+        "uv run -m lab.train 'a b'",
+    ]
     assert [lab.state.runs[run].tags["commandline_args"] for run in plain] == ["'a b'", "-m lab.train 'a b'"]
     for job in (lab.state.runs[run].job or {} for run in plain):
-        assert (job["distribution"], job["resources"]["shmSize"]) == ({"distributionType": "Mpi", "processCountPerInstance": 1}, "2g")
+        assert (job["distribution"], job["resources"]["shmSize"]) == (
+            {"distributionType": "Mpi", "processCountPerInstance": 1},
+            "2g",
+        )
     for found in (single, search):
         assert (found["experiment"], found["name"], found["tags"]["team"]) == ("my_experiment", "mine", "blue")
     job = lab.state.runs[single["id"]].job or {}
-    assert (job["command"], job["resources"]["instanceCount"], job["limits"]["timeout"]) == ("python lab/train.py --epochs 2", 2, "PT1H30M")
-    assert ([*job["inputs"]], [*job["outputs"]], "commandline_args" in job["tags"]) == (["INPUT_0"], ["OUTPUT_0"], False)
+    assert (job["command"], job["resources"]["instanceCount"], job["limits"]["timeout"]) == (
+        "python lab/train.py --epochs 2",
+        2,
+        "PT1H30M",
+    )
+    assert ([*job["inputs"]], [*job["outputs"]], "commandline_args" in job["tags"]) == (
+        ["INPUT_0"],
+        ["OUTPUT_0"],
+        False,
+    )
     assert {"A": "1", "B": "two", **DEFAULT_ENVIRONMENT_VARIABLES}.items() <= job["environmentVariables"].items()
     trial = lab.state.runs[search["id"]].job or {}
     assert (trial["jobType"], trial["limits"]["maxTotalTrials"]) == ("Sweep", 3)
@@ -122,21 +161,40 @@ except himl_cli.HimlError as err:
 
 def test_submit_returns_the_run_here_and_on_a_cluster(lab: StagedWorkspace, project: Path) -> None:
     files = {"lab/train.py": "import sys; print('training', sys.argv[1:])", "fails.py": "raise SystemExit(3)"}
-    files["pipe.json"] = json.dumps({"step1": {"type": "PythonScriptStep", "script": "train.py", "source_directory": "lab"}})
-    write_files(project, {"send.py": SUBMITS, "environment.yml": CONDA, "himl.toml": "[submit]\ndescription = 'from the settings'\n", **files})
+    files["pipe.json"] = json.dumps(
+        {"step1": {"type": "PythonScriptStep", "script": "train.py", "source_directory": "lab"}}
+    )
+    write_files(
+        project,
+        {
+            "send.py": SUBMITS,
+            "environment.yml": CONDA,
+            "himl.toml": "[submit]\ndescription = 'from the settings'\n",
+            **files,
+        },
+    )
     done = run_script(project / "send.py")
     assert done.returncode == 0, done.stderr
-    here, many, pipeline, there, *refused = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    here, many, pipeline, there, *refused = [
+        json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")
+    ]
     assert (here["status"], here["team"], here["log"]) == ("Completed", "blue", "training ['--epochs', '2']\n")
     assert f"Run {here['id']} (experiment mine)" in done.stderr
     assert many == {"children": 2}
     assert pipeline == {"status": "Completed", "experiment": "steps", "steps": ["Completed"]}
     job = lab.state.runs[there["id"]].job or {}
-    assert (job["command"], job["environmentVariables"]["B"], job["displayName"], job["description"]) == ("echo hi", "2", "mine", "from the settings")
+    assert (job["command"], job["environmentVariables"]["B"], job["displayName"], job["description"]) == (
+        "echo hi",
+        "2",
+        "mine",
+        "from the settings",
+    )
     assert [one["code"] for one in refused] == [2, 2, 2, 1]
     assert refused[0]["said"] == "No such option '--clutser'."
     assert refused[3]["said"] == "JobFailed"
-    assert done.stdout.splitlines()[0] == "training ['--epochs', '2']", "the log alone is there beside what the script says"
+    assert done.stdout.splitlines()[0] == "training ['--epochs', '2']", (
+        "the log alone is there beside what the script says"
+    )
 
 
 DATA = f"""{SAY}

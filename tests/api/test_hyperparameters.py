@@ -43,7 +43,10 @@ SPACE: Mapping[str, Any] = {"lr": [0.1, 0.5, 0.9]}
 
 def test_hi_mls_example_is_sent_as_a_sweep(lab: StagedWorkspace, project: Path) -> None:
     script = write_script(project, "train.py", f'{HI_ML[:-1]}, "timeout": 7200, "trial_timeout": 600}}', HERE)
-    quiet = "import warnings\nwith warnings.catch_warnings():\n    warnings.simplefilter('ignore')\n    from azure.ai.ml.sweep import Choice\n"
+    quiet = (
+        "import warnings\nwith warnings.catch_warnings():\n    warnings.simplefilter('ignore')\n"
+        "    from azure.ai.ml.sweep import Choice\n"
+    )
     script.write_text(f"{quiet}from himl_cli import {NAMES}\n{script.read_text()}")
     assert run_script(script).stdout == "this ran here\n"
     assert lab.requests() == []
@@ -53,7 +56,11 @@ def test_hi_mls_example_is_sent_as_a_sweep(lab: StagedWorkspace, project: Path) 
     assert job["searchSpace"] == {"learning_rate": ["choice", [[0.1, 0.5, 0.9]]]}
     assert job["samplingAlgorithm"] == {"samplingAlgorithmType": "Grid"}
     assert job["objective"] == {"goal": "minimize", "primaryMetric": "val/loss"}
-    assert (job["limits"]["maxTotalTrials"], job["limits"]["timeout"], job["limits"]["trialTimeout"]) == (3, "PT2H", "PT10M")
+    assert (job["limits"]["maxTotalTrials"], job["limits"]["timeout"], job["limits"]["trialTimeout"]) == (
+        3,
+        "PT2H",
+        "PT10M",
+    )
     assert job["trial"]["command"] == "python train.py --epochs 3 --learning_rate ${{search_space.learning_rate}}"
 
 
@@ -67,7 +74,11 @@ def test_sweep_runs_with_prefix_and_is_waited_for(lab: StagedWorkspace, project:
         done = send(write_script(project, "train.py", call, after))
     assert "AFTER sweep score" in done.stdout
     (sweep,) = [run for run in lab.state.runs.values() if run.parent_id is None]
-    trials = {run.run_id: json.loads(lab.artifacts(run.run_id)["outputs/said.json"]) for run in lab.state.runs.values() if run.parent_id}
+    trials = {
+        run.run_id: json.loads(lab.artifacts(run.run_id)["outputs/said.json"])
+        for run in lab.state.runs.values()
+        if run.parent_id
+    }
     assert trials == {f"{sweep.run_id}_0": ["+name=a b"], f"{sweep.run_id}_1": ["+name=$HOME"]}
     assert sweep.status == "Completed"
     assert f"himl runs aggregate {sweep.run_id}" in " ".join(done.stderr.split())
@@ -80,10 +91,18 @@ def test_objects_of_azure_ai_ml_texts_and_lists_mean_the_same() -> None:
     limits = {"timeout": 7200, "trial_timeout": 600, "max_concurrent_trials": 2}
     given: dict[str, Any] = {"parameter_sampling": SPACE, "early_termination_policy": "median_stopping", **limits}
     found = sweep_of_args(given)
-    assert (found.early_stop, found.max_seconds, found.max_concurrent, trial_seconds_of(given)) == (EarlyStop("median"), 7200, 2, 600)
+    assert (found.early_stop, found.max_seconds, found.max_concurrent, trial_seconds_of(given)) == (
+        EarlyStop("median"),
+        7200,
+        2,
+        600,
+    )
     assert EARLY_TERMINATION_ARG == "early_termination_policy"
     for most, trials in ((50, 3), (2, 2), (None, 3)):  # a grid has only as many trials as points
-        assert sweep_of_args({"parameter_sampling": SPACE, **({"max_total_trials": most} if most else {})}).max_trials == trials
+        assert (
+            sweep_of_args({"parameter_sampling": SPACE, **({"max_total_trials": most} if most else {})}).max_trials
+            == trials
+        )
     forms = {
         "a": (sdk.Choice([1, "x"]), [1, "x"], SearchRange(Draw.choice, (1, "x"))),
         "b": (sdk.Uniform(0.0, 1.5), "uniform(0.0, 1.5)", SearchRange(Draw.uniform, (0.0, 1.5))),
@@ -94,18 +113,28 @@ def test_objects_of_azure_ai_ml_texts_and_lists_mean_the_same() -> None:
         "g": (sdk.Randint(10), "randint(10)", SearchRange(Draw.randint, (10,))),
     }
     for index in (0, 1):
-        found = sweep_of_args({"parameter_sampling": {name: same[index] for name, same in forms.items()}, "max_total_trials": 5})
+        found = sweep_of_args(
+            {"parameter_sampling": {name: same[index] for name, same in forms.items()}, "max_total_trials": 5}
+        )
         assert dict(found.space) == {name: same[2] for name, same in forms.items()}
         assert (found.sampling, found.max_trials) == ("random", 5)
 
     def of(**more: Any) -> SweepSpec:
         return sweep_of_args({"parameter_sampling": {"lr": "uniform(0,1)"}, "max_total_trials": 4, **more})
 
-    assert (of(sampling_algorithm=sdk.RandomSamplingAlgorithm(seed=7)).seed, of(sampling_algorithm="random(seed=7)").seed) == (7, 7)
+    assert (
+        of(sampling_algorithm=sdk.RandomSamplingAlgorithm(seed=7)).seed,
+        of(sampling_algorithm="random(seed=7)").seed,
+    ) == (7, 7)
     assert of(sampling_algorithm=sdk.BayesianSamplingAlgorithm()).sampling == "bayesian"
     bandit = EarlyStop("bandit", 2, 5, slack_factor=0.1)
-    assert of(early_termination=sdk.BanditPolicy(evaluation_interval=2, delay_evaluation=5, slack_factor=0.1)).early_stop == bandit
-    assert of(early_termination="bandit(slack_factor=0.1, evaluation_interval=2, delay_evaluation=5)").early_stop == bandit
+    assert (
+        of(early_termination=sdk.BanditPolicy(evaluation_interval=2, delay_evaluation=5, slack_factor=0.1)).early_stop
+        == bandit
+    )
+    assert (
+        of(early_termination="bandit(slack_factor=0.1, evaluation_interval=2, delay_evaluation=5)").early_stop == bandit
+    )
     assert of(early_termination=sdk.MedianStoppingPolicy(delay_evaluation=5)).early_stop == EarlyStop("median", 1, 5)
     truncation = sdk.TruncationSelectionPolicy(truncation_percentage=20, evaluation_interval=1)
     assert of(early_termination=truncation).early_stop == EarlyStop("truncation", truncation_percentage=20)
@@ -137,14 +166,23 @@ def test_args_that_cannot_be_sent_are_told() -> None:
 
 def test_invalid_hyperparam_args_are_value_error_before_request(lab: StagedWorkspace, project: Path) -> None:
     wrongs = {
-        '"sampling_algorithm": "bayesian", "max_total_trials": 20, "early_termination": "median"}': "sampling_algorithm bayesian and early_termination",
+        '"sampling_algorithm": "bayesian", "max_total_trials": 20, "early_termination": "median"}': (
+            "sampling_algorithm bayesian and early_termination"
+        ),
         '"goal": "best"}': "goal cannot be 'best'",
         '"max_total_trials": 0}': "max_total_trials must be at least 1, not 0",
-        '"trial_timeout": 600}, max_run_duration="1h"': "max_run_duration and hyperparam_args' trial_timeout cannot differ",
+        '"trial_timeout": 600}, max_run_duration="1h"': (
+            "max_run_duration and hyperparam_args' trial_timeout cannot differ"
+        ),
     }
     for more, words in wrongs.items():
-        script = write_script(project, "train.py", f'{CLUSTER}, hyperparam_args={{"parameter_sampling": {{"lr": [0.1, 0.2]}}, {more}', "")
-        script.write_text(script.read_text().replace("info = ", "try:\n    info = ") + "except ValueError as err:\n    print('ValueError', err)\n")
+        script = write_script(
+            project, "train.py", f'{CLUSTER}, hyperparam_args={{"parameter_sampling": {{"lr": [0.1, 0.2]}}, {more}', ""
+        )
+        script.write_text(
+            script.read_text().replace("info = ", "try:\n    info = ")
+            + "except ValueError as err:\n    print('ValueError', err)\n"
+        )
         done = run_script(script, "--azureml")
         assert words in done.stdout, done.stderr
     assert lab.requests() == []
@@ -157,7 +195,9 @@ from azureml.train.hyperdrive import BanditPolicy, HyperDriveConfig, PrimaryMetr
 from azureml.train.hyperdrive.sampling import RandomParameterSampling
 config = HyperDriveConfig(
     run_config=ScriptRunConfig(source_directory=""),
-    hyperparameter_sampling=RandomParameterSampling({"--kernel": choice("linear", "rbf"), "--penalty": choice(0.5, 1, 1.5), "c": uniform(0, 1)}),
+    hyperparameter_sampling=RandomParameterSampling(
+        {"--kernel": choice("linear", "rbf"), "--penalty": choice(0.5, 1, 1.5), "c": uniform(0, 1)}
+    ),
     policy=BanditPolicy(slack_factor=0.2, evaluation_interval=2, delay_evaluation=1),
     primary_metric_name="Accuracy", primary_metric_goal=PrimaryMetricGoal.MAXIMIZE, max_total_runs=12,
         max_concurrent_runs=4, max_duration_minutes=90)
@@ -167,13 +207,17 @@ SAY = "(info.output_folder / 'said.json').write_text(json.dumps(sys.argv[1:])); 
 
 def by_v1(script: Path) -> str:
     """Return the output of a script that submits itself, in an environment with azureml-train-core."""
-    done = subprocess.run([str(client_python(HIML_V1)), str(script), "--azureml"], cwd=script.parent, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(client_python(HIML_V1)), str(script), "--azureml"], cwd=script.parent, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def said_by_trials(lab: StagedWorkspace) -> list[list[str]]:
-    return [json.loads(lab.artifacts(run.run_id)["outputs/said.json"]) for run in lab.state.runs.values() if run.parent_id]
+    return [
+        json.loads(lab.artifacts(run.run_id)["outputs/said.json"]) for run in lab.state.runs.values() if run.parent_id
+    ]
 
 
 # The first use of a client builds its environment.
@@ -183,13 +227,22 @@ def test_hyperdrive_config_is_sent_by_azure_ai_ml(lab: StagedWorkspace, project:
     script.write_text(SEEDS + script.read_text())
     by_v1(script)
     job = job_of(lab)
-    assert job["searchSpace"] == {"kernel": ["choice", [["linear", "rbf"]]], "penalty": ["choice", [[0.5, 1, 1.5]]], "c": ["uniform", [0, 1]]}
+    assert job["searchSpace"] == {
+        "kernel": ["choice", [["linear", "rbf"]]],
+        "penalty": ["choice", [[0.5, 1, 1.5]]],
+        "c": ["uniform", [0, 1]],
+    }
     assert job["samplingAlgorithm"]["samplingAlgorithmType"] == "Random"
     assert job["objective"] == {"goal": "maximize", "primaryMetric": "Accuracy"}
     limits = {name: job["limits"][name] for name in ("maxTotalTrials", "maxConcurrentTrials", "timeout")}
     assert limits == {"maxTotalTrials": 12, "maxConcurrentTrials": 4, "timeout": "PT1H30M"}
     policy = job["earlyTermination"]
-    assert (policy["policyType"], policy["slackFactor"], policy["evaluationInterval"], policy["delayEvaluation"]) == ("Bandit", 0.2, 2, 1)
+    assert (policy["policyType"], policy["slackFactor"], policy["evaluationInterval"], policy["delayEvaluation"]) == (
+        "Bandit",
+        0.2,
+        2,
+        1,
+    )
     (run,) = lab.state.runs.values()
     assert run.definition is None
 
@@ -199,7 +252,9 @@ def test_hyperdrive_config_is_sent_by_azure_ai_ml(lab: StagedWorkspace, project:
 def test_a_cross_validation_runs_with_and_without_azureml(lab: StagedWorkspace, project: Path, is_v1: bool) -> None:
     config = "hyperdrive_config=create_crossval_hyperdrive_config(num_splits=2)"
     after = ", after_submission=lambda run: print('AFTER', type(run).__name__)" if is_v1 else ""
-    script = write_script(project, "train.py", f"{CLUSTER}, strictly_aml_v1={is_v1}, wait_for_completion=True, {config}{after}", SAY)
+    script = write_script(
+        project, "train.py", f"{CLUSTER}, strictly_aml_v1={is_v1}, wait_for_completion=True, {config}{after}", SAY
+    )
     script.write_text(f"from himl_cli import create_crossval_hyperdrive_config\n{script.read_text()}")
     with lab.run_jobs():
         if is_v1:
@@ -229,9 +284,18 @@ def test_grids_and_cross_validations_are_sweeps() -> None:
     by_config = sweep_of_config(create_grid_hyperdrive_config(["small", "large"], "--model", "auc"))
     by_args = sweep_of_args(create_grid_hyperparam_args_v2(["small", "large"], "model", "auc"))
     for sweep in (by_config, by_args):
-        assert (dict(sweep.space), sweep.sampling, sweep.max_trials, sweep.primary_metric, sweep.goal) == (space, "grid", 2, "auc", "minimize")
+        assert (dict(sweep.space), sweep.sampling, sweep.max_trials, sweep.primary_metric, sweep.goal) == (
+            space,
+            "grid",
+            2,
+            "auc",
+            "minimize",
+        )
     splits = sweep_of_args(create_crossval_hyperparam_args_v2(2))
-    assert (dict(splits.space), splits.primary_metric) == ({"crossval_index": SearchRange(Draw.choice, ("0", "1"))}, "val/loss")
+    assert (dict(splits.space), splits.primary_metric) == (
+        {"crossval_index": SearchRange(Draw.choice, ("0", "1"))},
+        "val/loss",
+    )
     with pytest.raises(ValueError, match="values must be a list with at least one value"):
         create_grid_hyperdrive_config([], "model", "auc")
     with pytest.raises(ValueError, match="num_splits must be at least 1"):
@@ -253,9 +317,18 @@ def config(**fields: Any) -> SimpleNamespace:
 def test_policies_and_limits_of_hyperdrive_are_understood() -> None:
     policies: list[tuple[dict[str, Any], EarlyStop | None]] = [
         ({"name": "Default"}, None),
-        ({"name": "MedianStopping", "properties": {"evaluation_interval": 1, "delay_evaluation": 5}}, EarlyStop("median", 1, 5)),
-        ({"name": "Bandit", "properties": {"evaluation_interval": 1, "slack_amount": 0.2}}, EarlyStop("bandit", slack_amount=0.2)),
-        ({"name": "TruncationSelection", "properties": {"truncation_percentage": 10}}, EarlyStop("truncation", truncation_percentage=10)),
+        (
+            {"name": "MedianStopping", "properties": {"evaluation_interval": 1, "delay_evaluation": 5}},
+            EarlyStop("median", 1, 5),
+        ),
+        (
+            {"name": "Bandit", "properties": {"evaluation_interval": 1, "slack_amount": 0.2}},
+            EarlyStop("bandit", slack_amount=0.2),
+        ),
+        (
+            {"name": "TruncationSelection", "properties": {"truncation_percentage": 10}},
+            EarlyStop("truncation", truncation_percentage=10),
+        ),
     ]
     for policy, stop in policies:
         assert sweep_of_config(config(policy_config=policy)).early_stop == stop
@@ -265,7 +338,9 @@ def test_policies_and_limits_of_hyperdrive_are_understood() -> None:
         "the argument estimator": config(estimator=object()),
         "the argument resume_from": config(resume_from=[object()]),
         "policy 'Own'": config(policy_config={"name": "Own"}),
-        "must have numbers or text": config(generator_config={"name": "GRID", "parameter_space": {"lr": ["choice", [[{"a": 1}]]]}}),
+        "must have numbers or text": config(
+            generator_config={"name": "GRID", "parameter_space": {"lr": ["choice", [[{"a": 1}]]]}}
+        ),
     }
     for words, given in wrongs.items():
         with pytest.raises(BadUsage, match=words):
@@ -280,18 +355,32 @@ def test_policies_and_limits_of_hyperdrive_are_understood() -> None:
 def test_arguments_modes_and_keys_of_a_dataset(caplog: pytest.LogCaptureFixture) -> None:
     parameters = {name: each.default for name, each in inspect.signature(DatasetConfig).parameters.items()}
     none = dict.fromkeys(("version", "use_mounting", "target_folder", "local_folder", "data_name"))
-    assert [*parameters.items()] == [*{"name": inspect.Parameter.empty, "datastore": "", "overwrite_existing": True, **none}.items()]
+    assert [*parameters.items()] == [
+        *{"name": inspect.Parameter.empty, "datastore": "", "overwrite_existing": True, **none}.items()
+    ]
     inputs: list[tuple[dict[str, Any], DataSpec]] = [
         ({}, DataSpec("INPUT_3", "data", mode="download")),
         ({"datastore": "blobs", "version": 7}, DataSpec("INPUT_3", "data", "7", "blobs", "download")),
-        ({"use_mounting": True, "target_folder": "/tmp/mnist"}, DataSpec("INPUT_3", "data", mode="mount", target=str(Path("/tmp/mnist")))),
-        ({"use_mounting": False, "local_folder": Path("here"), "target_folder": ""}, DataSpec("INPUT_3", "data", mode="download", local="here")),
+        (
+            {"use_mounting": True, "target_folder": "/tmp/mnist"},
+            DataSpec("INPUT_3", "data", mode="mount", target=str(Path("/tmp/mnist"))),
+        ),
+        (
+            {"use_mounting": False, "local_folder": Path("here"), "target_folder": ""},
+            DataSpec("INPUT_3", "data", mode="download", local="here"),
+        ),
         ({"data_name": "images"}, DataSpec("images", "data", mode="download")),
     ]
     outputs: list[tuple[dict[str, Any], DataSpec]] = [
         ({}, DataSpec("OUTPUT_0", "data", mode="mount")),
-        ({"use_mounting": True, "overwrite_existing": False}, DataSpec("OUTPUT_0", "data", mode="mount", overwrite=False)),
-        ({"use_mounting": False, "datastore": "blobs", "local_folder": "here"}, DataSpec("OUTPUT_0", "data", None, "blobs", "upload", local="here")),
+        (
+            {"use_mounting": True, "overwrite_existing": False},
+            DataSpec("OUTPUT_0", "data", mode="mount", overwrite=False),
+        ),
+        (
+            {"use_mounting": False, "datastore": "blobs", "local_folder": "here"},
+            DataSpec("OUTPUT_0", "data", None, "blobs", "upload", local="here"),
+        ),
         ({"data_name": "masks"}, DataSpec("masks", "data", mode="mount")),
     ]
     assert [DatasetConfig("data", **given).to_input(3) for given, _ in inputs] == [spec for _, spec in inputs]
@@ -306,7 +395,9 @@ def test_invalid_datasets_are_refused() -> None:
     wrongs: dict[str, list[dict[str, Any]]] = {
         "data_name": [{"name": "data", "data_name": name} for name in ("a b", "1st", "${{x}}")],
         "name of a dataset must not be empty": [{"name": ""}, {"name": "  "}],
-        r"'data': target_folder must not be '\.'": [{"name": "data", "target_folder": target} for target in (".", "./", Path("."))],
+        r"'data': target_folder must not be '\.'": [
+            {"name": "data", "target_folder": target} for target in (".", "./", Path("."))
+        ],
     }
     for words, cases in wrongs.items():
         for given in cases:

@@ -132,7 +132,9 @@ def test_two_ranks_log_once(himl_with_lightning: Himl) -> None:
     assert ["Training epoch 1 (step 4)" in log for log in logs] == [True, False]
 
 
-def test_outside_of_a_job_a_run_of_its_own_is_made_where_that_is_wanted(himl_with_lightning: Himl, project: Path) -> None:
+def test_outside_of_a_job_a_run_of_its_own_is_made_where_that_is_wanted(
+    himl_with_lightning: Himl, project: Path
+) -> None:
     himl = himl_with_lightning
     assert himl("init", "--local").code == 0
     given = """import himl_cli; from himl_cli.lightning import AzureMLLogger as A
@@ -142,11 +144,20 @@ a.log_metrics({"loss": 1.0, "epoch": 0}, 7); a.log_hyperparams({"net": {"width":
 print(a.run is a.experiment is r, a.name, r.get_status(), r.get_metrics("hyperparams"), r.get_metrics("loss"),
     r.tags == r.get_tags())
 r.complete(); himl_cli.get_workspace().opened.delete(r.id)"""
-    silent = "from himl_cli.lightning import AzureMLLogger as A; a = A(); a.log_metrics({'loss': 1.0}); a.log_hyperparams({}); a.save(); print(a.experiment)"
+    silent = (
+        "from himl_cli.lightning import AzureMLLogger as A; a = A(); a.log_metrics({'loss': 1.0}); "
+        "a.log_hyperparams({}); a.save(); print(a.experiment)"
+    )
     for command, said in (
         (["-c", silent], r"^AzureMLLogger logs nothing outside of a job.*\nNone$"),
-        (["-c", given], r"^True own Running \{'hyperparams': \{'name': 'net/width', 'value': '3'\}\} \{'loss': 1.0\} True$"),
-        (["train.py", "--own_run"], r"^Writing metrics to run (\S+) in experiment own\.\nTo show the run: himl runs show \1$"),
+        (
+            ["-c", given],
+            r"^True own Running \{'hyperparams': \{'name': 'net/width', 'value': '3'\}\} \{'loss': 1.0\} True$",
+        ),
+        (
+            ["train.py", "--own_run"],
+            r"^Writing metrics to run (\S+) in experiment own\.\nTo show the run: himl runs show \1$",
+        ),
     ):
         done = subprocess.run([sys.executable, *command], cwd=project, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
@@ -159,7 +170,9 @@ r.complete(); himl_cli.get_workspace().opened.delete(r.id)"""
 def test_job_on_azure_logs_to_its_run(himl_with_lightning: Himl, azure: StagedWorkspace, project: Path) -> None:
     run = azure.add_run("train_1_aa", "train", status="Running")
     env = {**os.environ, **azure.job_environment(run)}
-    done = subprocess.run([sys.executable, "train.py"], cwd=project, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=project, env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert [point.step for point in run.metrics["loss"].points] == list(range(8))
     assert run.parameters == PARAMETERS
@@ -168,4 +181,6 @@ def test_job_on_azure_logs_to_its_run(himl_with_lightning: Himl, azure: StagedWo
 def test_without_lightning_it_is_said(project: Path) -> None:
     code = "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None; import himl_cli.lightning"
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == ("ModuleNotFoundError: himl_cli.lightning needs PyTorch Lightning, which is not installed: pip install lightning")
+    assert done.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: himl_cli.lightning needs PyTorch Lightning, which is not installed: pip install lightning"
+    )

@@ -66,7 +66,11 @@ def seed_local(folder: Path) -> dict[str, str]:
         runs.add(trial, experiment="tuning", parent=SWEEP)
         runs.log(trial, [("val/dice", 0.25 + number / 2, 1, 1)])
     began = 1_772_366_401_000
-    runs.log(TRAINED, [("loss", value, step, began + step) for step, value in enumerate(LOSS, 1)], {"lr": "0.1", "note": "größer"})
+    runs.log(
+        TRAINED,
+        [("loss", value, step, began + step) for step, value in enumerate(LOSS, 1)],
+        {"lr": "0.1", "note": "größer"},
+    )
     runs.log(TRAINED, [("acc", 0.75, 2, began)])
     return {}
 
@@ -75,13 +79,24 @@ def seed_azure(staged: StagedWorkspace, folder: Path) -> dict[str, str]:
     """Add the same runs to a workspace in Azure ML."""
     times = (datetime(2026, 3, 1, 12, tzinfo=timezone.utc) + timedelta(seconds=number) for number in range(9))
     trained = staged.add_run(
-        TRAINED, "train", created=next(times), seconds=65, display_name="first", tags={"team": "blue"}, parameters={"lr": "0.1", "note": "größer"}
+        TRAINED,
+        "train",
+        created=next(times),
+        seconds=65,
+        display_name="first",
+        tags={"team": "blue"},
+        parameters={"lr": "0.1", "note": "größer"},
     )
     staged.add_run(FAILED, "train", created=next(times), status="Failed", error="exit code 3", tags={"team": "red"})
     staged.add_run(OTHER, "other", created=next(times), tags={"team": "blue"})
     staged.add_run(SWEEP, "tuning", created=next(times))
     for number, trial in enumerate(TRIALS):
-        staged.add_metric(staged.add_run(trial, "tuning", created=next(times), parent=SWEEP), "val/dice", [0.25 + number / 2], steps=[1])
+        staged.add_metric(
+            staged.add_run(trial, "tuning", created=next(times), parent=SWEEP),
+            "val/dice",
+            [0.25 + number / 2],
+            steps=[1],
+        )
     staged.add_metric(trained, "loss", LOSS, steps=[1, 2, 3])
     staged.add_metric(trained, "acc", [0.75], steps=[2])
     staged.put_artifacts(trained, FILES)
@@ -118,11 +133,18 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["newest", "oldest"])
-def reader(request: pytest.FixtureRequest, shared_stage: Stage, registered: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+def reader(
+    request: pytest.FixtureRequest, shared_stage: Stage, registered: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reader]:
     if request.param == "oldest" and IS_OLDEST:
         pytest.skip("the environment of the tests has the oldest MLflow itself")
     python = Path(sys.executable) if request.param == "newest" else client_python(HIML_OLDEST_MLFLOW)
-    top, asked, folders, variables = tmp_path_factory.mktemp("mlflow"), dict[str, Call](), dict[str, Path](), dict[str, dict[str, str]]()
+    top, asked, folders, variables = (
+        tmp_path_factory.mktemp("mlflow"),
+        dict[str, Call](),
+        dict[str, Path](),
+        dict[str, dict[str, str]](),
+    )
     shared_stage.clear()
     with shared_stage.own_workspaces():
 
@@ -130,13 +152,21 @@ def reader(request: pytest.FixtureRequest, shared_stage: Stage, registered: Path
             folders[name] = folder = top / name
             folder.mkdir()
             own = {**variables_of_machine(top / f"home of {name}"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-            variables[name] = own | (seed_local(folder) if place == "here" else seed_azure(shared_stage.workspace(), folder))
+            variables[name] = own | (
+                seed_local(folder) if place == "here" else seed_azure(shared_stage.workspace(), folder)
+            )
             asked[name] = Call(function, str(folder), variables[name], arguments)
             return folder
 
         for place in PLACES:
             for call in OF_BOTH:
-                add(f"{place} {call.__name__}", call.__name__, "himl:.", *([place == "here" and "yes"] if call is calls.delete else []), place=place)
+                add(
+                    f"{place} {call.__name__}",
+                    call.__name__,
+                    "himl:.",
+                    *([place == "here" and "yes"] if call is calls.delete else []),
+                    place=place,
+                )
         places: dict[str, Any] = {}
         folder = add("places", "open_places", places)
         staged = shared_stage.workspace()
@@ -147,17 +177,33 @@ def reader(request: pytest.FixtureRequest, shared_stage: Stage, registered: Path
         (top / "elsewhere" / ".himl").mkdir(parents=True)
         here, far = [TRAINED, FAILED, OTHER, SWEEP, *TRIALS], ["far_1_aa"]
         path = folder.as_uri().removeprefix("file://")
-        places |= {"himl:.": [*here, *far], "himl:sub": [*here, *far], f"himl://{path}": [*here, *far], f"himl://{path}/.himl": here, "himl://azureml": far}
+        places |= {
+            "himl:.": [*here, *far],
+            "himl:sub": [*here, *far],
+            f"himl://{path}": [*here, *far],
+            f"himl://{path}/.himl": here,
+            "himl://azureml": far,
+        }
         places |= {f"himl://{top.as_uri().removeprefix('file://')}?config_file={folder / 'config.json'}": far}
-        places |= {f"himl:.?workspace={folder}": here, "himl:.?workspace=local": here, "himl:.?config_file=config.json": far}
+        places |= {
+            f"himl:.?workspace={folder}": here,
+            "himl:.?workspace=local": here,
+            "himl:.?config_file=config.json": far,
+        }
         add("wrong", "miss_places", {
             "himl:none": ("RESOURCE_DOES_NOT_EXIST", f"There is no folder '{top / 'wrong' / 'none'}'."),
-            "himl://somewhere/x": ("INVALID_PARAMETER_VALUE", "'himl://somewhere/x' contains the host 'somewhere', but himl's URIs have none. Use himl:FOLDER"),
+            "himl://somewhere/x": ("INVALID_PARAMETER_VALUE",
+                "'himl://somewhere/x' contains the host 'somewhere', but himl's URIs have none. Use himl:FOLDER"),
             "himl://azureml": ("RESOURCE_DOES_NOT_EXIST", "needs an Azure ML workspace, and none is configured."),
         })  # fmt: skip
         folders["models"] = top / "models"
         folders["models"].mkdir()
-        asked["models"] = Call("load_models", str(folders["models"]), variables["here search"], (f"himl://{registered.as_uri().removeprefix('file://')}",))
+        asked["models"] = Call(
+            "load_models",
+            str(folders["models"]),
+            variables["here search"],
+            (f"himl://{registered.as_uri().removeprefix('file://')}",),
+        )
         yield Reader(call_all(python, Path(calls.__file__), asked), folders, variables)
         assert not shared_stage.log.unknown()
     shared_stage.clear()
@@ -179,9 +225,15 @@ def test_names_and_tags_arrive_in_himl(reader: Reader, place: str) -> None:
     name = f"{place} change_tags"
     reader.check(name)
     himl = Himl(PROGRAM, reader.folders[name])
-    shown = {run: himl.ok("runs", "show", run, "--json", env=reader.variables[name]).json() for run in (TRAINED, FAILED)}
+    shown = {
+        run: himl.ok("runs", "show", run, "--json", env=reader.variables[name]).json() for run in (TRAINED, FAILED)
+    }
     assert (shown[TRAINED]["display_name"], shown[TRAINED]["tags"]["team"]) == ("last", "green ü")
-    assert {name: value for name, value in shown[FAILED]["tags"].items() if value} == {"team": "red", "a": "1", "b": "2"}
+    assert {name: value for name, value in shown[FAILED]["tags"].items() if value} == {
+        "team": "red",
+        "a": "1",
+        "b": "2",
+    }
 
 
 def test_a_uri_names_a_workspace_or_says_what_is_wrong(reader: Reader) -> None:
@@ -205,10 +257,14 @@ def test_an_older_mlflow_in_a_job_logs_and_warns_of_nothing(himl: Himl, project:
     """MLflow loads himl's plugins automatically when a script imports it."""
     write_files(project, {"train.py": LOGS})
     strict = "error,ignore:label() is deprecated"  # protobuf warns MLflow of that since 6.31, on Python 3.12 and newer
-    run = himl.ok("submit", "train.py", "-q", env={"PYTHONPATH": client_packages("mlflow2"), "PYTHONWARNINGS": strict}).stdout.strip()
+    run = himl.ok(
+        "submit", "train.py", "-q", env={"PYTHONPATH": client_packages("mlflow2"), "PYTHONWARNINGS": strict}
+    ).stdout.strip()
     log = himl.ok("runs", "logs", run).stdout
     assert ("logged by 2.22.5\n" in log, "warn" in log.lower()) == (True, False), log
-    assert ("loss", 0.5) in [(each["name"], each["value"]) for each in himl.ok("runs", "show", run, "--json").json()["metrics"]]
+    assert ("loss", 0.5) in [
+        (each["name"], each["value"]) for each in himl.ok("runs", "show", run, "--json").json()["metrics"]
+    ]
 
 
 ELSEWHERE = """
@@ -241,9 +297,24 @@ print(json.dumps([*sys.modules]))
 def test_mlflow_imports_little_of_himl(tmp_path: Path) -> None:
     """MLflow imports all plugins in each script that uses it."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", IMPORTED], cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, "-W", "error", "-c", IMPORTED],
+        cwd=tmp_path,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
     )
     found = json.loads(done.stdout)
     assert "himl_cli.mlflow" in found
-    assert {"azure", "sqlalchemy", "rich", "typer", "msgspec", "pycurl", "tensorboard", "himl_cli.workspaces.azure.connection"}.isdisjoint(found)
+    assert {
+        "azure",
+        "sqlalchemy",
+        "rich",
+        "typer",
+        "msgspec",
+        "pycurl",
+        "tensorboard",
+        "himl_cli.workspaces.azure.connection",
+    }.isdisjoint(found)
     assert sum(name.startswith("himl_cli") for name in found) <= 26

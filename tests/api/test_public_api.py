@@ -30,8 +30,21 @@ def test_the_documents_have_each_error_code_with_its_exit_code() -> None:
 
 
 HI_MLS = {
-    *("get_workspace", "fetch_run", "get_most_recent_run", "split_recovery_id", "download_files_from_run_id", "download_checkpoints_from_run_id"),
-    *("download_from_datastore", "upload_to_datastore", "is_running_in_azure_ml", "is_local_rank_zero", "torch_barrier"),
+    *(
+        "get_workspace",
+        "fetch_run",
+        "get_most_recent_run",
+        "split_recovery_id",
+        "download_files_from_run_id",
+        "download_checkpoints_from_run_id",
+    ),
+    *(
+        "download_from_datastore",
+        "upload_to_datastore",
+        "is_running_in_azure_ml",
+        "is_local_rank_zero",
+        "torch_barrier",
+    ),
     *("set_environment_variables_for_multi_node", "Workspace", "Run"),
 }
 IMPORTS = """
@@ -54,7 +67,12 @@ def test_imports_bring_nothing_heavy_along() -> None:
 def test_names_and_their_types_are_the_same() -> None:
     """Type checkers read `__init__.pyi`, and Python runs `__init__.py`."""
     stub = ast.parse((ROOT / "__init__.pyi").read_text())
-    imported = {(alias.name, f"{node.module}.{alias.asname}") for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    imported = {
+        (alias.name, f"{node.module}.{alias.asname}")
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     values = {name: getattr(himl_cli, name) for name in himl_cli.__all__ if name != "__version__"}
     assert {name for name, _ in imported} == {*values}
     # Constants have no module.

@@ -53,7 +53,9 @@ def test_one_rank_downloads_and_all_have_its_outcome(local_runs: RecordedRuns, t
     assert {path.name for path in outcome.parent.iterdir()} >= {"0-1", "1-1", "2-1"}
 
 
-@pytest.mark.parametrize("variables", [{}, {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "RANK": "1"}])
+@pytest.mark.parametrize(
+    "variables", [{}, {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "RANK": "1"}]
+)
 def test_self_started_ranks_do_not_wait_for_earlier_downloads(
     local_runs: RecordedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
@@ -79,7 +81,12 @@ def test_torchrun_ranks_wait_for_rank_0_despite_earlier_download(local_runs: Rec
 def test_which_process_is_local_rank_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     cases: list[tuple[dict[str, str], bool]] = [
         *(({name: number}, number == "0") for name in RANKS for number in ("0", "2")),
-        *(({}, True), ({"RANK": "3"}, False), ({"RANK": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, True), ({"RANK": "0", "LOCAL_RANK": "1"}, False)),
+        *(
+            ({}, True),
+            ({"RANK": "3"}, False),
+            ({"RANK": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, True),
+            ({"RANK": "0", "LOCAL_RANK": "1"}, False),
+        ),
     ]
     for variables, expected in cases:
         with monkeypatch.context() as patch:
@@ -125,7 +132,12 @@ def at_barrier(folder: Path, calls: Sequence[str], variables: Sequence[Mapping[s
     """
     place = Path(tempfile.mkdtemp(dir=folder.parent))
     shared = {"SIZE": str(len(variables)), "BARRIER": str(place), "CALLS": json.dumps(calls)}
-    return run_ranks(AT_BARRIER, folder, [{**own, **shared, "ME": str(number)} for number, own in enumerate(variables)], cwd=folder.parent)
+    return run_ranks(
+        AT_BARRIER,
+        folder,
+        [{**own, **shared, "ME": str(number)} for number, own in enumerate(variables)],
+        cwd=folder.parent,
+    )
 
 
 FAILED = ["NotFound", "not_found", "nothing there", "look elsewhere"]
@@ -150,7 +162,10 @@ def test_outcome_of_earlier_launch_is_not_taken_for_this_ones(tmp_path: Path) ->
 def test_ranks_without_a_cache_or_variables_act_each_and_still_meet(tmp_path: Path) -> None:
     cache = tmp_path / "file"
     cache.write_text("")
-    without = [{**rank, "XDG_CACHE_HOME": str(cache), "LOCALAPPDATA": str(cache), "HOME": str(cache)} for rank in local_ranks(2)]
+    without = [
+        {**rank, "XDG_CACHE_HOME": str(cache), "LOCALAPPDATA": str(cache), "HOME": str(cache)}
+        for rank in local_ranks(2)
+    ]
     for variables in (without, [dict[str, str](), {}]):
         assert at_barrier(tmp_path / "out", ["xx"], variables) == [["acted", 2], ["acted", 2]]
 
@@ -158,10 +173,16 @@ def test_ranks_without_a_cache_or_variables_act_each_and_still_meet(tmp_path: Pa
 MULTI_NODE = [
     ({}, {}),
     ({"AZ_BATCHAI_MPI_MASTER_NODE": "localhost", "OMPI_COMM_WORLD_RANK": "0"}, {}),
-    ({"AZ_BATCH_MASTER_NODE": "10.0.0.4:6000", "OMPI_COMM_WORLD_RANK": "1"}, {"MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6000", "NODE_RANK": "1"}),
+    (
+        {"AZ_BATCH_MASTER_NODE": "10.0.0.4:6000", "OMPI_COMM_WORLD_RANK": "1"},
+        {"MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6000", "NODE_RANK": "1"},
+    ),
     ({"AZ_BATCH_MASTER_NODE": "10.0.0.4"}, {"MASTER_ADDR": "10.0.0.4", "MASTER_PORT": "6105"}),
     ({"AZ_BATCHAI_MPI_MASTER_NODE": "node0", "MASTER_PORT": "7"}, {"MASTER_ADDR": "node0", "MASTER_PORT": "7"}),
-    ({"AZ_BATCHAI_MPI_MASTER_NODE": "localhost", "MASTER_IP": "10.0.0.5"}, {"MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "6105"}),
+    (
+        {"AZ_BATCHAI_MPI_MASTER_NODE": "localhost", "MASTER_IP": "10.0.0.5"},
+        {"MASTER_ADDR": "10.0.0.5", "MASTER_PORT": "6105"},
+    ),
 ]
 
 

@@ -102,7 +102,11 @@ def test_attributes_of_a_run_change_it_or_are_refused(run: Run, place: Workspace
         (lambda: setattr(run, "name", "other"), AttributeError, "display_name"),
         (lambda: setattr(run, "status", "Failed"), AttributeError, "set"),
         (lambda: attrgetter("child_run")(run), AttributeError, "himl's Run has no attribute 'child_run'. Use MLflow's"),
-        (lambda: attrgetter("models")(place), AttributeError, "himl's Workspace has no attribute 'models'. Use azure-ai-ml's"),
+        (
+            lambda: attrgetter("models")(place),
+            AttributeError,
+            "himl's Workspace has no attribute 'models'. Use azure-ai-ml's",
+        ),
         (lambda: attrgetter("submit")(run.experiment), AttributeError, "himl_cli.submit"),
         (lambda: attrgetter("as_mount")(place.get_default_datastore()), AttributeError, "DatasetConfig"),
         (lambda: run.upload_file("a", __file__, datastore_name="scans"), BadUsage, "datastore_name"),
@@ -126,14 +130,26 @@ def test_names_of_azureml_core_for_runs_and_datastores(run: Run, place: Workspac
     assert [*run.get_details()["logFiles"]] == ["user_logs/std_log.txt"]
     assert place.experiments == {"train": run.experiment}
     page = run.experiment.get_portal_url()
-    assert page == "" if not place.is_in_azure else page.startswith("https://ml.azure.com/experiments/train?wsid=/subscriptions/")
+    assert (
+        page == ""
+        if not place.is_in_azure
+        else page.startswith("https://ml.azure.com/experiments/train?wsid=/subscriptions/")
+    )
     datastore = place.get_default_datastore()
     assert datastore.upload_files(["a/1.txt", project / "a/b/2.txt"], target_path="up") == 2
     assert datastore.upload_files(["a/1.txt"], relative_root=".", target_path="up", overwrite=True) == 1
     assert datastore.upload_files(["a/1.txt", "a/b/2.txt"], None, "up") == 0
     assert datastore.download("down", prefix="up/") == 3
-    assert {path.relative_to("down").as_posix() for path in Path("down").rglob("*.txt")} == {"up/1.txt", "up/b/2.txt", "up/a/1.txt"}
-    for files, root, words in ((["a"], None, "no file"), ([], None, "a list of files"), (["std_log.txt"], "a", "relative_root")):
+    assert {path.relative_to("down").as_posix() for path in Path("down").rglob("*.txt")} == {
+        "up/1.txt",
+        "up/b/2.txt",
+        "up/a/1.txt",
+    }
+    for files, root, words in (
+        (["a"], None, "no file"),
+        ([], None, "a list of files"),
+        (["std_log.txt"], "a", "relative_root"),
+    ):
         with pytest.raises(HimlError, match=words):
             datastore.upload_files(files, root)
 
@@ -150,19 +166,39 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     run.log("num", "3.5")  # strings stay strings, as in azureml-core
     run.log("story", "once " * 50)
     run.log_list("words", ["a", "b"])
-    expected: dict[str, Any] = {"loss": [1.0, 0.5, 0.25], "accuracy": 0.9, "sizes": [1.0, 2.0, 3.0], "fruit/kind": ["lime", "fig"], "fruit/size": [3.0, 1.5]}
-    expected |= {"table/epoch": [1.0, 2.0], "table/accuracy": [0.7, 0.8], "Kernel type": "linear", "num": "3.5", "story": "once " * 50, "words": ["a", "b"]}
+    expected: dict[str, Any] = {
+        "loss": [1.0, 0.5, 0.25],
+        "accuracy": 0.9,
+        "sizes": [1.0, 2.0, 3.0],
+        "fruit/kind": ["lime", "fig"],
+        "fruit/size": [3.0, 1.5],
+    }
+    expected |= {
+        "table/epoch": [1.0, 2.0],
+        "table/accuracy": [0.7, 0.8],
+        "Kernel type": "linear",
+        "num": "3.5",
+        "story": "once " * 50,
+        "words": ["a", "b"],
+    }
     assert run.get_metrics() == expected
     assert run.get_metrics("num") == {"num": "3.5"}
-    assert get_metrics_for_run(run=run, keep_metrics=["num", "table"]) == {"num": "3.5", "table": {"epoch": [1, 2], "accuracy": [0.7, 0.8]}}
+    assert get_metrics_for_run(run=run, keep_metrics=["num", "table"]) == {
+        "num": "3.5",
+        "table": {"epoch": [1, 2], "accuracy": [0.7, 0.8]},
+    }
     assert run.get_metrics("table") == {"table": {"epoch": [1, 2], "accuracy": [0.7, 0.8]}}
-    assert run.get_metrics(name="fruit", recursive=True) == {run.id: {"fruit": {"kind": ["lime", "fig"], "size": [3, 1.5]}}}
+    assert run.get_metrics(name="fruit", recursive=True) == {
+        run.id: {"fruit": {"kind": ["lime", "fig"], "size": [3, 1.5]}}
+    }
     run.complete()
     ours = {logged["name"]: logged["value"] for kind in ("metrics", "texts") for logged in show(himl, run.id)[kind]}
     assert ours == {name: value[-1] if isinstance(value, list) else value for name, value in expected.items()}
     printed = himl.ok("runs", "show", run.id).stdout.splitlines()
     lines = [line.split() for line in printed]
-    assert [line for line in (["Kernel", "type", "0", "1", "linear"], ["words", "1", "2", "b"]) if line not in lines] == []
+    assert [
+        line for line in (["Kernel", "type", "0", "1", "linear"], ["words", "1", "2", "b"]) if line not in lines
+    ] == []
     assert max(len(line) for line in printed if "once" in line) < 400
     texts = {one["name"]: one for one in show(himl, run.id)["texts"]}
     assert texts["words"] == {"name": "words", "value": "b", "step": 1, "count": 2, "run": run.id}
@@ -195,13 +231,29 @@ def test_files_and_code_are_kept_and_wrong_ones_refused(run: Run, project: Path,
     run.complete()
     names = run.get_file_names()
     (curve,) = [name for name in names if name.startswith("curve_")]
-    fixed = {"checkpoints/a.txt", "checkpoints/deep/b.txt", "notes/text.txt", "one", "outputs/model.bin", "outputs/stream", "plots/p.png", "two"}
+    fixed = {
+        "checkpoints/a.txt",
+        "checkpoints/deep/b.txt",
+        "notes/text.txt",
+        "one",
+        "outputs/model.bin",
+        "outputs/stream",
+        "plots/p.png",
+        "two",
+    }
     assert {name for name in names if not name.startswith("logged/")} == fixed | {curve}
     run.download_files(output_directory=project / "down")
     assert (project / "down" / "notes" / "text.txt").read_text(encoding="utf-8") == "größer"
     assert (project / "down" / curve).read_bytes() == (project / "down" / "plots" / "p.png").read_bytes() == PNG
     assert (project / "down" / "outputs" / "stream").read_bytes() == b"streamed"
-    files = {"train.py": "", "lib/net.py": "", "himl.private.toml": "key", ".gitignore": "*.tmp\n", "a.tmp": "", "outputs/old": ""}
+    files = {
+        "train.py": "",
+        "lib/net.py": "",
+        "himl.private.toml": "key",
+        ".gitignore": "*.tmp\n",
+        "a.tmp": "",
+        "outputs/old": "",
+    }
     write_files(project / "work", files)
     coded = create_aml_run_object("train", snapshot_directory=project / "work")
     assert create_aml_run_object("train", snapshot_directory="").get_file_names() == []
@@ -219,7 +271,12 @@ def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, p
 
     write_files(project, {"a/0.png": b"a", "b/0.png": b"b", "0.png": b"first"})
     write_files(tmp_path / "far", {"a/0.png": b"c", "b/0.png": b"d"})
-    for name, path in (("s", "a/0.png"), ("s", project / "b" / "0.png"), ("s", tmp_path / "far" / "a" / "0.png"), ("t", tmp_path / "far" / "b" / "0.png")):
+    for name, path in (
+        ("s", "a/0.png"),
+        ("s", project / "b" / "0.png"),
+        ("s", tmp_path / "far" / "a" / "0.png"),
+        ("t", tmp_path / "far" / "b" / "0.png"),
+    ):
         run.log_image(name, path=path)
     for content in (b"first", b"second", b"second"):
         (project / "0.png").write_bytes(content)
@@ -231,10 +288,19 @@ def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, p
     run.log_image("v", path="a/../b/0.png")
     run.log_row("损失" * 14, a=1)  # a local workspace cannot store it, which must not end the script
     run.flush()
-    results = run.workspace.opened.results([run.workspace.opened.run(run.id)], wanted=lambda name: True, whole=True)[run.id]
+    results = run.workspace.opened.results([run.workspace.opened.run(run.id)], wanted=lambda name: True, whole=True)[
+        run.id
+    ]
     files = run.workspace.opened.run_files(run.id)
     kept = {name: [b"".join(files.read(file)) for file in images] for name, images in results.images.items()}
-    assert kept == {"s": [b"a", b"b", b"c"], "t": [b"d"], "u": [b"first", b"second", b"second"], "plot": [b"x", b"y"], "v": [b"b"], "w": [b"out"]}
+    assert kept == {
+        "s": [b"a", b"b", b"c"],
+        "t": [b"d"],
+        "u": [b"first", b"second", b"second"],
+        "plot": [b"x", b"y"],
+        "v": [b"b"],
+        "w": [b"out"],
+    }
     assert results.images["w"] == ["images/outputs/0.png"], "the script may replace its outputs"
     assert results.images["s"][:2] == ["a/0.png", "b/0.png"]
     falsy: dict[str, Any] = {"fold": 0, "is_debug": False, "lr": 0.0, "empty": "", "none": None}
@@ -248,7 +314,10 @@ def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, p
 
 def test_the_command_of_a_run_is_what_people_typed(project: Path) -> None:
     (project / ".himl").mkdir()
-    make = "from himl_cli import create_aml_run_object; run = create_aml_run_object('train'); run.complete(); print(run.record.command)"
+    make = (
+        "from himl_cli import create_aml_run_object; run = create_aml_run_object('train'); run.complete(); "
+        "print(run.record.command)"
+    )
     (project / "make.py").write_text(make)
     commands = []
     for start in (["make.py", "--lr", "0.1"], ["-m", "make", "7"], ["-c", make, "--token", "s3cret"]):
@@ -257,7 +326,9 @@ def test_the_command_of_a_run_is_what_people_typed(project: Path) -> None:
     assert commands == ["make.py --lr 0.1", "make.py 7", "python -c ... --token '***'"]
 
 
-def test_run_kept_here_takes_texts_and_is_canceled_on_record(project: Path, monkeypatch: pytest.MonkeyPatch, himl: Himl) -> None:
+def test_run_kept_here_takes_texts_and_is_canceled_on_record(
+    project: Path, monkeypatch: pytest.MonkeyPatch, himl: Himl
+) -> None:
     (project / ".himl").mkdir()
     monkeypatch.chdir(project)
     run = create_aml_run_object("train")
@@ -319,14 +390,25 @@ def test_job_here_logs_to_its_run_even_once_it_said_it_failed(project: Path, him
         log = himl.ok("runs", "logs", "--run", run_id).stdout
         assert json.loads(log.splitlines()[-1]) == [run_id, "train", "Running", LOGGED, False, []]
         document = show(himl, run_id)
-        assert (document["status"], document["tags"]["by"], document["display_name"]) == ("Completed", "script", "named by script")
+        assert (document["status"], document["tags"]["by"], document["display_name"]) == (
+            "Completed",
+            "script",
+            "named by script",
+        )
         assert values(document) == {"loss": 0.5, "row/a": 1.0, "row/b": 2.5, "last": 3.0}
         himl.ok("download", "--run", run_id, "--output_dir", project / "down")
         down = project / "down" / run_id
         assert ((down / "notes.txt").read_text(), (down / "outputs" / "weights.bin").read_bytes()) == ("hello", b"w")
-    program = "from himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('a', 1)\nRUN_CONTEXT.flush()\nRUN_CONTEXT.fail('so what')\nRUN_CONTEXT.log('a', 2)\n"
+    program = (
+        "from himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('a', 1)\nRUN_CONTEXT.flush()\n"
+        "RUN_CONTEXT.fail('so what')\nRUN_CONTEXT.log('a', 2)\n"
+    )
     write_files(project, {"train.py": program})
-    run_id = himl.ok("submit", "train.py", "-q", "--env_var", "MLFLOW_TRACKING_URI=http://127.0.0.1:9").stdout.strip().splitlines()[-1]
+    run_id = (
+        himl.ok("submit", "train.py", "-q", "--env_var", "MLFLOW_TRACKING_URI=http://127.0.0.1:9")
+        .stdout.strip()
+        .splitlines()[-1]
+    )
     document = show(himl, run_id)
     assert (document["status"], values(document)) == ("Completed", {"a": 2.0})
     assert "lost" not in himl.ok("runs", "logs", "--run", run_id).stdout
@@ -370,10 +452,14 @@ def in_job(azure: StagedWorkspace, project: Path, program: str, **more: str) -> 
     run = azure.state.runs.get("train_1_aa") or azure.add_run("train_1_aa", "train", status="Running")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HIML_", "AZURE_"))}
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, env={**environment, **azure.job_environment(run), **more}, cwd=project, capture_output=True, text=True)
+    return subprocess.run(
+        command, env={**environment, **azure.job_environment(run), **more}, cwd=project, capture_output=True, text=True
+    )
 
 
-def test_a_job_on_azure_logs_to_its_run_with_the_run_token(azure_environment: StagedWorkspace, project: Path, himl: Himl) -> None:
+def test_a_job_on_azure_logs_to_its_run_with_the_run_token(
+    azure_environment: StagedWorkspace, project: Path, himl: Himl
+) -> None:
     azure = azure_environment
     done = in_job(azure, project, LOGGING)
     assert done.returncode == 0, done.stderr
@@ -381,7 +467,11 @@ def test_a_job_on_azure_logs_to_its_run_with_the_run_token(azure_environment: St
     assert azure.requests(r"management\.azure\.com") == []
     azure.write_config(project)
     document = show(himl, "train_1_aa")
-    assert (document["status"], document["tags"]["by"], document["display_name"]) == ("Running", "script", "named by script")
+    assert (document["status"], document["tags"]["by"], document["display_name"]) == (
+        "Running",
+        "script",
+        "named by script",
+    )
     assert values(document) == {"loss": 0.5, "row/a": 1.0, "row/b": 2.5, "last": 3.0}
     assert azure.get_blob("workspaceartifactstore", "ExperimentRun/dcid.train_1_aa/outputs/weights.bin") == b"w"
 
@@ -422,7 +512,12 @@ def test_outside_of_a_job_the_log_is_told_and_nothing_is_written(project: Path) 
     done = subprocess.run([sys.executable, "-c", OUTSIDE], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "is not in a job" in done.stdout
-    refused = ["'tags' of a run cannot be set. Use run.set_tags({...}).", *(f"'{name}' of a run cannot be set. You can" for name in ("dispaly_name", "parent"))]
-    assert [line for line, start in zip(done.stdout.splitlines(), refused, strict=False) if not line.startswith(start)] == []
+    refused = [
+        "'tags' of a run cannot be set. Use run.set_tags({...}).",
+        *(f"'{name}' of a run cannot be set. You can" for name in ("dispaly_name", "parent")),
+    ]
+    assert [
+        line for line, start in zip(done.stdout.splitlines(), refused, strict=False) if not line.startswith(start)
+    ] == []
     assert "No run to log to: scalar 'loss' 0.5" in done.stderr
     assert [*project.iterdir()] == []

@@ -60,29 +60,50 @@ def run(local_runs: RecordedRuns) -> Run:
 
 
 def test_run_has_attributes_details_metrics_and_children(run: Run) -> None:
-    for reference in ("train_1_aa", create_run_recovery_id(run), "https://ml.azure.com/runs/train_1_aa?wsid=/subscriptions/s"):
+    for reference in (
+        "train_1_aa",
+        create_run_recovery_id(run),
+        "https://ml.azure.com/runs/train_1_aa?wsid=/subscriptions/s",
+    ):
         for workspace in (get_workspace(), None):
             found = fetch_run(workspace, reference)
             assert (found.id, found.experiment.name, found.workspace) == ("train_1_aa", "train", get_workspace())
     assert create_run_recovery_id(run) == "train:train_1_aa"
-    assert (run.id, run.display_name, run.status, run.tags, run.parent) == ("train_1_aa", "first", "Completed", {"team": "blue"}, None)
+    assert (run.id, run.display_name, run.status, run.tags, run.parent) == (
+        "train_1_aa",
+        "first",
+        "Completed",
+        {"team": "blue"},
+        None,
+    )
     assert (run.get_portal_url(), run.get_file_names()) == ("", sorted(FILES))
     assert repr(run) == "Run('train_1_aa', experiment 'train', Completed, local workspace '.himl')"
     assert {run, fetch_run(None, run.id)} == {run}
     details = run.get_details()
     assert json.loads(json.dumps(details)) == details
-    told = {"runId": "train_1_aa", "status": "Completed", "tags": {"team": "blue"}, "parameters": {"lr": "0.1"}, "error": None}
+    told = {
+        "runId": "train_1_aa",
+        "status": "Completed",
+        "tags": {"team": "blue"},
+        "parameters": {"lr": "0.1"},
+        "error": None,
+    }
     assert {key: details[key] for key in told} == told
     assert details["endTimeUtc"] > details["startTimeUtc"] > "2026"
     vendors = {"target", "properties", "inputDatasets", "outputDatasets", "logFiles", "submittedBy"}
     assert vendors < {*details}
-    assert {name: Path(place).read_text() for name, place in details["logFiles"].items()} == {"user_logs/std_log.txt": "hello\n"}
+    assert {name: Path(place).read_text() for name, place in details["logFiles"].items()} == {
+        "user_logs/std_log.txt": "hello\n"
+    }
     failed = fetch_run(None, "train_2_bb").get_details()
     assert (failed["status"], failed["exitCode"], failed["error"]) == ("Failed", 3, {"message": "exit code 3"})
     assert run.get_metrics() == {"acc": 0.9, "loss": [1.0, 0.5]}
     assert run.get_metrics("loss") == {"loss": [1.0, 0.5]}
     assert run.get_metrics(name="nope") == {}
-    assert run.get_metrics(recursive=True) == {"train_1_aa": {"acc": 0.9, "loss": [1.0, 0.5]}, "child_a": {"loss": 0.25}}
+    assert run.get_metrics(recursive=True) == {
+        "train_1_aa": {"acc": 0.9, "loss": [1.0, 0.5]},
+        "child_a": {"loss": 0.25},
+    }
     assert run.get_metrics("acc", recursive=True) == {"train_1_aa": {"acc": 0.9}}
     assert [child.id for child in run.get_children()] == ["child_b", "child_a"]
     assert [child.id for child in run.get_children(recursive=True)] == ["child_b", "grandchild", "child_a"]
@@ -101,7 +122,10 @@ def test_runs_are_found_by_recovery_id_and_file_or_named(local_runs: RecordedRun
         fetch_run(get_workspace(), "other:train_1_aa")
     with pytest.raises(BadUsage, match="is not a run"):
         fetch_run(get_workspace(), "a:b:c")
-    write_files(local_runs.folder, {"most_recent_run.txt": "train:train_2_bb\n", "empty.txt": "", "gone.txt": "train:train_9_99"})
+    write_files(
+        local_runs.folder,
+        {"most_recent_run.txt": "train:train_2_bb\n", "empty.txt": "", "gone.txt": "train:train_9_99"},
+    )
     assert get_most_recent_run(local_runs.folder / "most_recent_run.txt", get_workspace()).id == "train_2_bb"
     assert get_most_recent_run_id(Path("most_recent_run.txt")) == "train:train_2_bb"
     with pytest.raises(RunNotFound, match="No run 'train_9_99'"):
@@ -129,7 +153,9 @@ def test_files_go_where_wanted_and_missing_ones_are_named(run: Run, tmp_path: Pa
         run.download_file("outputs/checkpoints/last.ckpt", tmp_path / "older" / name)
     assert arrived(tmp_path / "older") == {"last.ckpt": "last", "best.ckpt": "last"}
     assert not [path for path in (tmp_path / "older").iterdir() if path.is_dir()]
-    with pytest.raises(FileNotFoundError, match=r"There is no file 'outputs/modell\.bin' in run 'train_1_aa'") as caught:
+    with pytest.raises(
+        FileNotFoundError, match=r"There is no file 'outputs/modell\.bin' in run 'train_1_aa'"
+    ) as caught:
         run.download_file("outputs/modell.bin", tmp_path / "x")
     assert isinstance(caught.value, NotFound)
     assert caught.value.hint == "Files: outputs/model.bin."
@@ -145,7 +171,9 @@ def test_files_go_where_wanted_and_missing_ones_are_named(run: Run, tmp_path: Pa
         run.download_files("nope", tmp_path / "kept")
 
 
-def test_waiting_tags_and_a_run_deleted_meanwhile(run: Run, capfdbinary: pytest.CaptureFixture[bytes], local_runs: RecordedRuns) -> None:
+def test_waiting_tags_and_a_run_deleted_meanwhile(
+    run: Run, capfdbinary: pytest.CaptureFixture[bytes], local_runs: RecordedRuns
+) -> None:
     assert run.wait_for_completion()["status"] == "Completed"
     assert capfdbinary.readouterr().out == b""
     assert run.wait_for_completion(show_output=True)["runId"] == "train_1_aa"
@@ -199,7 +227,9 @@ def names(workspace: Workspace) -> tuple[str, str, str]:
 @pytest.fixture
 def azure_config(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with a `config.json`. The current folder is in it. The tests with it use no service."""
-    write_files(project, {"config.json": json.dumps(CONFIG), "elsewhere/ws.json": json.dumps(OTHER), "code/deep/x.py": ""})
+    write_files(
+        project, {"config.json": json.dumps(CONFIG), "elsewhere/ws.json": json.dumps(OTHER), "code/deep/x.py": ""}
+    )
     monkeypatch.chdir(project / "code" / "deep")
     return project
 
@@ -225,8 +255,16 @@ def test_errors_are_also_those_of_hi_ml(run: Run, local_runs: RecordedRuns) -> N
         (BadUsage, (ValueError,), lambda: get_metrics_for_run()),
         (BadUsage, (ValueError,), lambda: get_tags_from_hyperdrive_run(run, "lr")),
         (BadUsage, (ValueError,), lambda: download_files_from_hyperdrive_children(run, "a", "got")),
-        (BadUsage, (ValueError, FileNotFoundError), lambda: submit_to_azure_if_needed(**script, conda_environment_file="gone.yml")),
-        (BadUsage, (ValueError, FileNotFoundError), lambda: submit_to_azure_if_needed(**script, private_pip_wheel_path="gone.whl")),
+        (
+            BadUsage,
+            (ValueError, FileNotFoundError),
+            lambda: submit_to_azure_if_needed(**script, conda_environment_file="gone.yml"),
+        ),
+        (
+            BadUsage,
+            (ValueError, FileNotFoundError),
+            lambda: submit_to_azure_if_needed(**script, private_pip_wheel_path="gone.whl"),
+        ),
         (BadUsage, (ValueError,), lambda: submit_to_azure_if_needed(**script, num_nodes=0)),
         (BadUsage, (ValueError,), lambda: create_crossval_hyperdrive_config(0)),
     )
@@ -243,14 +281,18 @@ def test_errors_are_also_those_of_hi_ml(run: Run, local_runs: RecordedRuns) -> N
             wrong()
 
 
-def test_workspace_comes_from_config_file_then_variables(azure_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workspace_comes_from_config_file_then_variables(
+    azure_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = azure_config / "elsewhere" / "ws.json"
     assert names(get_workspace()) == tuple(CONFIG.values())
     assert get_workspace() == Workspace.from_config()
     assert get_workspace().is_in_azure
     assert get_workspace(workspace_config_path=other).name == Workspace.from_config(path=str(other)).name == "other"
     assert Workspace.from_config(path=azure_config).name == "lab"
-    named = Workspace(subscription_id=CONFIG["subscription_id"], resource_group="team", workspace_name="lab", auth=object())
+    named = Workspace(
+        subscription_id=CONFIG["subscription_id"], resource_group="team", workspace_name="lab", auth=object()
+    )
     assert named == get_workspace() == Workspace.get("lab", None, CONFIG["subscription_id"], "team")
     given = get_workspace(workspace_config_path=other)
     assert get_workspace(given, azure_config / "config.json") is given
@@ -275,11 +317,18 @@ def test_inside_an_azure_ml_job_it_is_always_the_jobs_own(azure_config: Path, mo
     # As in a local job of himl.
     monkeypatch.setenv("AZUREML_RUN_ID", "local_1_aa")
     assert not is_running_in_azure_ml()
-    job = {"AZUREML_RUN_ID": "r", "AZUREML_ARM_SUBSCRIPTION": "s", "AZUREML_ARM_RESOURCEGROUP": "g", "AZUREML_ARM_WORKSPACE_NAME": "jobs"}
+    job = {
+        "AZUREML_RUN_ID": "r",
+        "AZUREML_ARM_SUBSCRIPTION": "s",
+        "AZUREML_ARM_RESOURCEGROUP": "g",
+        "AZUREML_ARM_WORKSPACE_NAME": "jobs",
+    }
     for name, value in {**job, "AZUREML_SERVICE_ENDPOINT": "https://eastus.api.azureml.ms"}.items():
         monkeypatch.setenv(name, value)
     assert is_running_in_azure_ml()
-    assert [names(get_workspace(given, azure_config / "config.json")), names(get_workspace())] == [("s", "g", "jobs")] * 2
+    assert [names(get_workspace(given, azure_config / "config.json")), names(get_workspace())] == [
+        ("s", "g", "jobs")
+    ] * 2
     own = get_workspace()
     assert get_workspace(own) is own
 
@@ -351,7 +400,14 @@ def workspace(project: Path, monkeypatch: pytest.MonkeyPatch) -> LocalWorkspace:
     monkeypatch.chdir(project)
     found.start_run(RunRecord(PARENT, "crossval"))
     for fold in (1, 0):
-        child = found.start_run(RunRecord(f"{PARENT}_{fold}", "crossval", parent=PARENT, tags={HYPERPARAMETERS: json.dumps({"child_run_index": fold})})).id
+        child = found.start_run(
+            RunRecord(
+                f"{PARENT}_{fold}",
+                "crossval",
+                parent=PARENT,
+                tags={HYPERPARAMETERS: json.dumps({"child_run_index": fold})},
+            )
+        ).id
         found.log(child, [entry for name, values in CURVES[fold].items() for entry in scalars(name, values)])
         found.end_run(child, COMPLETED)
     found.end_run(PARENT, COMPLETED)
@@ -368,8 +424,14 @@ def test_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture, wo
     assert rows(found) == {name: [CURVES[0][name], CURVES[1][name]] for name in ("accuracy", "epoch", "loss")}
     assert found.equals(aggregate_hyperdrive_metrics("child_run_index", run=fetch_run(None, PARENT)))
     assert found.equals(aggregate_hyperdrive_metrics("--child_run_index", run_id=PARENT, aml_workspace=get_workspace()))
-    assert found.equals(aggregate_hyperdrive_metrics("child_run_index", run_id=f"crossval:{PARENT}", workspace_config_path=Path(".himl")))
-    assert list(aggregate_hyperdrive_metrics("child_run_index", run_id=PARENT, keep_metrics=["loss", "epoch", "acc*"]).index) == ["epoch", "loss"]
+    assert found.equals(
+        aggregate_hyperdrive_metrics(
+            "child_run_index", run_id=f"crossval:{PARENT}", workspace_config_path=Path(".himl")
+        )
+    )
+    assert list(
+        aggregate_hyperdrive_metrics("child_run_index", run_id=PARENT, keep_metrics=["loss", "epoch", "acc*"]).index
+    ) == ["epoch", "loss"]
     child = fetch_run(None, f"{PARENT}_1")
     assert get_metrics_for_hyperdrive_run("child_run_index", run=fetch_run(None, PARENT), keep_metrics=["loss"]) == {
         fold: {"loss": CURVES[fold]["loss"]} for fold in (0, 1)
@@ -377,7 +439,10 @@ def test_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture, wo
     assert get_metrics_for_run(child.id) == get_metrics_for_run(run=child) == CURVES[1]
     assert get_metrics_for_run(run=child, keep_metrics=["loss", "auc"]) == {"loss": CURVES[1]["loss"]}
     assert f"Run '{child.id}' has no metric 'auc'." in caplog.text
-    assert (get_tags_from_hyperdrive_run(child, "child_run_index"), get_tags_from_hyperdrive_run(child, "lr")) == (1, None)
+    assert (get_tags_from_hyperdrive_run(child, "child_run_index"), get_tags_from_hyperdrive_run(child, "lr")) == (
+        1,
+        None,
+    )
     with pytest.raises(ValueError, match=f"'{PARENT}' is not a trial of a sweep"):
         get_tags_from_hyperdrive_run(fetch_run(None, PARENT), "child_run_index")
     with pytest.raises(ValueError, match="A run is missing"):
@@ -392,8 +457,13 @@ def test_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture, wo
         aggregate_hyperdrive_metrics("child_run_index", run_id="nope")
     with pytest.raises(RunNotFound) as swapped:
         aggregate_hyperdrive_metrics(PARENT, "child_run_index")
-    assert f"The argument's name comes first: aggregate_hyperdrive_metrics('child_run_index', '{PARENT}')?" in swapped.value.hint
-    with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'fold'") as unknown:
+    assert (
+        f"The argument's name comes first: aggregate_hyperdrive_metrics('child_run_index', '{PARENT}')?"
+        in swapped.value.hint
+    )
+    with pytest.raises(
+        BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'fold'"
+    ) as unknown:
         aggregate_hyperdrive_metrics("fold", run_id=PARENT)
     assert unknown.value.hint == "Available: child_run_index."
     with pytest.raises(ValueError, match=f"Run '{PARENT}_0' has no child runs"):
@@ -416,11 +486,17 @@ def test_columns_are_called_as_in_hi_ml(project: Path, monkeypatch: pytest.Monke
     for number, (kind, values, columns) in enumerate(cases):
         workspace.start_run(RunRecord(f"cv{number}", "e", tags={MANY: kind}))
         for index, each in enumerate(values):
-            child = workspace.start_run(RunRecord(f"cv{number}_{index}", "e", parent=f"cv{number}", tags={HYPERPARAMETERS: json.dumps({"fold": each})})).id
+            child = workspace.start_run(
+                RunRecord(
+                    f"cv{number}_{index}", "e", parent=f"cv{number}", tags={HYPERPARAMETERS: json.dumps({"fold": each})}
+                )
+            ).id
             workspace.log(child, scalars("loss", [float(index)]))
         found = aggregate_hyperdrive_metrics("fold", run_id=f"cv{number}")
         assert [(name, found[name]["loss"]) for name in found.columns] == [(columns[0], 0.0), (columns[1], 1.0)]
-        assert get_metrics_for_hyperdrive_run("fold", run_id=f"cv{number}") == {column: {"loss": float(index)} for index, column in enumerate(columns)}
+        assert get_metrics_for_hyperdrive_run("fold", run_id=f"cv{number}") == {
+            column: {"loss": float(index)} for index, column in enumerate(columns)
+        }
 
 
 def test_sweep_on_azure_is_aggregated_and_its_files_downloaded(
@@ -428,9 +504,16 @@ def test_sweep_on_azure_is_aggregated_and_its_files_downloaded(
 ) -> None:
     azure_environment.write_config(project)
     monkeypatch.chdir(project)
-    add_sweep(azure_environment, "hyper_1", [{"lr": 0.1, "x": "a-b"}, {"lr": 0.2, "x": "ab"}], lambda _, values: {"loss": [values["lr"], 0.5], "final": [2.0]})
+    add_sweep(
+        azure_environment,
+        "hyper_1",
+        [{"lr": 0.1, "x": "a-b"}, {"lr": 0.2, "x": "ab"}],
+        lambda _, values: {"loss": [values["lr"], 0.5], "final": [2.0]},
+    )
     for index in range(2):
-        azure_environment.put_artifacts(azure_environment.state.runs[f"hyper_1_{index}"], {"outputs/a.txt": b"a%d" % index, "outputs/b/c.txt": b"c"})
+        azure_environment.put_artifacts(
+            azure_environment.state.runs[f"hyper_1_{index}"], {"outputs/a.txt": b"a%d" % index, "outputs/b/c.txt": b"c"}
+        )
     azure_environment.put_artifacts(azure_environment.state.runs["hyper_1_1"], {"only.txt": b"one"})
     frame = aggregate_hyperdrive_metrics("lr", run_id="hyper_1", aml_workspace=get_workspace())
     assert (list(frame.columns), rows(frame)) == ([0.1, 0.2], {"final": [2.0, 2.0], "loss": [[0.1, 0.5], [0.2, 0.5]]})
@@ -440,7 +523,11 @@ def test_sweep_on_azure_is_aggregated_and_its_files_downloaded(
     assert found == [str(project / "got" / name) for name in names]
     assert [(project / "got" / f"0{number}" / "outputs" / "a.txt").read_bytes() for number in (1, 2)] == [b"a0", b"a1"]
     assert "only.txt" in caplog.text
-    for argument, words in (("", "hyperparam_name, which names"), ("depth", "has no hyperparameter 'depth'"), ("x", "have the same folder 'ab'")):
+    for argument, words in (
+        ("", "hyperparam_name, which names"),
+        ("depth", "has no hyperparameter 'depth'"),
+        ("x", "have the same folder 'ab'"),
+    ):
         with pytest.raises(ValueError, match=words):
             download_files_from_hyperdrive_children(parent, "outputs/a.txt", project / "other", argument)
     assert not (project / "other").exists()
@@ -452,9 +539,20 @@ def test_sweep_on_azure_is_aggregated_and_its_files_downloaded(
 def test_tables_images_texts_and_what_is_missing(workspace: LocalWorkspace) -> None:
     for fold, accuracies in enumerate(([0.7, 0.9], [0.8, 0.9])):
         run_id = f"{PARENT}_{fold}"
-        workspace.log(run_id, [writing.table("accuracy_table", {"epoch": [1, 2], "accuracy": accuracies}), writing.image("plot", f"plot_{fold}.png")])
-    workspace.log(f"{PARENT}_0", [writing.scalar("final", 0.5), writing.row("row", {"a": 1, "b": "x"}), writing.scalar("word", "yes")])
-    found = aggregate_hyperdrive_metrics("child_run_index", run_id=PARENT, keep_metrics=["accuracy_table", "plot", "final", "row", "word"])
+        workspace.log(
+            run_id,
+            [
+                writing.table("accuracy_table", {"epoch": [1, 2], "accuracy": accuracies}),
+                writing.image("plot", f"plot_{fold}.png"),
+            ],
+        )
+    workspace.log(
+        f"{PARENT}_0",
+        [writing.scalar("final", 0.5), writing.row("row", {"a": 1, "b": "x"}), writing.scalar("word", "yes")],
+    )
+    found = aggregate_hyperdrive_metrics(
+        "child_run_index", run_id=PARENT, keep_metrics=["accuracy_table", "plot", "final", "row", "word"]
+    )
     assert rows(found.loc[["accuracy_table", "plot"]]) == {
         "accuracy_table": [{"epoch": [1, 2], "accuracy": [0.7, 0.9]}, {"epoch": [1, 2], "accuracy": [0.8, 0.9]}],
         "plot": ["plot_0.png", "plot_1.png"],
@@ -464,7 +562,10 @@ def test_tables_images_texts_and_what_is_missing(workspace: LocalWorkspace) -> N
 
 
 def test_without_pandas_the_line_that_installs_it_is_said() -> None:
-    program = "from himl_cli import aggregate_hyperdrive_metrics as f\ntry: f('x', run_id='y')\nexcept ImportError as err: print(err.hint)"
+    program = (
+        "from himl_cli import aggregate_hyperdrive_metrics as f\ntry: f('x', run_id='y')\n"
+        "except ImportError as err: print(err.hint)"
+    )
     sources = Path(himl_cli.__file__).parent.parent
     # -S excludes all installed packages.
     done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, cwd=sources)

@@ -71,13 +71,23 @@ class Lab:
     def call(self, name: str, folder: Path) -> Call:
         state = self.azure.state
         identity = self.azure.job_environment(state.runs[self.job]) if self.job else self.azure.environment()
-        place = {"LAB_SUBSCRIPTION": state.subscription, "LAB_GROUP": state.group, "LAB_WORKSPACE": state.name, "LAB_EXPERIMENT": EXPERIMENT}
+        place = {
+            "LAB_SUBSCRIPTION": state.subscription,
+            "LAB_GROUP": state.group,
+            "LAB_WORKSPACE": state.name,
+            "LAB_EXPERIMENT": EXPERIMENT,
+        }
         place["LAB_LOGGED"] = json.dumps(LOGGED)
         # The last variable disables telemetry.
         quick = {"AZUREML_DEFAULT_RETRIES": "0", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HBI_WORKSPACE_JOB": "true"}
         work = folder / "work"
         work.mkdir(parents=True)
-        return Call(self.function or name, str(work), {**variables_of_machine(folder / "home"), **place, **quick, **identity, **self.variables}, self.arguments)
+        return Call(
+            self.function or name,
+            str(work),
+            {**variables_of_machine(folder / "home"), **place, **quick, **identity, **self.variables},
+            self.arguments,
+        )
 
 
 @dataclass(frozen=True)
@@ -140,9 +150,19 @@ def fill(azure: StagedWorkspace) -> Lab:
     at = now() - timedelta(hours=8)
 
     def add(run_id: str, hours: float, **fields: Any) -> Run:
-        return azure.add_run(run_id, fields.pop("experiment", EXPERIMENT), created=at + timedelta(hours=hours), **fields)
+        return azure.add_run(
+            run_id, fields.pop("experiment", EXPERIMENT), created=at + timedelta(hours=hours), **fields
+        )
 
-    best = add(BEST, 0, seconds=60, display_name="baseline", tags={"kind": "best", "fold": "0"}, parameters={"lr": "0.1"}, script="train.py")
+    best = add(
+        BEST,
+        0,
+        seconds=60,
+        display_name="baseline",
+        tags={"kind": "best", "fold": "0"},
+        parameters={"lr": "0.1"},
+        script="train.py",
+    )
     azure.add_metric(best, "loss", LOSS)
     azure.add_metric(best, "val/dice", [0.75])
     azure.put_artifacts(best, FILES)
@@ -189,14 +209,31 @@ ODD: dict[str, list[Number]] = {
 
 def add_odd_metrics(azure: StagedWorkspace) -> Lab:
     """Add a sweep of four trials with all kinds of metrics. One trial failed early, and one logged nothing."""
-    curves: list[dict[str, list[Number]]] = [{"loss": [1.0, 0.5, 0.25], **ODD}, {"loss": [2.0, 1.5]}, {}, {"loss": [0.75], "nan": [1.0, math.nan]}]
+    curves: list[dict[str, list[Number]]] = [
+        {"loss": [1.0, 0.5, 0.25], **ODD},
+        {"loss": [2.0, 1.5]},
+        {},
+        {"loss": [0.75], "nan": [1.0, math.nan]},
+    ]
     values = [{"lr": 0.1 / (number + 1), "depth": number % 2} for number in range(4)]
-    add_sweep(azure, SWEEP, values, lambda index, _: curves[index], experiment=EXPERIMENT, statuses={1: "Failed", 2: "Canceled"})
+    add_sweep(
+        azure,
+        SWEEP,
+        values,
+        lambda index, _: curves[index],
+        experiment=EXPERIMENT,
+        statuses={1: "Failed", 2: "Canceled"},
+    )
     first = azure.state.runs[f"{SWEEP}_0"]
     azure.add_metric(first, "unordered", [0.5, 0.1, 0.9, 0.2], steps=[5, 1, 9, 2])
     azure.add_metric(first, "word", ["yes"])
     azure.add_table(first, "fruit", [{"size": 3.5, "count": 2.0}, {"size": 1.0, "count": 4.0}])
-    azure.add_metric(first, "plot", [f"aml://artifactId/ExperimentRun/{first.data_container_id}/plots/a.png"], kind="azureml.v1.image")
+    azure.add_metric(
+        first,
+        "plot",
+        [f"aml://artifactId/ExperimentRun/{first.data_container_id}/plots/a.png"],
+        kind="azureml.v1.image",
+    )
     first.metrics["plot"].columns = {"plot": "Artifact"}
     azure.add_metric(first, "sizes", [3.0, 2.0, 1.0], kind="azureml.v1.list")
     first.metrics["sizes"].points = [Point(point.data, None, point.created) for point in first.metrics["sizes"].points]
@@ -208,7 +245,11 @@ def inside(azure: StagedWorkspace, folder: Path) -> Iterator[pytest.MonkeyPatch]
     """Run himl's functions in this process from a project in *folder* with this workspace."""
     with pytest.MonkeyPatch.context() as patch:
         folder.mkdir(parents=True)
-        for name, value in {**azure.environment(), "HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "cache")}.items():
+        for name, value in {
+            **azure.environment(),
+            "HOME": str(folder / "home"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }.items():
             patch.setenv(name, value)
         patch.chdir(folder)
         azure.write_config(folder)
@@ -219,7 +260,9 @@ def run_pipeline(azure: StagedWorkspace, folder: Path) -> Lab:
     """Run a pipeline that himl submits. LAB_PIPELINE is its id."""
     azure.run_jobs()
     with inside(azure, folder), opened(azure, folder) as workspace:
-        run = workspace.submit_pipeline(pipeline_of(prepare(folder), train(folder), tags={"k": "v"}, display_name="both"), notify=ignore)
+        run = workspace.submit_pipeline(
+            pipeline_of(prepare(folder), train(folder), tags={"k": "v"}, display_name="both"), notify=ignore
+        )
     azure.wait_for(run.id)
     return Lab(azure, {"LAB_PIPELINE": run.id})
 
@@ -227,7 +270,10 @@ def run_pipeline(azure: StagedWorkspace, folder: Path) -> Lab:
 LOGGED: Sequence[tuple[str, Sequence[Any], Mapping[str, Any]]] = (
     *(("log", ["loss", loss], {"step": step}) for step, loss in enumerate(LOSS)),
     *(("log", [name, value], {}) for name, value in {"once": 3, "flag": True, "word": "yes"}.items()),
-    *(("log_list", [name, values], {}) for name, values in {"sizes": [1, 2, 3], "mixed": [1, 0.5], "words": ["a", "b"]}.items()),
+    *(
+        ("log_list", [name, values], {})
+        for name, values in {"sizes": [1, 2, 3], "mixed": [1, 0.5], "words": ["a", "b"]}.items()
+    ),
     *(("log_row", ["rows"], {"a": a, "b": b}) for a, b in ((1, 2.5), (2, 0.5))),
     ("log_row", ["row"], {"a": 1, "b": 2.5, "c": "x"}),
     ("log_row", ["single"], {"x": 1}),

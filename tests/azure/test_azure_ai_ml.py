@@ -92,7 +92,10 @@ def visits(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory, code: 
         building.append_log(building.add_run(BUILDING, status="Preparing"), "Step 1/2 : FROM base\n", name=BUILD_LOG)
         served = building.add_run(SERVED, status="Running", job=WITH_SERVICES)
         building.start_services(served)
-        served.services[0]["tb"] |= {"status": "Failed", "error": {"error": {"code": "UserError", "message": "No such folder."}}}
+        served.services[0]["tb"] |= {
+            "status": "Failed",
+            "error": {"error": {"code": "UserError", "message": "No such folder."}},
+        }
         labs["stream"] = Lab(building, {"LAB_BUILDING": BUILDING, "LAB_SERVED": SERVED})
         shared_stage.log.clear()
         given_up = threading.Event()
@@ -108,7 +111,9 @@ def visits(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory, code: 
 def go_on(azure: StagedWorkspace, given_up: threading.Event) -> None:
     """Let the running job, and then the one that waits for its image, end after their client has read them."""
     for name, line in ((world.RUNNING, "epoch 1\n"), (BUILDING, "built\n")):
-        while not any(seen.status == 200 for seen in azure.stage.log.find(f"{azure.state.name}.*/{name}/details")) and not given_up.wait(0.05):
+        while not any(
+            seen.status == 200 for seen in azure.stage.log.find(f"{azure.state.name}.*/{name}/details")
+        ) and not given_up.wait(0.05):
             pass
         azure.append_log(azure.state.runs[name], line, name=BUILD_LOG if name == BUILDING else "user_logs/std_log.txt")
         azure.state.runs[name].status = "Completed"
@@ -117,7 +122,11 @@ def go_on(azure: StagedWorkspace, given_up: threading.Event) -> None:
 def test_it_finds_the_workspace_its_compute_and_its_datastores(hear: Hear) -> None:
     read = hear("read")
     state, said = read.azure.state, read.said
-    assert said["workspace"] == {"id": state.path, "location": "eastus", "tracking": f"azureml://eastus.api.azureml.ms/mlflow/v1.0{state.path}"}
+    assert said["workspace"] == {
+        "id": state.path,
+        "location": "eastus",
+        "tracking": f"azureml://eastus.api.azureml.ms/mlflow/v1.0{state.path}",
+    }
     assert said["compute"] == ["cpu-cluster", "STANDARD_DS3_V2", 4]
     assert said["datastores"] == sorted(state.datastores)
     assert said["default"] == read.json("workspace", "show")[0]["facts"]["default_datastore"]
@@ -135,16 +144,29 @@ def test_it_lists_shows_and_downloads_what_himl_does(hear: Hear) -> None:
     ours = read.json("runs", "show", "--run", world.BEST)
     assert read.said["job"] == {theirs: ours[our] for theirs, our in fields.items()}
     assert read.said["studio"].lower() == ours["url"].lower()
-    assert read.said["children"] == sorted(child["id"] for child in read.json("runs", "show", "--run", world.SWEEP)["children"]) == list(world.TRIALS)
+    assert (
+        read.said["children"]
+        == sorted(child["id"] for child in read.json("runs", "show", "--run", world.SWEEP)["children"])
+        == list(world.TRIALS)
+    )
     files = read.downloads(world.BEST)
     assert read.said["artifacts"] == {f"artifacts/{name}": digest for name, digest in files.items()}
     assert files == digests(world.FILES)
-    assert read.said["predictions"] == {f"named-outputs/predictions/{name}": digest for name, digest in digests(world.PREDICTIONS).items()}
+    assert read.said["predictions"] == {
+        f"named-outputs/predictions/{name}": digest for name, digest in digests(world.PREDICTIONS).items()
+    }
     outputs = read.azure.state.runs[world.BEST].outputs
     weights = {"type": "CustomModel", "path": outputs["weights"].uri}
-    assert read.said["inner"] == {"found": world.BEST, "failed": ["two"], "output": outputs["predictions"].uri, "weights": weights}
+    assert read.said["inner"] == {
+        "found": world.BEST,
+        "failed": ["two"],
+        "output": outputs["predictions"].uri,
+        "weights": weights,
+    }
     for key, made in (("predictions", world.PREDICTIONS), ("weights", {**world.PREDICTIONS, **world.WEIGHTS})):
-        assert sorted(read.downloads(world.BEST, "--output_key", key).values()) == sorted([*files.values(), *digests(made).values()])
+        assert sorted(read.downloads(world.BEST, "--output_key", key).values()) == sorted(
+            [*files.values(), *digests(made).values()]
+        )
 
 
 def test_himl_sees_what_it_canceled_archived_and_registered(hear: Hear) -> None:
@@ -158,30 +180,47 @@ def test_himl_sees_what_it_canceled_archived_and_registered(hear: Hear) -> None:
     place = f"azureml://subscriptions/{state.subscription}/resourcegroups/{state.group}/workspaces/{state.name}"
     assert acted.said["asset"].lower() == f"{place}/datastores/workspaceblobstore/paths/scans/".lower()
     assert (acted.said["versions"], "second" in acted.said["datastores"]) == (["1", "1"], True)
-    assert sorted(blob["name"] for blob in acted.json("datastore", "list", "scans/", "--datastore", "second")) == sorted(world.DATA)
+    assert sorted(
+        blob["name"] for blob in acted.json("datastore", "list", "scans/", "--datastore", "second")
+    ) == sorted(world.DATA)
 
 
 def test_himl_lists_the_jobs_that_it_submits(hear: Hear) -> None:
     sent = hear("submit")
     listed = sent.json("runs", "list", "--experiment", "sent")
-    assert [(run["id"], run["tags"]) for run in listed] == [(run_id, {"from": "sdk"}) for run_id in reversed(sent.said["ids"])]
+    assert [(run["id"], run["tags"]) for run in listed] == [
+        (run_id, {"from": "sdk"}) for run_id in reversed(sent.said["ids"])
+    ]
     assert listed[0]["status"] in ("Queued", "Running")
     assert len(set(sent.said["codes"])) == 1
-    assert (sent.said["environments"], sent.said["computes"], sent.said["data"]) == (["torch"], ["cpu-cluster", "gpu-cluster"], [])
+    assert (sent.said["environments"], sent.said["computes"], sent.said["data"]) == (
+        ["torch"],
+        ["cpu-cluster", "gpu-cluster"],
+        [],
+    )
 
 
 def test_its_jobs_are_streamed_downloaded_and_shown_by_himl(hear: Hear) -> None:
     trained = hear("train")
     said, files = trained.said, trained.said["files"]
     assert said["status"] == "Completed", said["log"]
-    assert [line for line in ("files a.bin b.bin local.txt", "epoch 0", "epoch 1", "Execution Summary") if line not in said["log"]] == []
+    assert [
+        line
+        for line in ("files a.bin b.bin local.txt", "epoch 0", "epoch 1", "Execution Summary")
+        if line not in said["log"]
+    ] == []
     assert (files["artifacts/outputs/model.txt"], files["artifacts/note.txt"]) == ("weights", "note")
     assert "epoch 1" in files["artifacts/user_logs/std_log.txt"]
     version, path = said["masks"]
     assert (version, path.endswith("/datastores/workspaceblobstore/paths/masks/")) == ("1", True)
     assert trained.azure.get_blob("workspaceblobstore", "masks/mask.txt") == b"mask"
     shown = trained.json("runs", "show", "--run", said["id"])
-    assert (shown["status"], shown["experiment"], shown["tags"]["from"], shown["parameters"]) == ("Completed", "trained", "sdk", {"seed": "7"})
+    assert (shown["status"], shown["experiment"], shown["tags"]["from"], shown["parameters"]) == (
+        "Completed",
+        "trained",
+        "sdk",
+        {"seed": "7"},
+    )
     assert {metric["name"]: metric["value"] for metric in shown["metrics"]} == {"loss": 0.5}
     failed = hear("fail")
     assert failed.said["status"] == "Failed"
@@ -190,7 +229,12 @@ def test_its_jobs_are_streamed_downloaded_and_shown_by_himl(hear: Hear) -> None:
     shown, built = hear("stream").said["logs"]
     assert "Streaming user_logs/std_log.txt" in shown
     assert shown.index("epoch 0\n") < shown.index("epoch 1\n") < shown.index("Execution Summary")
-    assert built.index(f"Streaming {BUILD_LOG}") < built.index("Step 1/2 : FROM base\n") < built.index("built\n") < built.index("Execution Summary")
+    assert (
+        built.index(f"Streaming {BUILD_LOG}")
+        < built.index("Step 1/2 : FROM base\n")
+        < built.index("built\n")
+        < built.index("Execution Summary")
+    )
 
 
 def test_it_shows_the_services_that_himl_attaches_to(hear: Hear) -> None:
@@ -218,8 +262,15 @@ def test_it_shows_the_services_that_himl_attaches_to(hear: Hear) -> None:
 def test_it_runs_a_sweep_and_downloads_the_best_trial(hear: Hear) -> None:
     swept = hear("sweep")
     said, name = swept.said, swept.said["id"]
-    assert (said["type"], said["status"], said["space"], said["best"]) == ("sweep", ["Running", "Completed"], {"lr": [0.5, 0.125, 0.25]}, f"{name}_1")
-    assert said["children"] == {f"{name}_{index}": ["Completed", f'{{"lr": {lr}}}'] for index, lr in enumerate((0.5, 0.125, 0.25))}
+    assert (said["type"], said["status"], said["space"], said["best"]) == (
+        "sweep",
+        ["Running", "Completed"],
+        {"lr": [0.5, 0.125, 0.25]},
+        f"{name}_1",
+    )
+    assert said["children"] == {
+        f"{name}_{index}": ["Completed", f'{{"lr": {lr}}}'] for index, lr in enumerate((0.5, 0.125, 0.25))
+    }
     assert "Scheduling job" in said["log"]
     assert "0.125" in [text for file, text in said["files"].items() if file.endswith("rate.txt")]
     assert swept.json("runs", "show", "--run", name)["status"] == "Completed"
@@ -228,7 +279,12 @@ def test_it_runs_a_sweep_and_downloads_the_best_trial(hear: Hear) -> None:
 def test_pipelines_of_himl_and_of_its_own_are_read_by_both(hear: Hear, visits: Visits, tmp_path: Path) -> None:
     piped = hear("pipeline")
     said = piped.said["himl"]
-    assert (said["status"], said["type"], said["jobs"], said["name"]) == ("Completed", "pipeline", ["step1", "step2"], "both")
+    assert (said["status"], said["type"], said["jobs"], said["name"]) == (
+        "Completed",
+        "pipeline",
+        ["step1", "step2"],
+        "both",
+    )
     assert said["tags"] == {"k": "v", "run_recovery_id": f"piped:{visits['pipeline'][0].variables['LAB_PIPELINE']}"}
     assert said["children"] == dict.fromkeys(PIPELINE_STEPS, "Completed")
     assert "sum 6" in said["files"]["step2 reads"]["artifacts/user_logs/std_log.txt"]
@@ -236,7 +292,10 @@ def test_pipelines_of_himl_and_of_its_own_are_read_by_both(hear: Hear, visits: V
     assert own["status"] == "Completed", piped.said["log"]
     assert "Execution Summary" in piped.said["log"]
     assert piped.azure.get_blob("workspaceblobstore", f"azureml/{piped.said['id']}/all/word.txt") == b"hello"
-    assert (sorted(own["children"]), "hello" in own["files"]["take"]["artifacts/user_logs/std_log.txt"]) == (["make", "take"], True)
+    assert (sorted(own["children"]), "hello" in own["files"]["take"]["artifacts/user_logs/std_log.txt"]) == (
+        ["make", "take"],
+        True,
+    )
     with inside(piped.azure, tmp_path / "in"), opened(piped.azure, tmp_path) as workspace:
         run = workspace.run(piped.said["id"])
         steps = {step.tags["himl.step"]: step for step in workspace.runs(RunQuery(parent=run.id))}
@@ -244,7 +303,9 @@ def test_pipelines_of_himl_and_of_its_own_are_read_by_both(hear: Hear, visits: V
     assert {key: step.tags.get("himl.after") for key, step in steps.items()} == {"make": None, "take": "make"}
 
 
-def test_it_asks_for_the_hash_of_himls_code_and_finds_it(hear: Hear, visits: Visits, code: Snapshot, shared_stage: Stage, tmp_path: Path) -> None:
+def test_it_asks_for_the_hash_of_himls_code_and_finds_it(
+    hear: Hear, visits: Visits, code: Snapshot, shared_stage: Stage, tmp_path: Path
+) -> None:
     """Neither uploads the code that the other has uploaded."""
     after, before = hear("code after himl"), hear("code before himl")
     name = after.azure.state.name

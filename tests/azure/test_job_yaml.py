@@ -37,7 +37,9 @@ OWN = ("displayName", "tags", "properties")
 
 
 @pytest.fixture
-def workspace(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AzureWorkspace]:
+def workspace(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[AzureWorkspace]:
     # azure-ai-ml searches for git in the current folder.
     monkeypatch.chdir(project)
     load_sdk()
@@ -67,20 +69,39 @@ SPECS: dict[str, dict[str, Any]] = {
         "description": "a: b # c",
         "env": {"N": "01", "E": "", "T": "yes"},
     },
-    "several processes": {"nodes": 2, "processes": 4, "distribution": "pytorch", "docker_args": ["--ipc=host", "--cap-add=X"]},
+    "several processes": {
+        "nodes": 2,
+        "processes": 4,
+        "distribution": "pytorch",
+        "docker_args": ["--ipc=host", "--cap-add=X"],
+    },
     "mpi": {"nodes": 2, "distribution": "mpi", "shm_size": "16g", "max_seconds": 5400.0},
     "as the user": {"identity": "user", "entry": Entry(EntryKind.module, "lab.train")},
-    "a shell script": {"entry": Entry(EntryKind.shell, "a b/it's.sh"), "arguments": ["-", "--x=1", "{x}", "01", "null", "a\tb", "`ls`", ""]},
+    "a shell script": {
+        "entry": Entry(EntryKind.shell, "a b/it's.sh"),
+        "arguments": ["-", "--x=1", "{x}", "01", "null", "a\tb", "`ls`", ""],
+    },
     "as the cluster": {"identity": "managed", "display_name": "shown", "tags": {"n": "1", "b": "true", "e": ""}},
-    "services": {"services": {"vscode": "", "jupyterlab": "", "tensorboard": "outputs/tb", "ssh": "ssh-ed25519 AAAA ada@lab"}},
-    "services of several nodes": {"services": {"vscode": "", "ssh": "ssh-ed25519 AAAA ada@lab"}, "nodes": 2, "distribution": "mpi"},
+    "services": {
+        "services": {"vscode": "", "jupyterlab": "", "tensorboard": "outputs/tb", "ssh": "ssh-ed25519 AAAA ada@lab"}
+    },
+    "services of several nodes": {
+        "services": {"vscode": "", "ssh": "ssh-ed25519 AAAA ada@lab"},
+        "nodes": 2,
+        "distribution": "mpi",
+    },
     "resources": {"instance_type": "gpu-large", "resource_properties": {"AISuperComputer": {"slaTier": "Premium"}}},
     "tier": {"cluster": "serverless", "job_tier": "spot"},
-    "a command": {"entry": Entry(EntryKind.command, "cd lab && torchrun --nproc_per_node 2 'a b.py'"), "arguments": ["--x", "$HOME"]},
+    "a command": {
+        "entry": Entry(EntryKind.command, "cd lab && torchrun --nproc_per_node 2 'a b.py'"),
+        "arguments": ["--x", "$HOME"],
+    },
     "another program": {"python": "torchrun --nproc_per_node 2"},
     "image alone": {"environment": EnvironmentSpec(image="docker.io/python:3.11")},
     "registered": {"environment": EnvironmentSpec("torch", "1")},
-    "of a registry": {"environment": EnvironmentSpec("azureml://registries/azureml/environments/sklearn-1.5/versions/3")},
+    "of a registry": {
+        "environment": EnvironmentSpec("azureml://registries/azureml/environments/sklearn-1.5/versions/3")
+    },
     "registered, the latest": {"environment": EnvironmentSpec("torch")},
     "data": {
         "arguments": ["${{inputs.a}}", "--o=${{ outputs.o }}/x"],
@@ -104,7 +125,9 @@ SPECS: dict[str, dict[str, Any]] = {
 def check_same(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, spec: JobSpec) -> dict[str, Any]:
     """Check that azure-ai-ml submits the same job for the YAML of *spec* as himl, and return it."""
     theirs, ours = both(workspace, azure, project, spec)
-    assert {name: value for name, value in theirs.items() if name not in OWN} == {name: value for name, value in ours.items() if name not in OWN}
+    assert {name: value for name, value in theirs.items() if name not in OWN} == {
+        name: value for name, value in ours.items() if name not in OWN
+    }
     assert {**theirs["tags"], "run_recovery_id": ours["tags"]["run_recovery_id"]} == ours["tags"]
     assert spec.display_name in ("", theirs["displayName"])
     return ours
@@ -122,7 +145,12 @@ def test_the_yaml_makes_the_same_job_or_sweep(workspace: AzureWorkspace, azure: 
     for name, spec in specs.items():
         ours = check_same(workspace, azure, project, spec)
         assert ours["jobType"] == ("Sweep" if name in SWEEPS else "Command"), name
-    fields = {"instance_type": "gpu-large", "resource_properties": {"priority": "high"}, "python": "uv run", **next(iter(SWEEPS.values()))}
+    fields = {
+        "instance_type": "gpu-large",
+        "resource_properties": {"priority": "high"},
+        "python": "uv run",
+        **next(iter(SWEEPS.values())),
+    }
     resources = check_same(workspace, azure, project, cluster_spec(project / "code", **fields))["trial"]["resources"]
     assert (resources["instanceType"], resources["properties"]) == ("gpu-large", {"priority": "high"})
 
@@ -136,7 +164,10 @@ class NobodysToken:
 
     def get_token(self, *scopes: str, **options: Any) -> AccessToken:
         parts = [{"alg": "none"}, {"aud": scopes[0].removesuffix("/.default")}, {}]
-        return AccessToken(".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts), int(time.time()) + 600)
+        return AccessToken(
+            ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts),
+            int(time.time()) + 600,
+        )
 
 
 class Desk(HttpTransport[Any, Any]):
@@ -189,7 +220,9 @@ def test_tags_that_are_no_text_are_refused_as_by_azure_ai_ml(tmp_path: Path) -> 
         "1.10: x",
         "t: .inf",
     ):
-        path.write_text(f"type: command\ncommand: echo\nenvironment: azureml:lab@latest\ncompute: local\ntags:\n  {tag}\n")
+        path.write_text(
+            f"type: command\ncommand: echo\nenvironment: azureml:lab@latest\ncompute: local\ntags:\n  {tag}\n"
+        )
         with silenced():
             assert is_refused(by_himl, path) == is_refused(by_azure_ai_ml, path), tag
 
@@ -203,9 +236,19 @@ def test_each_clouds_addresses_are_azure_ai_mls(cloud: Cloud) -> None:
     address = WorkspaceAddress("11111111-2222-3333-4444-555555555555", "group", "lab", cloud, "a test")
     before = dict(os.environ)
     with silenced(), restored_variables(CLOUD_VARIABLE):
-        client = MLClient(NobodysToken(), address.subscription_id, "group", "lab", cloud=cloud.name, enable_telemetry=False, transport=Desk())
+        client = MLClient(
+            NobodysToken(),
+            address.subscription_id,
+            "group",
+            "lab",
+            cloud=cloud.name,
+            enable_telemetry=False,
+            transport=Desk(),
+        )
         environment = f"{address.path}/environments/torch/versions/7"
-        job = command(name="j", command="c", environment=environment, compute="cpu-cluster", identity=UserIdentityConfiguration())
+        job = command(
+            name="j", command="c", environment=environment, compute="cpu-cluster", identity=UserIdentityConfiguration()
+        )
         with pytest.raises(Composed) as composed:
             client.jobs.create_or_update(job)
     assert os.environ == before
@@ -217,7 +260,9 @@ def test_each_clouds_addresses_are_azure_ai_mls(cloud: Cloud) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such names there")
-def test_build_contexts_are_those_that_azure_ai_ml_sends(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_build_contexts_are_those_that_azure_ai_ml_sends(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     def environments(spec: JobSpec) -> Iterator[Any]:
         for job in both(workspace, azure, project, spec):
             name, version = job["environmentId"].rpartition("/environments/")[2].split("/versions/")
@@ -228,7 +273,11 @@ def test_build_contexts_are_those_that_azure_ai_ml_sends(workspace: AzureWorkspa
     spec = cluster_spec(project / "code", environment=context)
     for build in environments(spec):
         assert build["dockerfilePath"] == "docker/Dockerfile.gpu"
-        assert {name: content.decode() for name, content in files_at(azure, build["contextUri"]).items() if not name.endswith("/")} == files
+        assert {
+            name: content.decode()
+            for name, content in files_at(azure, build["contextUri"]).items()
+            if not name.endswith("/")
+        } == files
     azure.stage.log.clear()
     workspace.submit(spec, notify=ignore)
     assert not azure.requests("^PUT.*/environments/")
@@ -248,10 +297,15 @@ def test_build_contexts_are_those_that_azure_ai_ml_sends(workspace: AzureWorkspa
 def files_at(azure: StagedWorkspace, url: str) -> dict[str, bytes]:
     container = azure.state.datastores["workspaceblobstore"].container
     prefix = url.partition(f"/{container}/")[2].rstrip("/") + "/"
-    return {name.removeprefix(prefix): azure.get_blob("workspaceblobstore", name) for name in azure.blob_names("workspaceblobstore", prefix)}
+    return {
+        name.removeprefix(prefix): azure.get_blob("workspaceblobstore", name)
+        for name in azure.blob_names("workspaceblobstore", prefix)
+    }
 
 
-def test_facts_of_git_are_where_azure_ai_ml_puts_them(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, git: Callable[..., str]) -> None:
+def test_facts_of_git_are_where_azure_ai_ml_puts_them(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, git: Callable[..., str]
+) -> None:
     spec = cluster_spec(project)
     git(project, "init")
     git(project, "remote", "add", "origin", "https://example.org/team/lab.git")
@@ -284,25 +338,45 @@ def test_yaml_masks_secrets_and_names_data_and_local_compute(project: Path, tmp_
         "azureml://datastores/own/paths/a/b/": DataSpec("i", "a/b"),
     }
     for path, data in names.items():
-        assert yaml.safe_load(job_yaml(cluster_spec(project, inputs=[data], default_datastore="own")))["inputs"]["i"]["path"] == path
+        assert (
+            yaml.safe_load(job_yaml(cluster_spec(project, inputs=[data], default_datastore="own")))["inputs"]["i"][
+                "path"
+            ]
+            == path
+        )
     spec = cluster_spec(project, inputs=[DataSpec("d", "pictures", target="/data/d")])
     assert yaml.safe_load(job_yaml(spec))["command"] == command_line(spec)
     assert 'ln -sn "${{inputs.d}}" /data/d' in command_line(spec)
     document = yaml.safe_load(job_yaml(cluster_spec(project, **SWEEPS["every draw, with a seed"])))
     assert document["sampling_algorithm"] == {"type": "random", "seed": 7}
-    assert document["limits"] == {"max_total_trials": 20, "max_concurrent_trials": 4, "timeout": 86400, "trial_timeout": 5400}
+    assert document["limits"] == {
+        "max_total_trials": 20,
+        "max_concurrent_trials": 4,
+        "timeout": 86400,
+        "trial_timeout": 5400,
+    }
     conda = "dependencies:\n- python=3.11\n- pip:\n  - --extra-index-url https://ada:pa55word@pypi.example.org/simple\n"
     wheel = project / "own-1.0-py3-none-any.whl"
     arguments = ["--url", "https://a.blob.core.windows.net/c?sig=s1gnature", "--password", "hunter2", "--token=t0ken"]
     environment = EnvironmentSpec(image=MADE.image, conda=conda, wheels=[wheel])
-    text = job_yaml(cluster_spec(project, environment=environment, env={"WANDB_API_KEY": "k3y-0f-mine", "PLAIN": "x"}, arguments=arguments))
+    text = job_yaml(
+        cluster_spec(
+            project, environment=environment, env={"WANDB_API_KEY": "k3y-0f-mine", "PLAIN": "x"}, arguments=arguments
+        )
+    )
     assert not any(secret in text for secret in ("pa55word", "k3y-0f-mine", "s1gnature", "hunter2", "t0ken"))
     document = yaml.safe_load(text)
     assert document["environment_variables"] == {"WANDB_API_KEY": "***", "PLAIN": "x"}
     assert document["command"].endswith("--password '***' '--token=***'")
     assert "shown as ***" in text
     assert any(wheel.name in line for line in text.splitlines() if line.startswith("#"))
-    secret = prepare(tmp_path, arguments=["--password", "hunter2", "${{outputs.numbers}}"], env={"API_KEY": "k3y"}, cluster="", environment=None)
+    secret = prepare(
+        tmp_path,
+        arguments=["--password", "hunter2", "${{outputs.numbers}}"],
+        env={"API_KEY": "k3y"},
+        cluster="",
+        environment=None,
+    )
     text = job_yaml(pipeline_of(secret, cluster=""))
     assert not any(one in text for one in ("hunter2", "k3y"))
     step = yaml.safe_load(text)["jobs"]["step1"]
@@ -330,10 +404,26 @@ def without_run(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def sets(root: Path) -> dict[str, Sequence[StepSpec]]:
-    mpi: dict[str, Any] = {"distribution": "mpi", "processes": 2, "nodes": 2, "shm_size": "3g", "docker_args": ["--ipc=host"], "max_seconds": 600.0}
+    mpi: dict[str, Any] = {
+        "distribution": "mpi",
+        "processes": 2,
+        "nodes": 2,
+        "shm_size": "3g",
+        "docker_args": ["--ipc=host"],
+        "max_seconds": 600.0,
+    }
     words: dict[str, Any] = {"env": {"N": "01", "E": "", "T": "yes"}}
-    whole = step_job(root / "whole", "print(1)", inputs=[DataSpec("d", "/", datastore="second"), DataSpec("f", "a/b", datastore="second", mode="mount")])
-    named = step_job(root / "named", "print(1)", environment=EnvironmentSpec("torch", "1"), outputs=[DataSpec("o", "", datastore="second", mode="upload")])
+    whole = step_job(
+        root / "whole",
+        "print(1)",
+        inputs=[DataSpec("d", "/", datastore="second"), DataSpec("f", "a/b", datastore="second", mode="mount")],
+    )
+    named = step_job(
+        root / "named",
+        "print(1)",
+        environment=EnvironmentSpec("torch", "1"),
+        outputs=[DataSpec("o", "", datastore="second", mode="upload")],
+    )
     return {
         "every field": [prepare(root, **words), train(root, **mpi, identity="managed")],
         "data from outside": [StepSpec("whole", "", whole), StepSpec("Named-1", "named", named)],
@@ -341,7 +431,9 @@ def sets(root: Path) -> dict[str, Sequence[StepSpec]]:
 
 
 @pytest.mark.parametrize("name", ["every field", "data from outside"])
-def test_the_yaml_makes_the_same_pipeline(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, tmp_path: Path, name: str) -> None:
+def test_the_yaml_makes_the_same_pipeline(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, tmp_path: Path, name: str
+) -> None:
     azure.add_datastore("second")
     azure.put_blob("second", "a/b/c.txt", b"x")
     azure.add_environment("torch")
@@ -356,7 +448,14 @@ def test_the_yaml_makes_the_same_pipeline(workspace: AzureWorkspace, azure: Stag
         azure.wait_for(ours)
     assert ran(azure, theirs) == ran(azure, ours)
     mine, other = (azure.state.runs[one] for one in (ours, theirs))
-    assert (other.experiment, other.display_name, other.description) == (mine.experiment, mine.display_name, mine.description)
+    assert (other.experiment, other.display_name, other.description) == (
+        mine.experiment,
+        mine.display_name,
+        mine.description,
+    )
     assert {**other.tags, "run_recovery_id": mine.tags["run_recovery_id"]} == mine.tags
-    settings = [{name: value for name, value in (run.job or {})["settings"].items() if name != "_source"} for run in (mine, other)]
+    settings = [
+        {name: value for name, value in (run.job or {})["settings"].items() if name != "_source"}
+        for run in (mine, other)
+    ]
     assert settings[0] == settings[1]

@@ -40,7 +40,9 @@ def jobs(azure_environment: StagedWorkspace, project: Path, request: pytest.Fixt
         yield running
 
 
-def test_preempted_training_logs_same_metrics_as_undisturbed(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path) -> None:
+def test_preempted_training_logs_same_metrics_as_undisturbed(
+    himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path
+) -> None:
     write_files(project, {"train.py": RESUMABLE_TRAIN})
     notes = notes_folder(tmp_path, holds=True)
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={notes.as_posix()}").stdout.strip()
@@ -66,7 +68,8 @@ folder, notes = Path("outputs/checkpoints"), Path(os.environ["NOTES"])
 number = len(list(notes.iterdir())) + 1
 (notes / str(number)).touch()
 folder.mkdir(parents=True, exist_ok=True)
-for name, text in ({"recovery_epoch=2": "two", "recovery_epoch=9": ""}, {"recovery_epoch=4": "four", "autosave": "no"}, {})[number - 1].items():
+files = {"recovery_epoch=2": "two", "recovery_epoch=9": ""}, {"recovery_epoch=4": "four", "autosave": "no"}, {}
+for name, text in files[number - 1].items():
     (folder / f"{name}.ckpt").write_text(text)
 if number == 3:
     sys.exit()
@@ -76,7 +79,9 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("jobs", ["new", "restored"], indirect=True)
-def test_recovery_checkpoint_has_highest_epoch_of_all_tries(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path) -> None:
+def test_recovery_checkpoint_has_highest_epoch_of_all_tries(
+    himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path, tmp_path: Path
+) -> None:
     write_files(project, {"train.py": TRIES})
     (tmp_path / "notes").mkdir()
     run_id = himl.ok(*SUBMIT, "--env_var", f"NOTES={(tmp_path / 'notes').as_posix()}").stdout.strip()
@@ -88,7 +93,9 @@ def test_recovery_checkpoint_has_highest_epoch_of_all_tries(himl: Himl, azure: S
     assert himl.ok("runs", "logs", run_id).stdout.splitlines()[-1] == "found recovery_epoch=4.ckpt four"
 
 
-def test_recovery_checkpoint_prefers_higher_epoch_of_disk_or_run(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
+def test_recovery_checkpoint_prefers_higher_epoch_of_disk_or_run(
+    himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path
+) -> None:
     looks = """
 import os, sys, time
 from pathlib import Path
@@ -122,7 +129,9 @@ found(5)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
-def test_a_folder_that_others_can_write_to_is_not_loaded_from(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_not_loaded_from(
+    himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path
+) -> None:
     shared = """
 import hashlib, os, tempfile
 from pathlib import Path
@@ -142,9 +151,13 @@ finally:
     assert "Other users can write to" in himl.ok("runs", "logs", run_id).stdout
 
 
-def test_checkpoint_of_a_run_or_file_here_is_given_to_each_job(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
+def test_checkpoint_of_a_run_or_file_here_is_given_to_each_job(
+    himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path
+) -> None:
     early = azure.add_run("early", experiment="train")
-    azure.put_artifacts(early, {"outputs/checkpoints/last.ckpt": b"the last", "outputs/checkpoints/best.ckpt": b"the best"})
+    azure.put_artifacts(
+        early, {"outputs/checkpoints/last.ckpt": b"the last", "outputs/checkpoints/best.ckpt": b"the best"}
+    )
     whole = himl.ok(*SUBMIT, "--checkpoint", "early:outputs/checkpoints/", "--wait").stdout.strip()
     assert himl.ok("runs", "logs", whole).stdout == "['best.ckpt', 'last.ckpt'] last.ckpt the last\n"
     assert not azure.state.assets.get("data")
@@ -160,19 +173,31 @@ def test_checkpoint_of_a_run_or_file_here_is_given_to_each_job(himl: Himl, azure
     assert [name.rpartition("/")[2] for name in stored] == ["my weights.ckpt"]
     before = [*azure.state.runs]
     outcome = himl(*SUBMIT, "--checkpoint", "early:none.ckpt")
-    assert (outcome.code, "Run 'early' has no 'none.ckpt'." in outcome.stderr, "outputs/checkpoints/best.ckpt" in outcome.stderr) == (3, True, True)
+    assert (
+        outcome.code,
+        "Run 'early' has no 'none.ckpt'." in outcome.stderr,
+        "outputs/checkpoints/best.ckpt" in outcome.stderr,
+    ) == (3, True, True)
     refused = himl(*SUBMIT, "--checkpoint", "early:best.ckpt", "--dry_run")
     assert (refused.code, "--checkpoint cannot be used with --dry_run" in refused.stderr) == (2, True)
     assert [*azure.state.runs] == before
     retried = azure.add_run("retried", experiment="train")
-    azure.put_artifacts(retried, {"outputs/retry_001/checkpoints/recovery_epoch=3.ckpt": b"three", "outputs/checkpoints/recovery_epoch=2.ckpt": b"two"})
+    azure.put_artifacts(
+        retried,
+        {
+            "outputs/retry_001/checkpoints/recovery_epoch=3.ckpt": b"three",
+            "outputs/checkpoints/recovery_epoch=2.ckpt": b"two",
+        },
+    )
     parent = himl.ok(*SUBMIT, "--checkpoint", "retried", "--sweep", "lr=1,2", "--wait").stdout.strip()
     for trial in range(2):
         assert himl.ok("runs", "logs", f"{parent}_{trial}").stdout == "['last.ckpt'] last.ckpt three\n"
 
 
 @pytest.mark.parametrize("jobs", ["restored"], indirect=True)
-def test_preempted_job_resumes_own_checkpoint_not_initial_one(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
+def test_preempted_job_resumes_own_checkpoint_not_initial_one(
+    himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path
+) -> None:
     stops = """
 import time
 from pathlib import Path
@@ -205,7 +230,9 @@ time.sleep(600) if number == 1 else sys.exit(7)
 """
 
 
-def test_logs_of_each_try_are_found_in_retry_folders(himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_logs_of_each_try_are_found_in_retry_folders(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
     """After a failure, the tail is that of the last attempt's failed rank."""
     azure, notes = azure_environment, tmp_path / "notes"
     notes.mkdir()

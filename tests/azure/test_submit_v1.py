@@ -86,7 +86,16 @@ def check_refused(done: Outcome, code: int, *words: str) -> None:
 
 @pytest.mark.usefixtures("running")
 def test_script_is_sent_run_followed_and_read_by_same_commands(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
-    options = ("--display_name", "first try", "--description", "of the old kind", "--tag", "team=blue", "--env_var", "COLOUR=red")
+    options = (
+        "--display_name",
+        "first try",
+        "--description",
+        "of the old kind",
+        "--tag",
+        "team=blue",
+        "--env_var",
+        "COLOUR=red",
+    )
     run_id = submitted(himl, "train.py", *options, "--", "--name", "a 'b' $HOME")
     lab.wait_for(run_id, "Completed")
     shown = himl.ok("runs", "show", run_id, "--json").json()
@@ -96,7 +105,11 @@ def test_script_is_sent_run_followed_and_read_by_same_commands(lab: StagedWorksp
     assert "trained --name a 'b' $HOME" in himl.ok("runs", "logs", run_id).stdout
     assert [run["id"] for run in himl.ok("runs", "list", "--experiment", "train", "--json").json()] == [run_id]
     assert (project / "most_recent_run.txt").read_text().strip() == f"train:{run_id}"
-    assert found_by(himl, run_id) == {"arguments": ["--name", "a 'b' $HOME"], "files": ["config.json", "environment.yml", "train.py"], "colour": "red"}
+    assert found_by(himl, run_id) == {
+        "arguments": ["--name", "a 'b' $HOME"],
+        "files": ["config.json", "environment.yml", "train.py"],
+        "colour": "red",
+    }
     write_files(project, {"fails.py": "print('before'); raise SystemExit(3)\n"})
     bad = himl(*SUBMIT, "--wait", "--follow", "fails.py")
     assert (bad.code, "before" in bad.stderr + bad.stdout) == (1, True)
@@ -104,14 +117,27 @@ def test_script_is_sent_run_followed_and_read_by_same_commands(lab: StagedWorksp
 
 def test_definition_has_what_is_asked_and_code_is_sent_once(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     first = himl.ok(*SUBMIT, "train.py")
-    assert ("deprecated" in said(first), "Warning" in first.stderr, "azureml-core printed" in first.stderr) == (True, False, False)
+    assert ("deprecated" in said(first), "Warning" in first.stderr, "azureml-core printed" in first.stderr) == (
+        True,
+        False,
+        False,
+    )
     assert "The code is unchanged" not in said(first)
     lab.stage.log.clear()
     assert "The code is unchanged" in said(himl.ok(*SUBMIT, "train.py"))
     assert lab.requests("PUT .*blob") == lab.requests("/snapshots/") == []
     write_files(project, {"train.py": TRAIN + "# changed\n", "environment.yml": CONDA.replace("3.11", "3.12")})
     lab.stage.log.clear()
-    options = ("--docker_image", "example.org/lab:1", "--shm_size", "8g", "--docker_args", "--gpus all", "--max_run_duration", "2h")
+    options = (
+        "--docker_image",
+        "example.org/lab:1",
+        "--shm_size",
+        "8g",
+        "--docker_args",
+        "--gpus all",
+        "--max_run_duration",
+        "2h",
+    )
     sent = definition_of(lab, submitted(himl, *options, "train.py"))
     assert len(lab.requests("PUT .*blob")) == 2
     names = [definition_of(lab, run_id)["environment"]["name"] for run_id in lab.state.runs]
@@ -120,7 +146,10 @@ def test_definition_has_what_is_asked_and_code_is_sent_once(lab: StagedWorkspace
     assert sent["docker"] == {"useDocker": True, "sharedVolumes": True, "arguments": ["--gpus all"], "shmSize": "8g"}
     assert sent["environment"]["docker"]["baseImage"] == "example.org/lab:1"
     assert sent["environment"]["environmentVariables"] == {}
-    assert sent["environment"]["python"]["condaDependencies"]["dependencies"][-2:] == ["python=3.12", {"pip": ["himl-cli"]}]
+    assert sent["environment"]["python"]["condaDependencies"]["dependencies"][-2:] == [
+        "python=3.12",
+        {"pip": ["himl-cli"]},
+    ]
     lab.add_environment("torch", "7")
     registered = definition_of(lab, submitted(himl, "--environment", "torch:7", "train.py"))["environment"]
     assert (registered["name"], registered["version"]) == ("torch", "7")
@@ -128,8 +157,19 @@ def test_definition_has_what_is_asked_and_code_is_sent_once(lab: StagedWorkspace
 
 
 @pytest.mark.usefixtures("running")
-def test_modules_scripts_and_commands_run_with_honoured_ignores(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
-    write_files(project, {".gitignore": "*.bin\nconfig.json\n", "keep/.gitignore": "!*.bin\n", "keep/a.bin": "kept", "drop/b.bin": "left", "grün #1.txt": "x"})
+def test_modules_scripts_and_commands_run_with_honoured_ignores(
+    lab: StagedWorkspace, himl: Himl, project: Path
+) -> None:
+    write_files(
+        project,
+        {
+            ".gitignore": "*.bin\nconfig.json\n",
+            "keep/.gitignore": "!*.bin\n",
+            "keep/a.bin": "kept",
+            "drop/b.bin": "left",
+            "grün #1.txt": "x",
+        },
+    )
     write_files(project, {"lab/__init__.py": "", "lab/train.py": TRAIN, "train.sh": 'python train.py "$@"\n'})
     entries = {("-m", "lab.train"): [], ("train.sh",): [], ("--command", "cd . && python train.py --a"): ["--a"]}
     runs = {submitted(himl, *entry, "--", "it's", "a b"): first for entry, first in entries.items()}
@@ -137,7 +177,16 @@ def test_modules_scripts_and_commands_run_with_honoured_ignores(lab: StagedWorks
         lab.wait_for(run_id, "Completed")
         found = found_by(himl, run_id)
         assert found["arguments"] == [*first, "it's", "a b"]
-        sent = ["environment.yml", "grün #1.txt", "keep/.gitignore", "keep/a.bin", "lab/__init__.py", "lab/train.py", "train.py", "train.sh"]
+        sent = [
+            "environment.yml",
+            "grün #1.txt",
+            "keep/.gitignore",
+            "keep/a.bin",
+            "lab/__init__.py",
+            "lab/train.py",
+            "train.py",
+            "train.sh",
+        ]
         assert [name for name in found["files"] if "__pycache__" not in name] == sent
 
 
@@ -157,7 +206,15 @@ print("saw", Path(sys.argv[3].partition("=")[2], "one.txt").read_text(), sys.arg
 """
     write_files(project, {"double.py": script})
     place = (tmp_path / "fixed").as_posix()
-    options = ("--input", "mnist", "--input", f"data=mnist,mode=mount,target={place}", "--output", "result=doubled", "double.py")
+    options = (
+        "--input",
+        "mnist",
+        "--input",
+        f"data=mnist,mode=mount,target={place}",
+        "--output",
+        "result=doubled",
+        "double.py",
+    )
     run_id = submitted(himl, *options, "--", "${{inputs.INPUT_0}}", "${{outputs.result}}", "--data=${{inputs.data}}")
     lab.wait_for(run_id, "Completed")
     made = {name: lab.get_blob("workspaceblobstore", name) for name in lab.blob_names("workspaceblobstore", "doubled/")}
@@ -172,7 +229,9 @@ print("saw", Path(sys.argv[3].partition("=")[2], "one.txt").read_text(), sys.arg
 @pytest.mark.usefixtures("running")
 def test_ranks_of_nodes_and_processes(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     names = ("WORLD_SIZE", "RANK", "OMPI_COMM_WORLD_SIZE")
-    write_files(project, {"ranks.py": f"import os\nfor name in {names}:\n    print(f'{{name}}={{os.environ.get(name)}}')\n"})
+    write_files(
+        project, {"ranks.py": f"import os\nfor name in {names}:\n    print(f'{{name}}={{os.environ.get(name)}}')\n"}
+    )
     nodes, processes = ("--num_nodes", "2"), ("--processes_per_node", "2")
     for options, framework, variables in (
         (nodes, "Python", ["OMPI_COMM_WORLD_SIZE=2"]),
@@ -187,18 +246,26 @@ def test_ranks_of_nodes_and_processes(lab: StagedWorkspace, himl: Himl, project:
 def test_image_is_built_from_private_wheel_or_own_folder(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     write_wheel(project)
     wheel = project / WHEEL
-    sent = [definition_of(lab, submitted(himl, "--private_wheel", wheel.name, "train.py"))["environment"] for _ in range(2)]
+    sent = [
+        definition_of(lab, submitted(himl, "--private_wheel", wheel.name, "train.py"))["environment"] for _ in range(2)
+    ]
     assert sent[0]["name"] == sent[1]["name"]
     context = sent[0]["docker"]["buildContext"]
-    [name] = [name for name in lab.blob_names("workspaceblobstore", "himl-environments/") if name.endswith(f"/{wheel.name}")]
+    [name] = [
+        name for name in lab.blob_names("workspaceblobstore", "himl-environments/") if name.endswith(f"/{wheel.name}")
+    ]
     assert context["location"].endswith(f"/{name.removesuffix(wheel.name)}")
     assert lab.get_blob("workspaceblobstore", name) == wheel.read_bytes()
     write_files(project, {"image/Dockerfile.own": "FROM python:3.11\n"})
     (project / "environment.yml").unlink()
-    built = definition_of(lab, submitted(himl, "train.py", "--build_context", "image", "--dockerfile", "Dockerfile.own"))
+    built = definition_of(
+        lab, submitted(himl, "train.py", "--build_context", "image", "--dockerfile", "Dockerfile.own")
+    )
     context = built["environment"]["docker"]["buildContext"]
     assert (context["dockerfilePath"], context["locationType"].lower()) == ("Dockerfile.own", "storageaccount")
-    [name] = [name for name in lab.blob_names("workspaceblobstore", "himl-environments/") if name.endswith("/Dockerfile.own")]
+    [name] = [
+        name for name in lab.blob_names("workspaceblobstore", "himl-environments/") if name.endswith("/Dockerfile.own")
+    ]
     assert context["location"].endswith(f"/{name.removesuffix('Dockerfile.own')}")
     assert lab.get_blob("workspaceblobstore", name) == b"FROM python:3.11\n"
 
@@ -214,7 +281,9 @@ def test_what_cannot_run_is_refused_and_starts_no_run(lab: StagedWorkspace, himl
         ("train.py", "--environment", f"{ELSEWHERE}/x/versions/1"): (ELSEWHERE, "--sdk v1"),
         ("train.py", "--vscode"): ("--sdk v1 does not support --vscode.",),
         ("train.py", "--instance_type", "x"): ("--sdk v1 does not support --instance_type.",),
-        ("--command", "cat ${{inputs.a}}", "--input", "a=faces"): ("With --sdk v1, --command must not contain placeholders.",),
+        ("--command", "cat ${{inputs.a}}", "--input", "a=faces"): (
+            "With --sdk v1, --command must not contain placeholders.",
+        ),
         ("-m", "score", *SWEPT): ("must run a Python script",),
         ("train.py", *SWEPT, "--", "--rate", "${{search_space.lr}}"): ("must be passed as --NAME",),
         ("train.py", *SWEPT, "--input", "d=faces", "--", "--in=${{inputs.d}}"): ("must be whole arguments",),
@@ -247,12 +316,21 @@ def test_service_errors_are_retried_or_told_with_the_run_id(lab: StagedWorkspace
     # A lost answer does not lead to a second submission.
     [run_id] = lab.state.runs
     assert run_id in done.stdout
-    assert [words for words in ("The job was submitted, but a later request failed", "submitted without its tags") if words not in said(done)] == []
+    assert [
+        words
+        for words in ("The job was submitted, but a later request failed", "submitted without its tags")
+        if words not in said(done)
+    ] == []
     lab.stage.faults.clear()
     lab.stage.faults.add(Status(404), r"POST .*(rundata|history).*runs|GET .*history.*/runs/[^/]*$", times=None)
     done = himl.ok(*SUBMIT, "--json", "train.py", "--", "--password", "hunter2")
     run_id, shown = [*lab.state.runs][-1], done.json()
-    assert (shown["id"], shown["status"], shown["experiment"], run_id in shown["url"]) == (run_id, "Queued", "train", True)
+    assert (shown["id"], shown["status"], shown["experiment"], run_id in shown["url"]) == (
+        run_id,
+        "Queued",
+        "train",
+        True,
+    )
     assert "hunter2" not in done.stdout + done.stderr
     assert (project / "most_recent_run.txt").read_text().strip() == f"train:{run_id}"
 
@@ -270,7 +348,9 @@ def test_missing_azureml_core_names_install_command_first(lab: StagedWorkspace, 
     [("snapshots/getblob", 0, "snapshots/latest", 1), ("PATCH .*/history/", 1, "PATCH .*/history/", 2)],
     ids=["before the job was created", "while it gets its tags"],
 )
-def test_interrupted_submit_tells_whether_a_job_runs(lab: StagedWorkspace, himl: Himl, held: str, skip: int, seen: str, count: int) -> None:
+def test_interrupted_submit_tells_whether_a_job_runs(
+    lab: StagedWorkspace, himl: Himl, held: str, skip: int, seen: str, count: int
+) -> None:
     lab.stage.faults.add(Latency(4), held, skip=skip)
     process = himl.start(*SUBMIT, "train.py")
     until(lambda: len(lab.requests(seen)) >= count)
@@ -303,10 +383,25 @@ Path("outputs/found.json").write_text(json.dumps(vars(args)))
 @pytest.mark.usefixtures("running")
 def test_a_grid_runs_as_hyperdrive_and_is_read(lab: StagedWorkspace, himl: Himl, project: Path) -> None:
     write_files(project, {"score.py": SCORE})
-    sweep = ("--sweep", "lr=0.1,0.01", "--sweep", "name=a b,$HOME", "--primary_metric", "score", "--goal", "maximize", "--max_concurrent", "2")
+    sweep = (
+        "--sweep",
+        "lr=0.1,0.01",
+        "--sweep",
+        "name=a b,$HOME",
+        "--primary_metric",
+        "score",
+        "--goal",
+        "maximize",
+        "--max_concurrent",
+        "2",
+    )
     run_id = submitted(himl, "score.py", *sweep, "--tag", "team=blue", "--", "--fixed", "x y")
     lab.wait_for(run_id, "Completed")
-    trials = {run.run_id: json.loads(lab.artifacts(run.run_id)["outputs/found.json"]) for run in lab.state.runs.values() if run.parent_id == run_id}
+    trials = {
+        run.run_id: json.loads(lab.artifacts(run.run_id)["outputs/found.json"])
+        for run in lab.state.runs.values()
+        if run.parent_id == run_id
+    }
     assert sorted(trials) == [f"{run_id}_{index}" for index in range(4)]
     wanted = [{"fixed": "x y", "name": name, "lr": lr} for lr in (0.1, 0.01) for name in ("a b", "$HOME")]
     assert sorted(trials.values(), key=str) == sorted(wanted, key=str)
@@ -317,11 +412,32 @@ def test_a_grid_runs_as_hyperdrive_and_is_read(lab: StagedWorkspace, himl: Himl,
 
 
 def test_draws_policies_and_limits_of_a_sweep_arrive(lab: StagedWorkspace, himl: Himl) -> None:
-    sweep = ("--sweep", "lr=loguniform(-6,-1)", "--sweep", "n=randint(5)", "--sampling", "random", "--max_trials", "7", "--max_run_duration", "1h")
-    job = lab.state.runs[submitted(himl, "train.py", *sweep, "--early_stop", "bandit(slack_factor=0.2,evaluation_interval=2)")].job or {}
+    sweep = (
+        "--sweep",
+        "lr=loguniform(-6,-1)",
+        "--sweep",
+        "n=randint(5)",
+        "--sampling",
+        "random",
+        "--max_trials",
+        "7",
+        "--max_run_duration",
+        "1h",
+    )
+    job = (
+        lab.state.runs[
+            submitted(himl, "train.py", *sweep, "--early_stop", "bandit(slack_factor=0.2,evaluation_interval=2)")
+        ].job
+        or {}
+    )
     assert job["searchSpace"] == {"lr": ["loguniform", [-6, -1]], "n": ["randint", [5]]}
     assert job["samplingAlgorithm"]["samplingAlgorithmType"] == "Random"
-    assert job["earlyTermination"] == {"policyType": "Bandit", "slackFactor": 0.2, "evaluationInterval": 2, "delayEvaluation": 0}
+    assert job["earlyTermination"] == {
+        "policyType": "Bandit",
+        "slackFactor": 0.2,
+        "evaluationInterval": 2,
+        "delayEvaluation": 0,
+    }
     assert (job["limits"]["maxTotalTrials"], job["limits"]["trialTimeout"]) == (7, "PT3600S")
     many = ("--sweep", f"lr={','.join(map(str, range(150)))}", "--", "--lr", "${{search_space.lr}}", "--fixed", "x")
     run = lab.state.runs[submitted(himl, "train.py", *many)]

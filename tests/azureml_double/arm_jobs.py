@@ -11,13 +11,37 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.azureml_double.frame import ServiceError, arm_page, bad_request, below_no_workspace, body_of, caller_of, demand, not_found, there, workspace_of
+from tests.azureml_double.frame import (
+    ServiceError,
+    arm_page,
+    bad_request,
+    below_no_workspace,
+    body_of,
+    caller_of,
+    demand,
+    not_found,
+    there,
+    workspace_of,
+)
 from tests.azureml_double.jobs.command import seconds_of, unknown_references
 from tests.azureml_double.jobs.data import data_version, names_data_version
 from tests.azureml_double.jobs.pipelines import check_pipeline, runs_jobs
 from tests.azureml_double.jobs.records import FIRST_STATUS, job_type_of, new_job
 from tests.azureml_double.jobs.sweeps import check_sweep
-from tests.azureml_double.state import PIPELINE, STEP, Azure, Caller, Json, Principal, Right, Run, TokenRefused, Workspace, read_token, time_text
+from tests.azureml_double.state import (
+    PIPELINE,
+    STEP,
+    Azure,
+    Caller,
+    Json,
+    Principal,
+    Right,
+    Run,
+    TokenRefused,
+    Workspace,
+    read_token,
+    time_text,
+)
 
 # Statuses that only run history has.
 ARM_STATUS = {"Unapproved": "NotStarted", "Pausing": "Running"}
@@ -26,11 +50,15 @@ CANCELATION, DELETION = "jc", "jd"
 CURATED = "AzureML-"
 # The members of jobs and their parts, for the versions that clients of the tests send, from the vendor's models. The
 # specification permits no others. Stable version 2024-10-01 is that of the preview of this date.
-_JOB = "componentId computeId description displayName experimentName identity isArchived jobType notificationSetting properties services status tags"
+_JOB = (
+    "componentId computeId description displayName experimentName identity isArchived jobType "
+    "notificationSetting properties services status tags"
+)
 _TRIAL = "codeId command distribution environmentId environmentVariables resources"
 _MEMBERS = {
     "CommandJob": f"{_JOB} {_TRIAL} inputs limits outputs parameters queueSettings",
-    "SweepJob": f"{_JOB} earlyTermination inputs limits objective outputs queueSettings samplingAlgorithm searchSpace trial",
+    "SweepJob": f"{_JOB} earlyTermination inputs limits objective outputs queueSettings samplingAlgorithm searchSpace "
+    "trial",
     "PipelineJob": f"{_JOB} inputs jobs outputs settings sourceJobId",
     "TrialComponent": _TRIAL,
     "JobResourceConfiguration": "dockerArgs instanceCount instanceType properties shmSize",
@@ -39,11 +67,24 @@ _MEMBERS = {
     "JobInput": "description jobInputType mode uri",
     "JobOutput": "assetName description jobOutputType mode uri",
 }
-_OF_2024 = {"JobInput": "pathOnCompute", "JobOutput": "assetVersion autoDeleteSetting pathOnCompute", "QueueSettings": "priority"}
-_OF_2024 |= {"JobResourceConfiguration": "locations maxInstanceCount", "CommandJob": "autologgerSettings secretsConfiguration"}
+_OF_2024 = {
+    "JobInput": "pathOnCompute",
+    "JobOutput": "assetVersion autoDeleteSetting pathOnCompute",
+    "QueueSettings": "priority",
+}
+_OF_2024 |= {
+    "JobResourceConfiguration": "locations maxInstanceCount",
+    "CommandJob": "autologgerSettings secretsConfiguration",
+}
 _OF_2024 |= {"SweepJob": "componentConfiguration resources secretsConfiguration", "PipelineJob": "secretsConfiguration"}
-_OF_2025 = dict.fromkeys(("CommandJob", "SweepJob", "PipelineJob"), "parentJobName") | {"JobResourceConfiguration": "dockerArgsList"}
-_MORE_MEMBERS: dict[str, dict[str, str]] = {"2024-01-01-preview": _OF_2024, "2024-10-01": {}, "2025-01-01-preview": _OF_2025}
+_OF_2025 = dict.fromkeys(("CommandJob", "SweepJob", "PipelineJob"), "parentJobName") | {
+    "JobResourceConfiguration": "dockerArgsList"
+}
+_MORE_MEMBERS: dict[str, dict[str, str]] = {
+    "2024-01-01-preview": _OF_2024,
+    "2024-10-01": {},
+    "2025-01-01-preview": _OF_2025,
+}
 _ASSETS = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable", "mlflow_model": "MLFlowModel"}
 _ASSETS |= {"custom_model": "CustomModel", "triton_model": "TritonModel", "literal": "Literal"}
 # Limits of jobs in the specification. It has no words for them, so these are our own.
@@ -52,13 +93,19 @@ PROVIDER = "Microsoft.MachineLearningServices"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_]{0,254}")
 _EXPERIMENT = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,255}")
 _SIZE = re.compile(r"[1-9]\d*[bkmg]", re.IGNORECASE)
-_ENVIRONMENT = re.compile(r"(?:.*/environments/([^/]+)/(versions|labels)/([^/]+)|(?:azureml:)?([^:@/]+)([:@])([^:@/]+))", re.IGNORECASE)
+_ENVIRONMENT = re.compile(
+    r"(?:.*/environments/([^/]+)/(versions|labels)/([^/]+)|(?:azureml:)?([^:@/]+)([:@])([^:@/]+))", re.IGNORECASE
+)
 
 
 def list_jobs(request: Request) -> Response:
     workspace, query = workspace_of(request), request.query_params
     view = query.get("listViewType", "ActiveOnly")
-    found = [run for run in reversed(workspace.runs.values()) if run.parent_id is None and (view == "All" or run.hidden is (view == "ArchivedOnly"))]
+    found = [
+        run
+        for run in reversed(workspace.runs.values())
+        if run.parent_id is None and (view == "All" or run.hidden is (view == "ArchivedOnly"))
+    ]
     return arm_page(request, [job_document(workspace, run) for run in found], size=100)
 
 
@@ -68,7 +115,11 @@ def get_job(request: Request) -> Response:
 
 def put_job(request: Request) -> Response:
     demand(request, Right.WRITE, "jobs/write")
-    workspace, name, properties = workspace_of(request), request.path_params["name"], body_of(request).get("properties", {})
+    workspace, name, properties = (
+        workspace_of(request),
+        request.path_params["name"],
+        body_of(request).get("properties", {}),
+    )
     known = workspace.runs.get(name)
     if known is not None:
         # It is not known whether the service rejects a second pipeline of the same name.
@@ -78,13 +129,18 @@ def put_job(request: Request) -> Response:
         raise ServiceError(400, "UserError", message, inner="JobPropertyImmutable")
     _check_members(properties, request.query_params.get("api-version", ""))
     _check_new_job(workspace, name, properties)
-    there(workspace.runs.get(parent) if (parent := properties.get("parentJobName")) else workspace, f"Parent job {parent} not found.")
+    there(
+        workspace.runs.get(parent) if (parent := properties.get("parentJobName")) else workspace,
+        f"Parent job {parent} not found.",
+    )
     submitter = _submitter(request, properties.get("identity"))
     run = new_job(workspace, name, properties)
     run.owner = submitter.client_id if submitter else ""
     document = job_document(workspace, run)
     workspace.start(run, submitter)
-    return JSONResponse(document, 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
+    return JSONResponse(
+        document, 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"}
+    )
 
 
 def cancel_job(request: Request) -> Response:
@@ -105,7 +161,9 @@ def cancel_job(request: Request) -> Response:
     run.cancel_polls = 1
     if not workspace.cancels(run):
         run.status = "CancelRequested"
-    return JSONResponse(None, 202, headers={**_where(request, workspace, run.run_id), "x-ms-async-operation-timeout": "PT1H"})
+    return JSONResponse(
+        None, 202, headers={**_where(request, workspace, run.run_id), "x-ms-async-operation-timeout": "PT1H"}
+    )
 
 
 def delete_job(request: Request) -> Response:
@@ -116,7 +174,9 @@ def delete_job(request: Request) -> Response:
     workspace, run = workspace_of(request), _asked(request)
     if not run.is_ended:
         raise bad_request(f"The job {run.run_id} is in the state {run.status} and cannot be deleted.")
-    return JSONResponse(None, 202, headers={**_where(request, workspace, run.run_id, DELETION), "x-ms-async-operation-timeout": "PT1H"})
+    return JSONResponse(
+        None, 202, headers={**_where(request, workspace, run.run_id, DELETION), "x-ms-async-operation-timeout": "PT1H"}
+    )
 
 
 @below_no_workspace
@@ -143,9 +203,15 @@ def operation(request: Request, azure: Azure, caller: Caller) -> Response:
 
 def _where(request: Request, workspace: Workspace, name: str, what: str = CANCELATION) -> dict[str, str]:
     """The address of the operation. There is no `Retry-After`, as recorded, so azure-ai-ml waits 30 s."""
-    place = f"subscriptions/{workspace.subscription}/providers/{PROVIDER}/locations/{workspace.location}/mfeOperationResults"
+    place = (
+        f"subscriptions/{workspace.subscription}/providers/{PROVIDER}/locations/{workspace.location}/"
+        "mfeOperationResults"
+    )
     version = request.query_params.get("api-version", "")
-    return {"Location": f"https://{request.headers['host']}/{place}/{what}:{workspace.workspace_id}:{name}?api-version={version}"}
+    return {
+        "Location": f"https://{request.headers['host']}/{place}/"
+        f"{what}:{workspace.workspace_id}:{name}?api-version={version}"
+    }
 
 
 def _asked(request: Request) -> Run:
@@ -162,7 +228,9 @@ def _submitter(request: Request, identity: Json | None) -> Principal | None:
     try:
         claims = read_token(request.headers.get(HEADER, ""))
     except TokenRefused as e:
-        raise bad_request(f"The job is to run with its submitter's identity, and its header {HEADER} has no good token: {e}") from e
+        raise bad_request(
+            f"The job is to run with its submitter's identity, and its header {HEADER} has no good token: {e}"
+        ) from e
     if claims["aud"].rstrip("/") != AUDIENCE:
         raise bad_request(f"The token in {HEADER} is for '{claims['aud']}', not for '{AUDIENCE}'.")
     return cast(Azure, request.state.azure).principals.get(claims["appid"])
@@ -176,7 +244,10 @@ def _check_members(properties: Json, version: str) -> None:
     parts: list[tuple[str, str, Json | None]] = [(kind, kind, properties)]
     for owner in (properties, properties.get("trial") or {}):
         parts.append(("JobResourceConfiguration", "JobResourceConfiguration", owner.get("resources")))
-    parts += [(one, one, properties.get(name)) for name, one in (("trial", "TrialComponent"), ("queueSettings", "QueueSettings"))]
+    parts += [
+        (one, one, properties.get(name))
+        for name, one in (("trial", "TrialComponent"), ("queueSettings", "QueueSettings"))
+    ]
     for what in ("Input", "Output"):
         for given in (properties.get(f"{what.lower()}s") or {}).values():
             name = f"{_ASSETS.get(given.get(f'job{what}Type'), '')}Job{what}"
@@ -185,7 +256,9 @@ def _check_members(properties: Json, version: str) -> None:
         more = _MORE_MEMBERS[version].get(known, "")
         unknown = given.keys() - f"{_MEMBERS[known]} {more}".split() if given and known in _MEMBERS else set()
         if unknown:
-            details = tuple(f"Could not find member '{member}' on object of type '{name}'." for member in sorted(unknown))
+            details = tuple(
+                f"Could not find member '{member}' on object of type '{name}'." for member in sorted(unknown)
+            )
             raise ServiceError(400, "RequestInvalid", "The request is invalid.", details=details)
 
 
@@ -193,7 +266,10 @@ def _check_limits(properties: Json) -> None:
     tags = properties.get("tags") or {}
     for is_wrong, message in (
         (len(tags) > MOST_TAGS, f"A job has at most {MOST_TAGS} tags, not {len(tags)}."),
-        (any(len(key) > LONGEST_TAG_NAME or len(str(value)) > LONGEST_TAG for key, value in tags.items()), "A tag is too long."),
+        (
+            any(len(key) > LONGEST_TAG_NAME or len(str(value)) > LONGEST_TAG for key, value in tags.items()),
+            "A tag is too long.",
+        ),
         (len(properties.get("properties") or {}) > MOST_TAGS, f"A job has at most {MOST_TAGS} properties."),
         (len(properties.get("displayName") or "") > LONGEST_DISPLAY_NAME, "The display name is too long."),
     ):
@@ -221,7 +297,9 @@ def _check_new_job(workspace: Workspace, name: str, properties: Json) -> None:
     target = str(properties.get("computeId") or "")
     if target and not runs_jobs(workspace, target):
         target = target.rpartition("/")[2]
-        unknown = ServiceError(400, "UserError", f"Unknown compute target '{target}'.", inner="BadArgument/UnknownTargetType")
+        unknown = ServiceError(
+            400, "UserError", f"Unknown compute target '{target}'.", inner="BadArgument/UnknownTargetType"
+        )
         raise bad_request("Compute Not Found for run ID") if kind == "Sweep" else unknown
     trial = properties.get("trial") or {}
     check_code(workspace, properties.get("codeId") or trial.get("codeId"))
@@ -279,28 +357,61 @@ def _check_command(properties: Json) -> None:
 def job_document(workspace: Workspace, run: Run) -> Json:
     """The resource. A step of a pipeline has no `properties`, as in the service."""
     system = {"createdAt": time_text(run.created), "createdBy": run.user_name, "createdByType": "User"}
-    document: Json = {"id": f"{workspace.path}/jobs/{run.run_id}", "name": run.run_id, "type": f"{PROVIDER}/workspaces/jobs", "systemData": system}
+    document: Json = {
+        "id": f"{workspace.path}/jobs/{run.run_id}",
+        "name": run.run_id,
+        "type": f"{PROVIDER}/workspaces/jobs",
+        "systemData": system,
+    }
     if run.run_type == STEP:
         return document
     job, kind = run.job or {}, job_type_of(run)
     modes = {True: {}, False: {"mode": "ReadOnlyMount"}}
-    inputs = {name: {"description": None, **modes[given.get("jobInputType") == "literal"], **given} for name, given in (job.get("inputs") or {}).items()}
-    common: Json = {"description": run.description, "tags": run.tags, "properties": run.properties, "displayName": run.display_name}
+    inputs = {
+        name: {"description": None, **modes[given.get("jobInputType") == "literal"], **given}
+        for name, given in (job.get("inputs") or {}).items()
+    }
+    common: Json = {
+        "description": run.description,
+        "tags": run.tags,
+        "properties": run.properties,
+        "displayName": run.display_name,
+    }
     common |= {"status": ARM_STATUS.get(run.status, run.status), "experimentName": run.experiment.name}
-    common |= {"services": _services(workspace, run, kind), "computeId": f"{workspace.path}/computes/{run.target}" if run.target else None}
-    common |= {"isArchived": run.hidden, "identity": job.get("identity"), "componentId": None, "notificationSetting": None, "jobType": kind}
+    common |= {
+        "services": _services(workspace, run, kind),
+        "computeId": f"{workspace.path}/computes/{run.target}" if run.target else None,
+    }
+    common |= {
+        "isArchived": run.hidden,
+        "identity": job.get("identity"),
+        "componentId": None,
+        "notificationSetting": None,
+        "jobType": kind,
+    }
     common |= {"inputs": inputs, "outputs": _outputs(run)}
     training = f"{workspace.path}/environments/training/versions/1"
     if kind == "Sweep":
         return document | {"properties": common | _sweep(job, training)}
     if kind == "Pipeline":
-        return document | {"properties": common | {"jobs": job.get("jobs") or {}, "settings": job.get("settings") or {}, "sourceJobId": None}}
+        return document | {
+            "properties": common
+            | {"jobs": job.get("jobs") or {}, "settings": job.get("settings") or {}, "sourceJobId": None}
+        }
     nulls = dict.fromkeys(("maxInstanceCount", "instanceType", "locations", "properties", "dockerArgs"))
-    common |= {"resources": {**nulls, "instanceCount": 1, "shmSize": "2g", **(job.get("resources") or {})}, "codeId": job.get("codeId")}
-    common |= {"command": job.get("command") or f"python {run.script or 'train.py'}", "environmentId": job.get("environmentId") or training}
+    common |= {
+        "resources": {**nulls, "instanceCount": 1, "shmSize": "2g", **(job.get("resources") or {})},
+        "codeId": job.get("codeId"),
+    }
+    common |= {
+        "command": job.get("command") or f"python {run.script or 'train.py'}",
+        "environmentId": job.get("environmentId") or training,
+    }
     common |= {"distribution": job.get("distribution"), "autologgerSettings": None, "limits": job.get("limits")}
     common |= {"environmentVariables": job.get("environmentVariables") or {}, "parameters": {}}
-    return document | {"properties": common | {"queueSettings": job.get("queueSettings") or {"jobTier": "Standard", "priority": None}}}
+    return document | {
+        "properties": common | {"queueSettings": job.get("queueSettings") or {"jobTier": "Standard", "priority": None}}
+    }
 
 
 def _services(workspace: Workspace, run: Run, kind: str) -> Json:
@@ -318,10 +429,20 @@ def _services(workspace: Workspace, run: Run, kind: str) -> Json:
 
 
 def _outputs(run: Run) -> Json:
-    nothing = {"description": None, "assetName": None, "assetVersion": None, "mode": "ReadWriteMount", "jobOutputType": "uri_folder"}
+    nothing = {
+        "description": None,
+        "assetName": None,
+        "assetVersion": None,
+        "mode": "ReadWriteMount",
+        "jobOutputType": "uri_folder",
+    }
     default = f"azureml://datastores/workspaceartifactstore/ExperimentRun/{run.data_container_id}"
     given = {name: {**nothing, **output} for name, output in ((run.job or {}).get("outputs") or {}).items()}
-    named = {name: {**nothing, **given.get(name, {}), "uri": output.uri} for name, output in run.outputs.items() if name != "default"}
+    named = {
+        name: {**nothing, **given.get(name, {}), "uri": output.uri}
+        for name, output in run.outputs.items()
+        if name != "default"
+    }
     return {**given, **named, "default": {**nothing, "uri": default}}
 
 
@@ -329,14 +450,26 @@ def _sweep(job: Json, environment: str) -> Json:
     trial = {"codeId": None, "environmentId": environment, "command": "python train.py --lr ${{search_space.lr}}"}
     objective = job.get("objective") or {"goal": "maximize", "primaryMetric": "accuracy"}
     sampling = job.get("samplingAlgorithm") or {"samplingAlgorithmType": "Random"}
-    defaults = {"seed": None, "logbase": None, "rule": "Random"} if sampling["samplingAlgorithmType"] == "Random" else {}
+    defaults = (
+        {"seed": None, "logbase": None, "rule": "Random"} if sampling["samplingAlgorithmType"] == "Random" else {}
+    )
     seeded = {"maxTotalTrials": 3, "maxConcurrentTrials": 1, "timeout": "PT2H"}
     limits = dict.fromkeys(("maxTotalTrials", "maxConcurrentTrials", "timeout", "trialTimeout"))
     given = job.get("trial") or {}
-    resources = {"instanceCount": 1, **dict.fromkeys(("instanceType", "locations", "properties", "dockerArgs")), **(given.get("resources") or {})}
-    form: Json = {"searchSpace": job.get("searchSpace") or {"lr": ["choice", [[0.1, 0.01, 0.001]]]}, "samplingAlgorithm": {**defaults, **sampling}}
+    resources = {
+        "instanceCount": 1,
+        **dict.fromkeys(("instanceType", "locations", "properties", "dockerArgs")),
+        **(given.get("resources") or {}),
+    }
+    form: Json = {
+        "searchSpace": job.get("searchSpace") or {"lr": ["choice", [[0.1, 0.01, 0.001]]]},
+        "samplingAlgorithm": {**defaults, **sampling},
+    }
     form |= {"objective": {**objective, "goal": str(objective["goal"]).capitalize()}}
-    form |= {"limits": {"jobLimitsType": "Sweep", **limits, **(job.get("limits") or seeded)}, "earlyTermination": job.get("earlyTermination")}
+    form |= {
+        "limits": {"jobLimitsType": "Sweep", **limits, **(job.get("limits") or seeded)},
+        "earlyTermination": job.get("earlyTermination"),
+    }
     form |= {"trial": {**trial, "environmentVariables": {}, "distribution": None, **given, "resources": resources}}
     return form | {"queueSettings": job.get("queueSettings")}
 
@@ -348,4 +481,10 @@ routes: list[Route] = [
     Route("/jobs/{name}", delete_job, methods=["DELETE"]),
     Route("/jobs/{name}/cancel", cancel_job, methods=["POST"]),
 ]
-open_routes = [Route(f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}/mfeOperationResults/{{operation}}", operation)]
+open_routes = [
+    Route(
+        f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}/mfeOperationResults/"
+        "{operation}",
+        operation,
+    )
+]

@@ -48,19 +48,49 @@ def get_workspace(request: Request) -> Response:
     workspace = workspace_of(request)
     group = f"/subscriptions/{workspace.subscription}/resourceGroups/{workspace.group}/providers"
     tracking = f"azureml://{workspace.tracking_host or workspace.data_plane_host}/mlflow/v1.0{workspace.path}"
-    properties: Json = {"friendlyName": workspace.name, "description": "", **dict.fromkeys(("containerRegistry", "imageBuildCompute"))}
+    properties: Json = {
+        "friendlyName": workspace.name,
+        "description": "",
+        **dict.fromkeys(("containerRegistry", "imageBuildCompute")),
+    }
     properties |= {"storageAccount": f"{group}/Microsoft.Storage/storageAccounts/{workspace.storage.account}"}
     properties |= {"keyVault": f"{group}/Microsoft.Keyvault/vaults/{workspace.name}"}
     properties |= {"applicationInsights": f"{group}/Microsoft.insights/components/{workspace.name}"}
-    properties |= dict.fromkeys(("hbiWorkspace", "v1LegacyMode", "softDeleteEnabled", "storageHnsEnabled", "enableDataIsolation"), False)
-    properties |= {"tenantId": workspace.tenant, "provisioningState": "Succeeded", "workspaceId": workspace.workspace_id}
-    properties |= {"privateLinkCount": 0, "publicNetworkAccess": "Enabled", "discoveryUrl": f"https://{workspace.data_plane_host}/discovery"}
+    properties |= dict.fromkeys(
+        ("hbiWorkspace", "v1LegacyMode", "softDeleteEnabled", "storageHnsEnabled", "enableDataIsolation"), False
+    )
+    properties |= {
+        "tenantId": workspace.tenant,
+        "provisioningState": "Succeeded",
+        "workspaceId": workspace.workspace_id,
+    }
+    properties |= {
+        "privateLinkCount": 0,
+        "publicNetworkAccess": "Enabled",
+        "discoveryUrl": f"https://{workspace.data_plane_host}/discovery",
+    }
     properties |= {"sdkTelemetryAppInsightsKey": workspace.workspace_id, "sasGetterUri": ""}
     properties |= {"mlFlowTrackingUri": tracking} if workspace.tells_tracking else {}
-    document = {"id": workspace.path, "name": workspace.name, "type": f"{PROVIDER}/workspaces", "location": workspace.location, "properties": properties}
+    document = {
+        "id": workspace.path,
+        "name": workspace.name,
+        "type": f"{PROVIDER}/workspaces",
+        "location": workspace.location,
+        "properties": properties,
+    }
     identity = {"type": "SystemAssigned", "principalId": workspace.workspace_id, "tenantId": workspace.tenant}
     sku = {"name": "Basic", "tier": "Basic"}
-    return JSONResponse({**document, "tags": {}, "etag": None, "kind": "Default", "identity": identity, "sku": sku, "systemData": system_data(workspace)})
+    return JSONResponse(
+        {
+            **document,
+            "tags": {},
+            "etag": None,
+            "kind": "Default",
+            "identity": identity,
+            "sku": sku,
+            "systemData": system_data(workspace),
+        }
+    )
 
 
 @below_no_workspace
@@ -69,7 +99,16 @@ def subscriptions(request: Request, azure: Azure, caller: Caller) -> Response:
     assert caller.principal is not None
     tenant = caller.principal.tenant
     own = sorted({one.subscription for one in azure.workspaces.values() if one.tenant == tenant})
-    documents = [{"id": f"/subscriptions/{one}", "subscriptionId": one, "tenantId": tenant, "displayName": "Research", "state": "Enabled"} for one in own]
+    documents = [
+        {
+            "id": f"/subscriptions/{one}",
+            "subscriptionId": one,
+            "tenantId": tenant,
+            "displayName": "Research",
+            "state": "Enabled",
+        }
+        for one in own
+    ]
     return JSONResponse({"value": documents, "count": {"type": "Total", "value": len(documents)}})
 
 
@@ -81,12 +120,23 @@ def resource_metrics(request: Request) -> Response:
     """
     demand(request, Right.READ, "providers/Microsoft.Insights/metrics/read")
     workspace, asked = workspace_of(request), request.query_params
-    found = re.fullmatch(r"RunId eq '([^']+)'(?: and DeviceId eq '\*')?( and InstanceId eq '\*')?", asked.get("$filter", ""))
-    names, begun, ended = asked["metricnames"].split(","), *map(datetime.fromisoformat, asked["timespan"].replace("Z", "+00:00").split("/"))
+    found = re.fullmatch(
+        r"RunId eq '([^']+)'(?: and DeviceId eq '\*')?( and InstanceId eq '\*')?", asked.get("$filter", "")
+    )
+    names, begun, ended = (
+        asked["metricnames"].split(","),
+        *map(datetime.fromisoformat, asked["timespan"].replace("Z", "+00:00").split("/")),
+    )
     bare = [name for name in names if "DeviceId" in asked["$filter"] and not name.startswith("Gpu")]
     for is_wrong, message in (
-        (not found or len(names) > 20 or begun >= ended or asked["interval"] not in _GRAINS, "The request cannot be understood."),
-        (bare and asked.get("ValidateDimensions", "true") == "true", f"Metric: {''.join(bare[:1])} does not support requested dimension combination: DeviceId"),
+        (
+            not found or len(names) > 20 or begun >= ended or asked["interval"] not in _GRAINS,
+            "The request cannot be understood.",
+        ),
+        (
+            bare and asked.get("ValidateDimensions", "true") == "true",
+            f"Metric: {''.join(bare[:1])} does not support requested dimension combination: DeviceId",
+        ),
     ):
         if is_wrong:
             return JSONResponse({"code": "BadRequest", "message": message}, 400)
@@ -103,12 +153,27 @@ def resource_metrics(request: Request) -> Response:
             told = [{"name": {"value": key, "localizedValue": key}, "value": text} for key, text in pairs if text]
             data = []
             for place, column in enumerate(zip(*rows, strict=True)):
-                point: Json = {"timeStamp": (begun + timedelta(minutes=_GRAINS[asked["interval"]] * place)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+                point: Json = {
+                    "timeStamp": (begun + timedelta(minutes=_GRAINS[asked["interval"]] * place)).strftime(
+                        "%Y-%m-%dT%H:%M:%SZ"
+                    )
+                }
                 there = [number for number in column if number is not None]
                 data.append(point | ({"average": sum(there) / len(there), "maximum": max(there) + 1} if there else {}))
             series.append({"metadatavalues": told, "data": data})
-        facts = {"id": f"{workspace.path}/providers/Microsoft.Insights/metrics/{name}", "type": "Microsoft.Insights/metrics", "unit": "Count"}
-        value.append({**facts, "name": {"value": name, "localizedValue": name}, "timeseries": series[: int(asked.get("top", "10"))], "errorCode": "Success"})
+        facts = {
+            "id": f"{workspace.path}/providers/Microsoft.Insights/metrics/{name}",
+            "type": "Microsoft.Insights/metrics",
+            "unit": "Count",
+        }
+        value.append(
+            {
+                **facts,
+                "name": {"value": name, "localizedValue": name},
+                "timeseries": series[: int(asked.get("top", "10"))],
+                "errorCode": "Success",
+            }
+        )
     document = {"cost": 0, "timespan": asked["timespan"], "interval": asked["interval"], "value": value}
     return JSONResponse({**document, "namespace": f"{PROVIDER}/workspaces", "resourceregion": workspace.location})
 
@@ -119,8 +184,18 @@ async def cloud_endpoints(request: Request) -> Response:
     """
     suffixes = {"storage": "core.windows.net", "keyVaultDns": "vault.azure.net", "acrLoginServer": "azurecr.io"}
     audiences = ["https://management.core.windows.net/", "https://management.azure.com/"]
-    cloud: Json = {"name": "AzureCloud", "portal": "https://portal.azure.com", "resourceManager": "https://management.azure.com/"}
-    cloud |= {"authentication": {"loginEndpoint": "https://login.microsoftonline.com", "audiences": audiences, "tenant": "common"}}
+    cloud: Json = {
+        "name": "AzureCloud",
+        "portal": "https://portal.azure.com",
+        "resourceManager": "https://management.azure.com/",
+    }
+    cloud |= {
+        "authentication": {
+            "loginEndpoint": "https://login.microsoftonline.com",
+            "audiences": audiences,
+            "tenant": "common",
+        }
+    }
     cloud |= {"suffixes": {**suffixes, "azureDataLakeStoreFileSystem": "azuredatalakestore.net"}}
     return JSONResponse([cloud] if request.query_params.get("api-version", "") >= "2019" else cloud)
 
@@ -140,19 +215,47 @@ def get_compute(request: Request) -> Response:
 def compute_document(workspace: Workspace, name: str) -> Json:
     compute = workspace.computes[name]
     created, idle = time_text(compute["created"]), compute.get("idle", "PT2M")
-    scale = {"maxNodeCount": compute["max_nodes"], "minNodeCount": compute.get("min_nodes", 0), "nodeIdleTimeBeforeScaleDown": idle}
-    cluster: Json = {"vmSize": compute["size"], "vmPriority": compute.get("priority", "Dedicated"), "scaleSettings": scale}
-    cluster |= {**dict.fromkeys(("subnet", "errors", "virtualMachineImage")), **dict.fromkeys(("currentNodeCount", "targetNodeCount"), 0)}
+    scale = {
+        "maxNodeCount": compute["max_nodes"],
+        "minNodeCount": compute.get("min_nodes", 0),
+        "nodeIdleTimeBeforeScaleDown": idle,
+    }
+    cluster: Json = {
+        "vmSize": compute["size"],
+        "vmPriority": compute.get("priority", "Dedicated"),
+        "scaleSettings": scale,
+    }
+    cluster |= {
+        **dict.fromkeys(("subnet", "errors", "virtualMachineImage")),
+        **dict.fromkeys(("currentNodeCount", "targetNodeCount"), 0),
+    }
     cluster |= {"nodeStateCounts": {f"{state}NodeCount": 0 for state in NODE_STATES}, "allocationState": "Steady"}
     cluster |= {"allocationStateTransitionTime": created, "remoteLoginPortPublicAccess": "Enabled", "osType": "Linux"}
     cluster |= {"isolatedNetwork": False, "enableNodePublicIp": True, "propertyBag": {}}
-    properties: Json = {"createdOn": created, "modifiedOn": created, **dict.fromkeys(("disableLocalAuth", "isAttachedCompute"), False)}
-    properties |= {**dict.fromkeys(("description", "resourceId")), "computeType": compute["kind"], "computeLocation": workspace.location}
+    properties: Json = {
+        "createdOn": created,
+        "modifiedOn": created,
+        **dict.fromkeys(("disableLocalAuth", "isAttachedCompute"), False),
+    }
+    properties |= {
+        **dict.fromkeys(("description", "resourceId")),
+        "computeType": compute["kind"],
+        "computeLocation": workspace.location,
+    }
     properties |= {"provisioningState": compute.get("state", "Succeeded")}
-    properties |= {"provisioningErrors": [{"error": error} for error in compute["errors"]] if compute.get("errors") else None}
+    properties |= {
+        "provisioningErrors": [{"error": error} for error in compute["errors"]] if compute.get("errors") else None
+    }
     properties |= {"properties": cluster}
     path = f"{workspace.path}/computes/{name}"
-    return {"id": path, "name": name, "type": f"{PROVIDER}/workspaces/computes", "location": workspace.location, "tags": {}, "properties": properties}
+    return {
+        "id": path,
+        "name": name,
+        "type": f"{PROVIDER}/workspaces/computes",
+        "location": workspace.location,
+        "tags": {},
+        "properties": properties,
+    }
 
 
 def put_compute(request: Request) -> Response:
@@ -165,7 +268,10 @@ def put_compute(request: Request) -> Response:
     least, most = int(scale.get("minNodeCount") or 0), int(scale.get("maxNodeCount") or 0)
     for is_wrong, message in (
         (not _COMPUTE_NAME.fullmatch(name), f"The compute name '{name}' is not valid."),
-        (properties.get("computeType") != "AmlCompute", f"Computes of type '{properties.get('computeType')}' are not played."),
+        (
+            properties.get("computeType") != "AmlCompute",
+            f"Computes of type '{properties.get('computeType')}' are not played.",
+        ),
         (not body.get("location"), "The compute has no location."),
         (size.upper() not in CORES, f"Requested VM size '{size}' is not supported in this region."),
         (not 0 <= least <= most, "The scale settings are not valid."),
@@ -173,7 +279,10 @@ def put_compute(request: Request) -> Response:
         if is_wrong:
             raise bad_request(message)
     asked = CORES[size.upper()] * most
-    message = f"Operation results in exceeding quota limits of Core. Maximum allowed: {QUOTA}, Current in use: 0, Additional requested: {asked}."
+    message = (
+        f"Operation results in exceeding quota limits of Core. Maximum allowed: {QUOTA}, Current in use: 0, "
+        f"Additional requested: {asked}."
+    )
     # The code is a guess.
     error = {"code": "BadRequest", "message": message} if asked > QUOTA else None
     operation: Json = {"id": new_id(), "polls": POLLS, "error": error}
@@ -188,23 +297,39 @@ def put_compute(request: Request) -> Response:
         "created": now(),
         "operation": operation,
     }
-    place = f"subscriptions/{workspace.subscription}/providers/{PROVIDER}/locations/{workspace.location}/computeOperationsStatus"
-    where = f"https://{request.headers['host']}/{place}/{operation['id']}?api-version={request.query_params['api-version']}&service=new"
-    return JSONResponse(compute_document(workspace, name) | {"tags": None}, 201, headers={"Azure-AsyncOperation": where})
+    place = (
+        f"subscriptions/{workspace.subscription}/providers/{PROVIDER}/locations/{workspace.location}/"
+        "computeOperationsStatus"
+    )
+    where = (
+        f"https://{request.headers['host']}/{place}/"
+        f"{operation['id']}?api-version={request.query_params['api-version']}&service=new"
+    )
+    return JSONResponse(
+        compute_document(workspace, name) | {"tags": None}, 201, headers={"Azure-AsyncOperation": where}
+    )
 
 
 @below_no_workspace
 def operation_status(request: Request, azure: Azure, caller: Caller) -> Response:
     """The progress of the creation of a cluster."""
-    computes: list[dict[str, Any]] = [compute for workspace in azure.workspaces.values() for compute in workspace.computes.values()]
-    found = next((one for one in computes if one.get("operation", {}).get("id") == request.path_params["operation"]), None)
+    computes: list[dict[str, Any]] = [
+        compute for workspace in azure.workspaces.values() for compute in workspace.computes.values()
+    ]
+    found = next(
+        (one for one in computes if one.get("operation", {}).get("id") == request.path_params["operation"]), None
+    )
     compute = there(found, "Operation not found.")
     operation = compute["operation"]
     if operation["polls"] > 0:
         operation["polls"] -= 1
         return JSONResponse({"status": "InProgress"})
     compute["state"] = "Failed" if operation["error"] else "Succeeded"
-    return JSONResponse({"status": "Failed", "error": operation["error"]} if operation["error"] else {"status": "Succeeded", "percentComplete": 100.0})
+    return JSONResponse(
+        {"status": "Failed", "error": operation["error"]}
+        if operation["error"]
+        else {"status": "Succeeded", "percentComplete": 100.0}
+    )
 
 
 def list_datastores(request: Request) -> Response:
@@ -246,7 +371,9 @@ def put_datastore(request: Request) -> Response:
     workspace, properties = workspace_of(request), body_of(request)["properties"]
     name, kind = request.path_params["name"], properties["datastoreType"]
     if not _DATASTORE_NAME.fullmatch(name):
-        raise bad_request(f"The name '{name}' of a datastore may have letters, digits and underscores only, 255 at most.")
+        raise bad_request(
+            f"The name '{name}' of a datastore may have letters, digits and underscores only, 255 at most."
+        )
     accounts = {one.account: one for one in (workspace.storage, workspace.second_storage)}
     storage = accounts.get(properties.get("accountName", ""))
     if storage is None or kind not in _WHERE:
@@ -255,8 +382,13 @@ def put_datastore(request: Request) -> Response:
     if key not in (None, storage.key) and request.query_params.get("skipValidation", "").lower() != "true":
         raise bad_request("Unable to access data using the credentials of the request.")
     existed = name in workspace.datastores
-    datastore = Datastore(name, properties[_WHERE[kind]], storage, kind, properties.get("credentials", {}).get("credentialsType", "None"))
-    datastore.identity, datastore.tags = properties.get("serviceDataAccessAuthIdentity") or "None", properties.get("tags") or {}
+    datastore = Datastore(
+        name, properties[_WHERE[kind]], storage, kind, properties.get("credentials", {}).get("credentialsType", "None")
+    )
+    datastore.identity, datastore.tags = (
+        properties.get("serviceDataAccessAuthIdentity") or "None",
+        properties.get("tags") or {},
+    )
     workspace.datastores[name] = datastore
     return JSONResponse(datastore_document(workspace, datastore), 200 if existed else 201)
 
@@ -268,13 +400,28 @@ def datastore_document(workspace: Workspace, datastore: Datastore) -> Json:
         principal = datastore.service_principal
         authority = {"authorityUrl": "https://login.microsoftonline.com", "resourceUrl": "https://storage.azure.com/"}
         credentials |= authority | {"clientId": principal.client_id, "tenantId": principal.tenant}
-    properties: Json = {"description": datastore.description, "tags": datastore.tags, "properties": None, "isDefault": datastore.is_default}
-    properties |= {"credentials": credentials, "datastoreType": datastore.kind, "accountName": datastore.storage.account}
+    properties: Json = {
+        "description": datastore.description,
+        "tags": datastore.tags,
+        "properties": None,
+        "isDefault": datastore.is_default,
+    }
+    properties |= {
+        "credentials": credentials,
+        "datastoreType": datastore.kind,
+        "accountName": datastore.storage.account,
+    }
     properties |= {"endpoint": datastore.storage.suffix.partition(".")[2], "protocol": datastore.storage.protocol}
     properties |= {"serviceDataAccessAuthIdentity": "None" if datastore.credentials == "None" else datastore.identity}
     properties |= {_WHERE.get(datastore.kind, "containerName"): datastore.container}
     path, kind = f"{workspace.path}/datastores/{datastore.name}", f"{PROVIDER}/workspaces/datastores"
-    return {"id": path, "name": datastore.name, "type": kind, "properties": properties, "systemData": system_data(workspace)}
+    return {
+        "id": path,
+        "name": datastore.name,
+        "type": kind,
+        "properties": properties,
+        "systemData": system_data(workspace),
+    }
 
 
 def _datastore(request: Request) -> Datastore:
@@ -287,7 +434,11 @@ def _kind(request: Request) -> str:
 
 
 def list_containers(request: Request) -> Response:
-    workspace, kind, view = workspace_of(request), _kind(request), request.query_params.get("listViewType", "ActiveOnly")
+    workspace, kind, view = (
+        workspace_of(request),
+        _kind(request),
+        request.query_params.get("listViewType", "ActiveOnly"),
+    )
     known = [(name, list(versions.values())[-1]) for name, versions in workspace.assets[kind].items()]
     shown = [name for name, last in known if view == "All" or bool(last["isArchived"]) is (view == "ArchivedOnly")]
     return arm_page(request, [_container(workspace, kind, name) for name in shown])
@@ -303,20 +454,42 @@ def list_versions(request: Request) -> Response:
     """List versions. With `hash`, list the versions of code with that hash under any name: the name in the path has
     no effect (wire document 2.6).
     """
-    workspace, kind, name, query = workspace_of(request), _kind(request), request.path_params["name"], request.query_params
+    workspace, kind, name, query = (
+        workspace_of(request),
+        _kind(request),
+        request.path_params["name"],
+        request.query_params,
+    )
     if kind == "codes" and "hash" in query:
-        every = [(name, version, one) for name, versions in workspace.assets[kind].items() for version, one in versions.items()]
-        found = [(name, version) for name, version, one in every if one["properties"].get("hash_sha256") == query["hash"]]
+        every = [
+            (name, version, one)
+            for name, versions in workspace.assets[kind].items()
+            for version, one in versions.items()
+        ]
+        found = [
+            (name, version) for name, version, one in every if one["properties"].get("hash_sha256") == query["hash"]
+        ]
         return arm_page(request, [_version(workspace, kind, *one) for one in found])
     versions = list(workspace.assets[kind].get(name, {}))
     if "desc" in query.get("$orderBy", "").lower():
         versions.reverse()
-    return arm_page(request, [_version(workspace, kind, name, version) for version in versions[: int(query.get("$top", len(versions)))]])
+    return arm_page(
+        request,
+        [_version(workspace, kind, name, version) for version in versions[: int(query.get("$top", len(versions)))]],
+    )
 
 
 def get_version(request: Request) -> Response:
-    workspace, kind, name, version = workspace_of(request), _kind(request), request.path_params["name"], request.path_params["version"]
-    there(workspace.assets[kind].get(name, {}).get(version), f"{_NAMES[kind]} version {name}:{version} ({kind}ContainerName:version) not found.")
+    workspace, kind, name, version = (
+        workspace_of(request),
+        _kind(request),
+        request.path_params["name"],
+        request.path_params["version"],
+    )
+    there(
+        workspace.assets[kind].get(name, {}).get(version),
+        f"{_NAMES[kind]} version {name}:{version} ({kind}ContainerName:version) not found.",
+    )
     return JSONResponse(_version(workspace, kind, name, version))
 
 
@@ -327,10 +500,17 @@ def put_version(request: Request) -> Response:
     """
     workspace, kind = workspace_of(request), _kind(request)
     demand(request, Right.WRITE, f"{kind}/versions/write")
-    name, version, properties = request.path_params["name"], request.path_params["version"], body_of(request)["properties"]
+    name, version, properties = (
+        request.path_params["name"],
+        request.path_params["version"],
+        body_of(request)["properties"],
+    )
     known = workspace.assets[kind].get(name, {}).get(version)
     if kind == "data" and not workspace.takes_data(name, properties.get("dataType") or "uri_folder"):
-        raise bad_request(f"The data container {name} is of another type than {properties.get('dataType')}: all versions of a container are of one type.")
+        raise bad_request(
+            f"The data container {name} is of another type than {properties.get('dataType')}: all versions "
+            "of a container are of one type."
+        )
     if kind == "environments" and known is None:
         _check_context(workspace, str((properties.get("build") or {}).get("contextUri") or ""))
     if kind == "components":
@@ -341,7 +521,11 @@ def put_version(request: Request) -> Response:
         workspace.register(kind, name, version, properties)
     document = _version(workspace, kind, name, version)
     is_told = known is not None and not (kind == "environments" and known["isAnonymous"])
-    return JSONResponse(document, 200 if is_told else 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
+    return JSONResponse(
+        document,
+        200 if is_told else 201,
+        headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"},
+    )
 
 
 def _check_context(workspace: Workspace, uri: str) -> None:
@@ -351,7 +535,10 @@ def _check_context(workspace: Workspace, uri: str) -> None:
     if host.partition(":")[0] == workspace.storage.host:
         sizes = [blob.size for blob in workspace.storage.list(container, unquote(folder))]
         if len(sizes) > MOST_CONTEXT_FILES or sum(sizes) > LARGEST_CONTEXT:
-            raise bad_request(f"The Docker context has {len(sizes)} files, {sum(sizes)} bytes. At most {MOST_CONTEXT_FILES} and 1 MB are allowed.")
+            raise bad_request(
+                f"The Docker context has {len(sizes)} files, {sum(sizes)} bytes. At most "
+                f"{MOST_CONTEXT_FILES} and 1 MB are allowed."
+            )
 
 
 def _check_component(workspace: Workspace, spec: Json, *, is_new: bool) -> None:
@@ -367,14 +554,23 @@ def _check_component(workspace: Workspace, spec: Json, *, is_new: bool) -> None:
 def _version(workspace: Workspace, kind: str, name: str, version: str) -> Json:
     properties = dict(workspace.assets[kind][name][version])
     created = properties.pop("_created")
-    return _resource(f"{workspace.path}/{kind}/{name}/versions/{version}", version, f"{kind}/versions", properties, created)
+    return _resource(
+        f"{workspace.path}/{kind}/{name}/versions/{version}", version, f"{kind}/versions", properties, created
+    )
 
 
 def _container(workspace: Workspace, kind: str, name: str) -> Json:
     versions = workspace.assets[kind][name]
     latest = list(versions)[-1]
     following = str(int(latest) + 1) if latest.isdigit() else None
-    properties: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "latestVersion": latest, "nextVersion": following}
+    properties: Json = {
+        "description": None,
+        "tags": {},
+        "properties": {},
+        "isArchived": False,
+        "latestVersion": latest,
+        "nextVersion": following,
+    }
     if kind == "data":
         properties["dataType"] = versions[latest]["dataType"]
     return _resource(f"{workspace.path}/{kind}/{name}", name, kind, properties, versions[latest]["_created"])
@@ -382,7 +578,13 @@ def _container(workspace: Workspace, kind: str, name: str) -> Json:
 
 def _resource(path: str, name: str, kind: str, properties: Json, created: str | None) -> Json:
     data = {"createdAt": created, "createdBy": "Ada Lovelace", "createdByType": "User", "lastModifiedAt": created}
-    return {"id": path, "name": name, "type": f"Microsoft.MachineLearningServices/workspaces/{kind}", "properties": properties, "systemData": data}
+    return {
+        "id": path,
+        "name": name,
+        "type": f"Microsoft.MachineLearningServices/workspaces/{kind}",
+        "properties": properties,
+        "systemData": data,
+    }
 
 
 def start_pending_upload(request: Request) -> Response:
@@ -393,9 +595,19 @@ def start_pending_upload(request: Request) -> Response:
     storage.make_container(container)
     group = f"/subscriptions/{workspace.subscription}/resourceGroups/{workspace.group}"
     account = f"{group}/providers/Microsoft.Storage/storageAccounts/{storage.account}"
-    credential = {"credentialType": "SAS", "sasUri": f"https://{storage.host}/{container}?{storage.container_sas(container, permissions='rcwl')}&{DELEGATED}"}
-    reference = {"blobUri": f"https://{storage.host}:443/{container}", "storageAccountArmId": account, "credential": credential}
-    return JSONResponse({"blobReferenceForConsumption": reference, "pendingUploadId": upload, "pendingUploadType": "None"})
+    credential = {
+        "credentialType": "SAS",
+        "sasUri": f"https://{storage.host}/{container}?{storage.container_sas(container, permissions='rcwl')}&"
+        f"{DELEGATED}",
+    }
+    reference = {
+        "blobUri": f"https://{storage.host}:443/{container}",
+        "storageAccountArmId": account,
+        "credential": credential,
+    }
+    return JSONResponse(
+        {"blobReferenceForConsumption": reference, "pendingUploadId": upload, "pendingUploadType": "None"}
+    )
 
 
 routes: list[Route] = [
@@ -426,5 +638,9 @@ for _one in ("environments", "data"):
 open_routes = [
     Route("/metadata/endpoints", cloud_endpoints),
     Route("/subscriptions", subscriptions),
-    Route(f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}/computeOperationsStatus/{{operation}}", operation_status),
+    Route(
+        f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}/"
+        "computeOperationsStatus/{operation}",
+        operation_status,
+    ),
 ]

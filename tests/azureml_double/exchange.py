@@ -43,8 +43,12 @@ class UploadCheck:
     def check(self) -> None:
         found = base64.b64encode(self._digest.digest()).decode()
         if self._promised and found != self._promised:
-            message = "The MD5 value specified in the request did not match with the MD5 value calculated by the server."
-            raise StorageRefusal(400, "Md5Mismatch", message, details={"UserSpecifiedMd5": self._promised, "ServerCalculatedMd5": found})
+            message = (
+                "The MD5 value specified in the request did not match with the MD5 value calculated by the server."
+            )
+            raise StorageRefusal(
+                400, "Md5Mismatch", message, details={"UserSpecifiedMd5": self._promised, "ServerCalculatedMd5": found}
+            )
 
 
 class Broken(Exception):
@@ -58,7 +62,9 @@ class Broken(Exception):
 def reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0))
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+        )
     writer.transport.abort()
 
 
@@ -88,7 +94,9 @@ class Outlet:
     known. Each piece is counted before it is sent, so that the log includes every byte that a client has.
     """
 
-    def __init__(self, writer: asyncio.StreamWriter, seen: Seen, met: faults.Met, length: int | None, *, chunked: bool) -> None:
+    def __init__(
+        self, writer: asyncio.StreamWriter, seen: Seen, met: faults.Met, length: int | None, *, chunked: bool
+    ) -> None:
         self._writer, self._seen, self._met, self._chunked = writer, seen, met, chunked
         self._drip = met.first(faults.Drip)
         self._flip_at = place_of(met.first(faults.FlipByte), length)
@@ -166,7 +174,16 @@ class Upstream:
 
 
 class Exchange:
-    def __init__(self, azure: Azure, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: Upstream, host: str, *, is_blob: bool) -> None:
+    def __init__(
+        self,
+        azure: Azure,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        upstream: Upstream,
+        host: str,
+        *,
+        is_blob: bool,
+    ) -> None:
         self._azure, self._reader, self._writer, self._upstream = azure, reader, writer, upstream
         self._host, self._is_blob = host, is_blob
 
@@ -201,7 +218,10 @@ class Exchange:
         page, status = met.use(faults.Page), met.use(faults.Status)
         if page is not None:
             body = page.text.encode()
-            return Head(["HTTP/1.1", str(page.status), "Page"], [("Content-Type", page.content_type), ("Content-Length", str(len(body)))]), body
+            return Head(
+                ["HTTP/1.1", str(page.status), "Page"],
+                [("Content-Type", page.content_type), ("Content-Length", str(len(body)))],
+            ), body
         if status is not None and not self._is_blob:
             return _json_answer(status, request.first[1] if role_of(self._host) is Role.DATA else "")
         # Each service rejects the token in its own way.
@@ -223,7 +243,9 @@ class Exchange:
             return answer_of(e, request.first[0])
         return None
 
-    async def _take_body(self, request: Head, seen: Seen, met: faults.Met, writer: asyncio.StreamWriter | None = None) -> None:
+    async def _take_body(
+        self, request: Head, seen: Seen, met: faults.Met, writer: asyncio.StreamWriter | None = None
+    ) -> None:
         """Read the request's body and pass it to the server behind, or (None) discard it. The last piece is passed
         only after the whole body was checked. Raises StorageRefusal if the body does not match the headers.
         """
@@ -254,13 +276,19 @@ class Exchange:
                 check.check()
             await _pass(held + (LAST_CHUNK if request.is_chunked else b""), writer)
 
-    async def _pass_answer(self, request: Head, seen: Seen, met: faults.Met, answer: Head, reader: asyncio.StreamReader) -> bool:
+    async def _pass_answer(
+        self, request: Head, seen: Seen, met: faults.Met, answer: Head, reader: asyncio.StreamReader
+    ) -> bool:
         seen.status = int(answer.first[1])
         _judge(answer, seen)
         empty = request.first[0] == "HEAD" or seen.status in (204, 304)
         rewrite = met.use(faults.Rewrite)
         if rewrite is not None:
-            body = json.dumps(rewrite.change(json.loads(b"".join([content async for content in body_of(reader, answer, is_answer=True)])))).encode()
+            body = json.dumps(
+                rewrite.change(
+                    json.loads(b"".join([content async for content in body_of(reader, answer, is_answer=True)]))
+                )
+            ).encode()
             answer.set("Content-Length", str(len(body)))
             return await self._give(request, seen, met, answer, body)
         ends_with_connection = not empty and answer.length is None and not answer.is_chunked
@@ -298,7 +326,11 @@ def _json_answer(status: faults.Status, path: str) -> tuple[Head, bytes]:
     recorded), or without a path in ARM's short format.
     """
     error, is_data = ServiceError(status.status, status.code, status.message), bool(path)
-    body = bytes(data_plane_error(error, path).body) if is_data else json.dumps({"error": {"code": error.code, "message": error.message}}).encode()
+    body = (
+        bytes(data_plane_error(error, path).body)
+        if is_data
+        else json.dumps({"error": {"code": error.code, "message": error.message}}).encode()
+    )
     headers = [("Content-Type", "application/json; charset=utf-8"), ("Content-Length", str(len(body)))]
     if not is_data:
         headers.append(("x-ms-request-id", str(uuid.uuid4())))

@@ -145,7 +145,20 @@ class Rewrite:
 
 OnConnect = Refuse | BadCertificate | BreakHandshake
 OnBody = Reset | ResetUpload | Truncate | Stall | Drip | FlipByte | FlipUpload | WrongMd5
-Action = OnConnect | OnBody | Status | Page | Latency | Meanwhile | ChangeEtag | ExpireSas | ExpireToken | WrongDate | SmallPages | Rewrite
+Action = (
+    OnConnect
+    | OnBody
+    | Status
+    | Page
+    | Latency
+    | Meanwhile
+    | ChangeEtag
+    | ExpireSas
+    | ExpireToken
+    | WrongDate
+    | SmallPages
+    | Rewrite
+)
 Kind = TypeVar("Kind", bound=Action)
 
 

@@ -29,7 +29,9 @@ UNKNOWN = "x-stage-unknown"
 SMALLEST = 200  # minimum size in bytes of a compressed answer
 PUBLISHED = re.findall(
     r"\S+",
-    """2021-03-01-preview 2022-02-01-preview 2022-05-01 2022-06-01-preview 2022-10-01 2022-10-01-preview 2022-12-01-preview 2023-02-01-preview 2023-04-01
+    """2021-03-01-preview 2022-02-01-preview 2022-05-01 2022-06-01-preview 2022-10-01 2022-10-01-preview
+    2022-12-01-preview 2023-02-01-preview
+    2023-04-01
     2023-04-01-preview 2023-06-01-preview 2023-08-01-preview 2023-10-01 2024-01-01-preview 2024-04-01 2024-04-01-preview
     2024-07-01-preview 2024-10-01
     2024-10-01-preview 2025-01-01-preview 2025-04-01 2025-04-01-preview 2025-06-01
@@ -47,12 +49,23 @@ OLDER = re.findall(
 )
 """API versions of workspaces and computes only."""
 DATA_PLANE_VERSIONS = {"history": "v1.0", "artifact": "v2.0", "metric": "v2.0"}
-MLFLOW_CODES = {400: "INVALID_PARAMETER_VALUE", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "RESOURCE_DOES_NOT_EXIST"}
+MLFLOW_CODES = {
+    400: "INVALID_PARAMETER_VALUE",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "RESOURCE_DOES_NOT_EXIST",
+}
 MLFLOW_CODES |= {409: "RESOURCE_ALREADY_EXISTS"}
-AUDIENCES = ("https://management.azure.com", "https://ml.azure.com", "https://management.core.windows.net", "https://management.usgovcloudapi.net")
+AUDIENCES = (
+    "https://management.azure.com",
+    "https://ml.azure.com",
+    "https://management.core.windows.net",
+    "https://management.usgovcloudapi.net",
+)
 Kind = TypeVar("Kind")
 # Resource Manager's token buckets for each principal: the size, as recorded in March 2026 (249 and 199 were left), and
-# the refill per second, which is documented (https://learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling).
+# the refill per second, which is documented
+# (https://learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling).
 BUCKETS = {"reads": (250, 25.0), "writes": (200, 10.0), "deletes": (200, 10.0)}
 _PROVIDER = "/providers/Microsoft.MachineLearningServices/workspaces/"
 _WORKSPACE = re.compile(rf"/subscriptions/([^/]+)/resourceGroups/([^/]+){re.escape(_PROVIDER)}([^/]+)", re.IGNORECASE)
@@ -93,29 +106,65 @@ def arm_error(error: ServiceError) -> JSONResponse:
     body: Json = {"code": error.code, "message": error.message}
     if error.gateway:
         return JSONResponse({"error": body}, error.status, headers={**error.headers, "x-ms-failure-cause": "gateway"})
-    info: Json = {"ComponentName": "managementfrontend", "Correlation": _correlation(), "Environment": "master", "Location": "eastus"}
+    info: Json = {
+        "ComponentName": "managementfrontend",
+        "Correlation": _correlation(),
+        "Environment": "master",
+        "Location": "eastus",
+    }
     info |= {"Time": time_text(now())} | ({"InnerError": _nested(error.inner)} if error.inner else {})
-    details = [{"code": error.code, "message": message, "details": [], "additionalInfo": []} for message in error.details]
-    body |= {"details": details, "additionalInfo": [{"type": kind, "info": {"value": value}} for kind, value in info.items()]}
+    details = [
+        {"code": error.code, "message": message, "details": [], "additionalInfo": []} for message in error.details
+    ]
+    body |= {
+        "details": details,
+        "additionalInfo": [{"type": kind, "info": {"value": value}} for kind, value in info.items()],
+    }
     return JSONResponse({"error": body}, error.status, headers={**error.headers, "x-ms-response-type": "error"})
 
 
 def data_plane_error(error: ServiceError, path: str) -> JSONResponse:
     document = error_document(error)
     if path.startswith("/mlflow/"):  # with capital letters, as in public reports of 2021 to 2025
-        document = _capitalized(document | {"componentName": "mlflow"}) | {"Correlation": document["correlation"], "statusCode": error.status}
+        document = _capitalized(document | {"componentName": "mlflow"}) | {
+            "Correlation": document["correlation"],
+            "statusCode": error.status,
+        }
         document["error_code"] = MLFLOW_CODES.get(error.status, "INTERNAL_ERROR")
     return JSONResponse(document, error.status, headers=error.headers)
 
 
 def _capitalized(value: Any) -> Any:
-    return {f"{name[:1].upper()}{name[1:]}": _capitalized(one) for name, one in value.items()} if isinstance(value, dict) else value
+    return (
+        {f"{name[:1].upper()}{name[1:]}": _capitalized(one) for name, one in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def error_document(error: ServiceError, component: str = "") -> Json:
-    """The error format of run history, artifacts and metrics (wire document 4.6), and of the `error` of a failed run."""
-    nulls: Json = dict.fromkeys(("severity", "messageFormat", "messageParameters", "referenceCode", "detailsUri", "target", "debugInfo", "additionalInfo"))
-    body: Json = {"code": error.code, "message": error.message, "details": [], "innerError": _nested(error.inner) if error.inner else None, **nulls}
+    """The error format of run history, artifacts and metrics (wire document 4.6), and of the `error` of a failed
+    run.
+    """
+    nulls: Json = dict.fromkeys(
+        (
+            "severity",
+            "messageFormat",
+            "messageParameters",
+            "referenceCode",
+            "detailsUri",
+            "target",
+            "debugInfo",
+            "additionalInfo",
+        )
+    )
+    body: Json = {
+        "code": error.code,
+        "message": error.message,
+        "details": [],
+        "innerError": _nested(error.inner) if error.inner else None,
+        **nulls,
+    }
     where = {"environment": "master", "location": "eastus", "time": time_text(now()), "componentName": component}
     return {"error": body, "correlation": _correlation(), **where}
 
@@ -132,7 +181,9 @@ def _nested(codes: str) -> Json:
 def authorized(request: Request, azure: Azure, resource: str, *, run_tokens: bool) -> Caller:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise _unauthorized("AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.", resource)
+        raise _unauthorized(
+            "AuthenticationFailed", "Authentication failed. The 'Authorization' header is missing.", resource
+        )
     try:
         claims = read_token(token)
     except TokenRefused as e:
@@ -140,7 +191,9 @@ def authorized(request: Request, azure: Azure, resource: str, *, run_tokens: boo
         raise _unauthorized(code, str(e), resource) from e
     if claims["iss"] == "azureml":
         if not run_tokens:
-            raise _unauthorized("InvalidAuthenticationToken", "The access token is from the wrong issuer 'azureml'.", resource)
+            raise _unauthorized(
+                "InvalidAuthenticationToken", "The access token is from the wrong issuer 'azureml'.", resource
+            )
         return Caller(None, run_token_scope=claims["scope"])
     principal = azure.principals.get(claims["appid"])
     if principal is None or claims["made"] < principal.revoked_before:
@@ -149,14 +202,24 @@ def authorized(request: Request, azure: Azure, resource: str, *, run_tokens: boo
         text = f"The access token has been obtained for wrong audience or resource '{claims['aud']}'."
         raise _unauthorized("InvalidAuthenticationTokenAudience", text, resource)
     wanted = json.loads(principal.claims_wanted or "{}").get("access_token", {})
-    if request.method in principal.claims_wanted_by and any(claims["met"].get(name) != value for name, value in wanted.items()):
+    if request.method in principal.claims_wanted_by and any(
+        claims["met"].get(name) != value for name, value in wanted.items()
+    ):
         # Conditional access and enforced second factors respond like this:
         # https://learn.microsoft.com/entra/identity-platform/claims-challenge
         asked = base64.b64encode(principal.claims_wanted.encode()).decode()
-        challenge = 'Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", error="insufficient_claims", '
+        challenge = (
+            'Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", '
+            'error="insufficient_claims", '
+        )
         challenge += f'error_description="The token does not meet a policy.", claims="{asked}"'
-        text = "Continuous access evaluation resulted in claims challenge with result: InteractionRequired and code: TokenIssuedBeforeRevocationTimestamp"
-        raise ServiceError(401, "InvalidAuthenticationToken", text, headers={"WWW-Authenticate": challenge}, gateway=True)
+        text = (
+            "Continuous access evaluation resulted in claims challenge with result: InteractionRequired and "
+            "code: TokenIssuedBeforeRevocationTimestamp"
+        )
+        raise ServiceError(
+            401, "InvalidAuthenticationToken", text, headers={"WWW-Authenticate": challenge}, gateway=True
+        )
     return Caller(principal)
 
 
@@ -166,7 +229,9 @@ def below_no_workspace(handler: Callable[[Request, Azure, Caller], Response]) ->
     def answer(request: Request) -> Response:
         azure: Azure = request.app.state.azure
         try:
-            return handler(request, azure, authorized(request, azure, "https://management.azure.com/", run_tokens=False))
+            return handler(
+                request, azure, authorized(request, azure, "https://management.azure.com/", run_tokens=False)
+            )
         except ServiceError as e:
             return arm_error(e)
 
@@ -179,24 +244,39 @@ def _check_tenant(workspace: Workspace, caller: Caller) -> None:
             raise ServiceError(403, "UserError", "The run token is for another workspace.", inner="AuthorizationError")
     elif caller.principal.tenant != workspace.tenant:
         message = f"The access token is from the wrong issuer 'https://sts.windows.net/{caller.principal.tenant}/'. "
-        message += f"It must match the tenant 'https://sts.windows.net/{workspace.tenant}/' associated with this subscription."
+        message += (
+            f"It must match the tenant 'https://sts.windows.net/{workspace.tenant}/' associated with this subscription."
+        )
         raise _unauthorized("InvalidAuthenticationTokenTenant", message, "https://management.azure.com/")
 
 
 def _unauthorized(code: str, message: str, resource: str) -> ServiceError:
-    challenge = f'Bearer authorization_uri="https://login.microsoftonline.com/", error="invalid_token", error_description="{message}", resource_id="{resource}"'
+    challenge = (
+        'Bearer authorization_uri="https://login.microsoftonline.com/", error="invalid_token", '
+        f'error_description="{message}", resource_id="{resource}"'
+    )
     return ServiceError(401, code, message, headers={"WWW-Authenticate": challenge}, gateway=True)
 
 
 def _check_version(request: Request, workspace: Workspace, rest: str) -> None:
     version = request.query_params.get("api-version")
     if not version:
-        raise ServiceError(400, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required for all requests.", gateway=True)
+        raise ServiceError(
+            400,
+            "MissingApiVersionParameter",
+            "The api-version query parameter (?api-version=) is required for all requests.",
+            gateway=True,
+        )
     kind = rest.strip("/").partition("/")[0]
     known = [*OLDER, *PUBLISHED] if kind in ("", "computes") else MONITOR if kind == "providers" else PUBLISHED
     if version not in known:
-        message = f"No registered resource provider found for location '{workspace.location}' and API version '{version}' for type "
-        message += f"'{'/'.join(filter(None, ('workspaces', kind)))}'. The supported api-versions are '{', '.join(known)}'. "
+        message = (
+            f"No registered resource provider found for location '{workspace.location}' and API version "
+            f"'{version}' for type "
+        )
+        message += (
+            f"'{'/'.join(filter(None, ('workspaces', kind)))}'. The supported api-versions are '{', '.join(known)}'. "
+        )
         message += f"The supported locations are '{workspace.location}'."
         raise ServiceError(400, "NoRegisteredProviderFound", message, gateway=True)
 
@@ -220,7 +300,10 @@ def demand(request: Request, right: Right, action: str) -> None:
     principal = caller.principal
     client, object_id = (principal.client_id, principal.object_id) if principal else ("the job", "the job")
     message = f"The client '{client}' with object id '{object_id}' does not have authorization to perform action "
-    message += f"'Microsoft.MachineLearningServices/workspaces/{action}' over scope '{workspace_of(request).path}' or the scope is invalid. "
+    message += (
+        f"'Microsoft.MachineLearningServices/workspaces/{action}' over scope '{workspace_of(request).path}' or "
+        "the scope is invalid. "
+    )
     message += "If access was recently granted, please refresh your credentials."
     raise ServiceError(403, "AuthorizationFailed", message, gateway=True)
 
@@ -256,12 +339,16 @@ class Plane:
         level = min(float(size), level + (moment - before) * per_second) - 1
         if level < 0:
             message = f"Number of '{kind}' for subscription and principal exceeded the limit of {size}."
-            raise ServiceError(429, "SubscriptionRequestsThrottled", message, headers={"Retry-After": "1"}, gateway=True)
+            raise ServiceError(
+                429, "SubscriptionRequestsThrottled", message, headers={"Retry-After": "1"}, gateway=True
+            )
         self._azure.buckets[client_id, kind] = level, moment
 
         async def with_rest(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(raw=message["headers"])[f"x-ms-ratelimit-remaining-subscription-{kind}"] = str(int(level))
+                MutableHeaders(raw=message["headers"])[f"x-ms-ratelimit-remaining-subscription-{kind}"] = str(
+                    int(level)
+                )
             await send(message)
 
         return with_rest
@@ -273,7 +360,9 @@ class Plane:
             service, below = f"/{in_data_plane[1]}", in_data_plane[2]
         named = _WORKSPACE.match(below)
         if named is None or not (service or self._is_arm):
-            raise ServiceError(404, "InvalidResourceType", f"The double plays nothing at {below}.", headers={UNKNOWN: "1"})
+            raise ServiceError(
+                404, "InvalidResourceType", f"The double plays nothing at {below}.", headers={UNKNOWN: "1"}
+            )
         rest = below[named.end() :]
         resource = "https://management.azure.com/" if self._is_arm else "https://ml.azure.com/"
         caller = authorized(request, self._azure, resource, run_tokens=not self._is_arm)
@@ -287,7 +376,9 @@ class Plane:
             # Access from outside a private link: quoted in Azure/azure-cli-extensions#6294, and for Resource Manager
             # in MicrosoftDocs/azure-docs#90426.
             if self._is_arm:
-                raise ServiceError(502, "BadGateway", "Access to workspace was denied based on workspace private link configuration.")
+                raise ServiceError(
+                    502, "BadGateway", "Access to workspace was denied based on workspace private link configuration."
+                )
             reason = "none of the workspaces/registries are accessible from outside of the designated private link."
             raise ServiceError(401, "UserError", f"User is not authorized to access provided resources due to {reason}")
         content = [await request.body()]
@@ -307,13 +398,22 @@ class Plane:
 
     def _workspace(self, subscription: str, group: str, name: str) -> Workspace:
         known = [one for one in self._azure.workspaces.values() if one.subscription.lower() == subscription.lower()]
-        workspace = next((one for one in known if (one.group.lower(), one.name.lower()) == (group.lower(), name.lower())), None)
+        workspace = next(
+            (one for one in known if (one.group.lower(), one.name.lower()) == (group.lower(), name.lower())), None
+        )
         if not known:
-            raise ServiceError(404, "SubscriptionNotFound", f"The subscription '{subscription}' could not be found.", gateway=True)
+            raise ServiceError(
+                404, "SubscriptionNotFound", f"The subscription '{subscription}' could not be found.", gateway=True
+            )
         if not any(one.group.lower() == group.lower() for one in known):
-            raise ServiceError(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.", gateway=True)
+            raise ServiceError(
+                404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.", gateway=True
+            )
         if workspace is None:
-            message = f"The Resource 'Microsoft.MachineLearningServices/workspaces/{name}' under resource group '{group}' was not found. "
+            message = (
+                f"The Resource 'Microsoft.MachineLearningServices/workspaces/{name}' under resource group "
+                f"'{group}' was not found. "
+            )
             message += "For more details please go to https://aka.ms/ARMResourceNotFoundFix"
             raise ServiceError(404, "ResourceNotFound", message, gateway=True)
         return workspace
@@ -344,7 +444,10 @@ def next_link(request: Request, parameter: str, token: str | None) -> str | None
     service, _, rest = str(request.scope["path"]).lstrip("/").partition("/")
     kept = {name: value for name, value in request.query_params.items() if name.lower() != parameter.lower()}
     query = urlencode({**kept, parameter: token})
-    return f"https://{workspace.data_plane_host}/{service}/{DATA_PLANE_VERSIONS[service]}{workspace.path}/{quote(rest)}?{query}"
+    return (
+        f"https://{workspace.data_plane_host}/{service}/{DATA_PLANE_VERSIONS[service]}{workspace.path}/"
+        f"{quote(rest)}?{query}"
+    )
 
 
 def arm_page(request: Request, documents: Sequence[Json], *, size: int | None = None) -> Response:
@@ -354,7 +457,10 @@ def arm_page(request: Request, documents: Sequence[Json], *, size: int | None = 
     answer: Json = {"value": documents[start : start + size]}
     if start + size < len(documents):
         query["$skipToken"] = str(start + size)
-        answer["nextLink"] = f"https://{request.headers['host']}{workspace_of(request).path}{request.url.path}?{urlencode(query, safe='$')}"
+        answer["nextLink"] = (
+            f"https://{request.headers['host']}{workspace_of(request).path}{request.url.path}"
+            f"?{urlencode(query, safe='$')}"
+        )
     return JSONResponse(answer)
 
 

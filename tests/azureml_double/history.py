@@ -16,26 +16,89 @@ from tests.azureml_double.arm_jobs import check_experiment
 from tests.azureml_double.frame import bad_request, body_of, demand, next_link, not_found, there, workspace_of
 from tests.azureml_double.history_query import Page, RunQuery, experiments_matching, instant, page_of
 from tests.azureml_double.jobs.command import filled
-from tests.azureml_double.state import ENDED, PIPELINE, STEP, Experiment, Json, Output, Right, Run, Workspace, make_run_token, now, time_text
+from tests.azureml_double.state import (
+    ENDED,
+    PIPELINE,
+    STEP,
+    Experiment,
+    Json,
+    Output,
+    Right,
+    Run,
+    Workspace,
+    make_run_token,
+    now,
+    time_text,
+)
 
 LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
 FAMILIES = ("/history", "/history/experiments/{experiment}", "/history/experimentids/{experiment_id}")
-STATUSES = {"NotStarted", "Unapproved", "Starting", "Provisioning", "Preparing", "Queued", "Running", "Pausing", "Paused", *ENDED}
+STATUSES = {
+    "NotStarted",
+    "Unapproved",
+    "Starting",
+    "Provisioning",
+    "Preparing",
+    "Queued",
+    "Running",
+    "Pausing",
+    "Paused",
+    *ENDED,
+}
 STATUSES |= {"Finalizing", "CancelRequested", "NotResponding"}
 EVENT = "Microsoft.MachineLearning.Run."
-STATUS_EVENTS = {f"{EVENT}Start": "Running", **{f"{EVENT}{status}": status for status in ("Queued", "Completed", "Failed", "Canceled", "CancelRequested")}}
-CHANGEABLE = {"displayName": "display_name", "description": "description", "hidden": "hidden", "scriptName": "script", "target": "target"}
+STATUS_EVENTS = {
+    f"{EVENT}Start": "Running",
+    **{f"{EVENT}{status}": status for status in ("Queued", "Completed", "Failed", "Canceled", "CancelRequested")},
+}
+CHANGEABLE = {
+    "displayName": "display_name",
+    "description": "description",
+    "hidden": "hidden",
+    "scriptName": "script",
+    "target": "target",
+}
 QUIET_EVENTS = (f"{EVENT}Heartbeat", f"{EVENT}Warning", f"{EVENT}Error")
 ASKED = "azureml://datastores/workspaceblobstore/paths/azureml/${{name}}/"
 MECHANISMS = {"ReadWriteMount": "Mount", "ReadOnlyMount": "Mount", "EvalMount": "Mount", "EvalDownload": "Download"}
 ALWAYS_NULL = (
-    *("token", "tokenExpiryTimeUtc", "warnings", "name", "lastStartTimeUtc", "currentComputeTime", "effectiveStartTimeUtc", "cancelationReason"),
-    *("queueingInfo", "runDefinition", "jobSpecification", "primaryMetricName", "createdFrom", "scheduleId", "cancelUri", "completeUri"),
+    *(
+        "token",
+        "tokenExpiryTimeUtc",
+        "warnings",
+        "name",
+        "lastStartTimeUtc",
+        "currentComputeTime",
+        "effectiveStartTimeUtc",
+        "cancelationReason",
+    ),
+    *(
+        "queueingInfo",
+        "runDefinition",
+        "jobSpecification",
+        "primaryMetricName",
+        "createdFrom",
+        "scheduleId",
+        "cancelUri",
+        "completeUri",
+    ),
     # Only `rundata` returns inputs and outputs.
     *("retainForLifetimeOfWorkspace", "inputs", "outputs"),
 )
 IN_DETAILS = (
-    *("runId", "target", "status", "startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties", "parameters", "services"),
+    *(
+        "runId",
+        "target",
+        "status",
+        "startTimeUtc",
+        "endTimeUtc",
+        "error",
+        "warnings",
+        "tags",
+        "properties",
+        "parameters",
+        "services",
+    ),
     *("inputDatasets", "outputDatasets", "revision", "runTypeV2", "computeDuration", "inputs", "outputs"),
     *("runUuid", "parentRunUuid", "rootRunUuid", "dataContainerId", "description", "displayName"),
 )
@@ -45,23 +108,73 @@ def run_form(workspace: Workspace, run: Run) -> Json:
     parent, root = workspace.runs.get(run.parent_id or ""), workspace.runs.get(run.root_id)
     nodes = run.nodes
     duration = _duration(run) if run.is_ended else None
-    who = dict.fromkeys(("userPuId", "userIdp", "userAltSecId", "upn")) | {"userObjectId": workspace.principal.object_id, "userName": run.user_name}
+    who = dict.fromkeys(("userPuId", "userIdp", "userAltSecId", "upn")) | {
+        "userObjectId": workspace.principal.object_id,
+        "userName": run.user_name,
+    }
     who |= {"userIss": f"https://sts.windows.net/{workspace.tenant}/", "userTenantId": workspace.tenant}
     compute = dict.fromkeys(("vmSize", "instanceType", "priority", "region", "armId", "properties"))
-    ids: Json = {"runId": run.run_id, "parentRunId": run.parent_id, "rootRunId": run.root_id, "experimentId": run.experiment.experiment_id}
-    ids |= {"runUuid": run.uuid, "parentRunUuid": parent and parent.uuid, "rootRunUuid": root.uuid if root else run.uuid, "runNumber": run.number}
-    form: Json = {**dict.fromkeys(ALWAYS_NULL), **ids, "createdUtc": time_text(run.created), "createdBy": who, "userId": who["userObjectId"]}
-    form |= {"lastModifiedBy": who, "lastModifiedUtc": time_text(run.ended or run.started or run.created), "error": run.error}
+    ids: Json = {
+        "runId": run.run_id,
+        "parentRunId": run.parent_id,
+        "rootRunId": run.root_id,
+        "experimentId": run.experiment.experiment_id,
+    }
+    ids |= {
+        "runUuid": run.uuid,
+        "parentRunUuid": parent and parent.uuid,
+        "rootRunUuid": root.uuid if root else run.uuid,
+        "runNumber": run.number,
+    }
+    form: Json = {
+        **dict.fromkeys(ALWAYS_NULL),
+        **ids,
+        "createdUtc": time_text(run.created),
+        "createdBy": who,
+        "userId": who["userObjectId"],
+    }
+    form |= {
+        "lastModifiedBy": who,
+        "lastModifiedUtc": time_text(run.ended or run.started or run.created),
+        "error": run.error,
+    }
     form |= {"revision": run.revision, "statusRevision": run.revision, "displayName": run.display_name}
-    form |= {"dataContainerId": run.data_container_id, "description": run.description, "hidden": run.hidden, "status": run.status}
-    form |= {"startTimeUtc": time_text(run.started), "endTimeUtc": time_text(run.ended), "computeDuration": duration, "duration": duration}
-    form |= {"currentAttemptId": run.attempt, "tags": run.tags, "properties": run.properties, "parameters": run.parameters}
+    form |= {
+        "dataContainerId": run.data_container_id,
+        "description": run.description,
+        "hidden": run.hidden,
+        "status": run.status,
+    }
+    form |= {
+        "startTimeUtc": time_text(run.started),
+        "endTimeUtc": time_text(run.ended),
+        "computeDuration": duration,
+        "duration": duration,
+    }
+    form |= {
+        "currentAttemptId": run.attempt,
+        "tags": run.tags,
+        "properties": run.properties,
+        "parameters": run.parameters,
+    }
     form |= {"runType": run.run_type}
-    form |= {"runTypeV2": {"orchestrator": "Execution", "traits": run.traits, "attribution": None, "computeType": "AmlcTrain"}}
+    form |= {
+        "runTypeV2": {
+            "orchestrator": "Execution",
+            "traits": run.traits,
+            "attribution": None,
+            "computeType": "AmlcTrain",
+        }
+    }
     form |= {name: {} for name in ("actionUris", "settings", "services")}
-    form |= {**{name: [] for name in ("inputDatasets", "outputDatasets", "uniqueChildRunComputeTargets")}, "scriptName": run.script}
+    form |= {
+        **{name: [] for name in ("inputDatasets", "outputDatasets", "uniqueChildRunComputeTargets")},
+        "scriptName": run.script,
+    }
     form |= {"target": run.target, "diagnosticsUri": "", "computeRequest": {"nodeCount": nodes, "gpuCount": 0}}
-    return form | {"compute": {"target": run.target, "targetType": "amlcompute", "instanceCount": nodes, "gpuCount": 0, **compute}}
+    return form | {
+        "compute": {"target": run.target, "targetType": "amlcompute", "instanceCount": nodes, "gpuCount": 0, **compute}
+    }
 
 
 def _duration(run: Run) -> str | None:
@@ -75,7 +188,9 @@ def _duration(run: Run) -> str | None:
 
 def data_form(workspace: Workspace, run: Run, wish: Mapping[str, Any]) -> Json:
     """The answer of `rundata` to *wish*. Only this route returns the assets of the outputs."""
-    assets = {name: {"assetId": output.asset_id, "type": output.kind} for name, output in outputs_of(workspace, run).items()}
+    assets = {
+        name: {"assetId": output.asset_id, "type": output.kind} for name, output in outputs_of(workspace, run).items()
+    }
     told = {"inputs": None, "outputs": None} if is_without_job(run) else {"inputs": {}, "outputs": assets}
     definition = definition_of(run) if wish.get("selectRunDefinition") else None
     record = run_form(workspace, run) | told if wish.get("selectRunMetadata") else None
@@ -84,7 +199,11 @@ def data_form(workspace: Workspace, run: Run, wish: Mapping[str, Any]) -> Json:
 
 def experiment_form(experiment: Experiment) -> Json:
     form: Json = {"experimentId": experiment.experiment_id, "name": experiment.name, "description": None}
-    form |= {"createdUtc": time_text(experiment.created), "tags": experiment.tags, "archivedTime": time_text(experiment.archived)}
+    form |= {
+        "createdUtc": time_text(experiment.created),
+        "tags": experiment.tags,
+        "archivedTime": time_text(experiment.archived),
+    }
     return form | {"retainForLifetimeOfWorkspace": False, "artifactLocation": None}
 
 
@@ -101,7 +220,10 @@ def outputs_of(workspace: Workspace, run: Run) -> dict[str, Output]:
     """
     if run.run_type in (PIPELINE, STEP):
         return run.outputs
-    asset = f"azureml://locations/{workspace.location}/workspaces/{workspace.workspace_id}/data/azureml_{run.run_id}_output_data_default/versions/1"
+    asset = (
+        f"azureml://locations/{workspace.location}/workspaces/{workspace.workspace_id}/data/"
+        f"azureml_{run.run_id}_output_data_default/versions/1"
+    )
     artifacts = workspace.long_uri(f"azureml://datastores/workspaceartifactstore/paths/{run.artifact_prefix}")
     return {"default": Output(artifacts, asset), **run.outputs}
 
@@ -116,11 +238,33 @@ def definition_of(run: Run) -> Json | None:
         return _definition_of_job(run, run.job)
     if run.run_type == PIPELINE:
         nowhere = {"Uri": None, "AssetName": None, "AssetVersion": None, "Description": None, "JobOutputType": 3}
-        bound = nowhere | {"DatastoreId": None, "PathOnDatastore": None, "PathOnCompute": None, "Mode": "ReadWriteMount", "AssetUri": None}
-        outputs, bindings = dict.fromkeys(run.outputs, nowhere | {"Mode": 0}), dict.fromkeys(run.outputs, bound | {"IsAssetJobOutput": True})
-        return {"JobType": "Pipeline", "PipelineJobType": "AzureML", "Inputs": {}, "Outputs": outputs, "InputBindings": {}, "OutputBindings": bindings}
+        bound = nowhere | {
+            "DatastoreId": None,
+            "PathOnDatastore": None,
+            "PathOnCompute": None,
+            "Mode": "ReadWriteMount",
+            "AssetUri": None,
+        }
+        outputs, bindings = (
+            dict.fromkeys(run.outputs, nowhere | {"Mode": 0}),
+            dict.fromkeys(run.outputs, bound | {"IsAssetJobOutput": True}),
+        )
+        return {
+            "JobType": "Pipeline",
+            "PipelineJobType": "AzureML",
+            "Inputs": {},
+            "Outputs": outputs,
+            "InputBindings": {},
+            "OutputBindings": bindings,
+        }
     data = {name: _defined(run, name, output) for name, output in run.outputs.items()}
-    return {"script": run.script, "command": f"python {run.script or 'train.py'}", "arguments": [], "target": run.target, "outputData": data}
+    return {
+        "script": run.script,
+        "command": f"python {run.script or 'train.py'}",
+        "arguments": [],
+        "target": run.target,
+        "outputData": data,
+    }
 
 
 def _defined(run: Run, name: str, output: Output) -> Json:
@@ -133,11 +277,23 @@ def _defined(run: Run, name: str, output: Output) -> Json:
     return _output_form(name, uri, output.kind, "Mount", {"name": None})
 
 
-def _output_form(name: str, uri: str, kind: str, mechanism: str | None, registered: Json, on_compute: str | None = None) -> Json:
+def _output_form(
+    name: str, uri: str, kind: str, mechanism: str | None, registered: Json, on_compute: str | None = None
+) -> Json:
     return {
-        "outputLocation": {"dataset": None, "dataPath": None, "uri": {"path": uri, "isFile": kind == "UriFile"}, "type": kind},
+        "outputLocation": {
+            "dataset": None,
+            "dataPath": None,
+            "uri": {"path": uri, "isFile": kind == "UriFile"},
+            "type": kind,
+        },
         "mechanism": mechanism,
-        "additionalOptions": {"pathOnCompute": on_compute, "registrationOptions": registered, "uploadOptions": None, "mountOptions": None},
+        "additionalOptions": {
+            "pathOnCompute": on_compute,
+            "registrationOptions": registered,
+            "uploadOptions": None,
+            "mountOptions": None,
+        },
         "environmentVariableName": f"AZURE_ML_OUTPUT_{name}",
     }
 
@@ -146,26 +302,51 @@ def _definition_of_job(run: Run, job: Json) -> Json:
     """Convert a submitted job to the older SDK's form. The command contains placeholders for data, and locations are
     as requested.
     """
-    inputs, outputs = job.get("inputs") or {}, {name: given for name, given in (job.get("outputs") or {}).items() if name != "default"}
+    inputs, outputs = (
+        job.get("inputs") or {},
+        {name: given for name, given in (job.get("outputs") or {}).items() if name != "default"},
+    )
     shown = {name: given.get("value") or f"DatasetConsumptionConfig:{name}" for name, given in inputs.items()}
     resources, distribution = job.get("resources") or {}, job.get("distribution") or {}
-    each, kind, nodes = distribution.get("processCountPerInstance") or 1, distribution.get("distributionType"), resources.get("instanceCount") or 1
+    each, kind, nodes = (
+        distribution.get("processCountPerInstance") or 1,
+        distribution.get("distributionType"),
+        resources.get("instanceCount") or 1,
+    )
     # Clients send one text or a list.
     docker = list(resources.get("dockerArgsList") or str(resources.get("dockerArgs") or "").split())
-    form: Json = {"script": None, "command": filled(job["command"], run.run_id, shown, {name: f"DatasetOutputConfig:{name}" for name in outputs})}
+    form: Json = {
+        "script": None,
+        "command": filled(job["command"], run.run_id, shown, {name: f"DatasetOutputConfig:{name}" for name in outputs}),
+    }
     form |= {"useAbsolutePath": False, "arguments": [], "target": run.target, "framework": "Python"}
     form |= {"communicator": "Mpi" if kind == "Mpi" else "None", "nodeCount": nodes, "instanceTypes": []}
     form |= {"environment": {"assetId": job.get("environmentId"), "name": None, "version": None}}
     form |= {"environmentVariables": job.get("environmentVariables") or {}}
-    form |= {"docker": {"useDocker": True, "sharedVolumes": True, "shmSize": resources.get("shmSize") or "2g", "arguments": docker}}
+    form |= {
+        "docker": {
+            "useDocker": True,
+            "sharedVolumes": True,
+            "shmSize": resources.get("shmSize") or "2g",
+            "arguments": docker,
+        }
+    }
     form |= {"mpi": {"processCountPerNode": each if kind == "Mpi" else 1}}
-    form |= {"pyTorch": {"communicationBackend": "nccl", "processCount": each * nodes if kind == "PyTorch" else None}, "data": {}}
+    form |= {
+        "pyTorch": {"communicationBackend": "nccl", "processCount": each * nodes if kind == "PyTorch" else None},
+        "data": {},
+    }
     data = {}
     for name, given in outputs.items():
-        mechanism, kind = given.get("mode") or "ReadWriteMount", "UriFile" if given["jobOutputType"] == "uri_file" else "UriFolder"
+        mechanism, kind = (
+            given.get("mode") or "ReadWriteMount",
+            "UriFile" if given["jobOutputType"] == "uri_file" else "UriFolder",
+        )
         registered = {"name": given.get("assetName"), "version": given.get("assetVersion")}
         uri = given.get("uri") or f"{ASKED}{name}/"
-        data[name] = _output_form(name, uri, kind, MECHANISMS.get(mechanism, given.get("mode")), registered, given.get("pathOnCompute"))
+        data[name] = _output_form(
+            name, uri, kind, MECHANISMS.get(mechanism, given.get("mode")), registered, given.get("pathOnCompute")
+        )
     return form | {"inputs": {}, "outputData": data}
 
 
@@ -195,10 +376,21 @@ def changeable_run(request: Request) -> Run:
     return run_of(request)
 
 
-def new_run(workspace: Workspace, experiment: Experiment, run_id: str, *, parent_id: str | None = None, user: str = "") -> Run:
+def new_run(
+    workspace: Workspace, experiment: Experiment, run_id: str, *, parent_id: str | None = None, user: str = ""
+) -> Run:
     if parent_id is not None and parent_id not in workspace.runs:
         raise not_found(f"Run {parent_id} was not found.")
-    return workspace.keep_run(Run(run_id, experiment, "NotStarted", user_name=user or workspace.principal.name, parent_id=parent_id, target=None))
+    return workspace.keep_run(
+        Run(
+            run_id,
+            experiment,
+            "NotStarted",
+            user_name=user or workspace.principal.name,
+            parent_id=parent_id,
+            target=None,
+        )
+    )
 
 
 def _apply(run: Run, change: Mapping[str, Any]) -> None:
@@ -248,7 +440,9 @@ def patch_run(request: Request) -> Response:
 
 def get_details(request: Request) -> Response:
     workspace, run = workspace_of(request), run_of(request)
-    names = [blob.name for folder in LOG_FOLDERS for blob in workspace.storage.list("azureml", run.artifact_prefix + folder)]
+    names = [
+        blob.name for folder in LOG_FOLDERS for blob in workspace.storage.list("azureml", run.artifact_prefix + folder)
+    ]
     links = {name.removeprefix(run.artifact_prefix): workspace.storage.blob_link("azureml", name) for name in names}
     whole = run_form(workspace, run)
     details: Json = {name: whole[name] for name in IN_DETAILS} | {"createdTimeUtc": whole["createdUtc"]}
@@ -259,7 +453,9 @@ def get_children(request: Request) -> Response:
     workspace, run = workspace_of(request), run_of(request)
     given = {name.lower(): value for name, value in request.query_params.items()}
     order, top = given.get("$orderby"), given.get("$top")
-    asked = RunQuery(given.get("$filter"), order, int(top) if top and top.isdigit() else None, given.get("$continuationtoken"))
+    asked = RunQuery(
+        given.get("$filter"), order, int(top) if top and top.isdigit() else None, given.get("$continuationtoken")
+    )
     children = [workspace.runs[child] for child in run.children if child in workspace.runs]
     page = page_of(children, asked, limit=workspace.page_size, refused=workspace.refused_orders)
     return JSONResponse(_page_form(workspace, page, link=next_link(request, "$continuationToken", page.token)))
@@ -268,8 +464,12 @@ def get_children(request: Request) -> Response:
 def query_runs(request: Request) -> Response:
     workspace, experiment, body = workspace_of(request), experiment_of(request), body_of(request)
     runs: Iterable[Run] = experiment.runs.values() if experiment else workspace.runs.values()
-    asked = RunQuery(body.get("filter"), body.get("orderby") or body.get("orderBy"), body.get("top"), body.get("continuationToken"))
-    return JSONResponse(_page_form(workspace, page_of(list(runs), asked, limit=workspace.page_size, refused=workspace.refused_orders)))
+    asked = RunQuery(
+        body.get("filter"), body.get("orderby") or body.get("orderBy"), body.get("top"), body.get("continuationToken")
+    )
+    return JSONResponse(
+        _page_form(workspace, page_of(list(runs), asked, limit=workspace.page_size, refused=workspace.refused_orders))
+    )
 
 
 def _page_form(workspace: Workspace, page: Page, *, link: str | None = None) -> Json:
@@ -290,7 +490,9 @@ def batch_run_data(request: Request) -> Response:
             done[key] = data_form(workspace, workspace.runs[run_id], wish)
         else:
             inner = {"code": "NotFoundError", "innerError": None}
-            failed[key] = {"error": {"code": "UserError", "message": f"Run {run_id} was not found.", "innerError": inner}}
+            failed[key] = {
+                "error": {"code": "UserError", "message": f"Run {run_id} was not found.", "innerError": inner}
+            }
     return JSONResponse({"successfulResults": done, "failedResults": failed})
 
 
@@ -383,10 +585,14 @@ def query_experiments(request: Request) -> Response:
     view = (request.query_params.get("viewType") or body_of(request).get("viewType") or "ActiveOnly").lower()
     found = experiments_matching(list(workspace_of(request).experiments.values()), body_of(request).get("filter"))
     wanted = [one for one in found if view in ("all", "archivedonly" if one.archived else "activeonly")]
-    return JSONResponse({"value": [experiment_form(one) for one in wanted], "continuationToken": None, "nextLink": None})
+    return JSONResponse(
+        {"value": [experiment_form(one) for one in wanted], "continuationToken": None, "nextLink": None}
+    )
 
 
-def _in_families(rest: str, handler: Callable[[Request], Response], method: str = "GET", families: tuple[str, ...] = FAMILIES) -> list[Route]:
+def _in_families(
+    rest: str, handler: Callable[[Request], Response], method: str = "GET", families: tuple[str, ...] = FAMILIES
+) -> list[Route]:
     return [Route(f"{family}{rest}", handler, methods=[method]) for family in families]
 
 

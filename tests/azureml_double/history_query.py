@@ -92,7 +92,9 @@ def _comparing(read: Field[Item], rest: str, operator: str, wanted: str | None) 
         if found is None or wanted is None:
             return operator in ("eq", "ne") and (found is wanted) is (operator == "eq")
         sign = _sign(found, wanted)
-        return {"eq": sign == 0, "ne": sign != 0, "gt": sign > 0, "ge": sign >= 0, "lt": sign < 0, "le": sign <= 0}[operator]
+        return {"eq": sign == 0, "ne": sign != 0, "gt": sign > 0, "ge": sign >= 0, "lt": sign < 0, "le": sign <= 0}[
+            operator
+        ]
 
     return holds
 
@@ -137,8 +139,21 @@ def _attribute(name: str) -> Field[Any]:
     return lambda item, _: getattr(item, name)
 
 
-ATTRIBUTES = {"runid": "run_id", "runnumber": "number", "parentrunid": "parent_id", "rootrunid": "root_id", "status": "status", "createdutc": "created"}
-ATTRIBUTES |= {"starttimeutc": "started", "endtimeutc": "ended", "displayname": "display_name", "description": "description", "hidden": "hidden"}
+ATTRIBUTES = {
+    "runid": "run_id",
+    "runnumber": "number",
+    "parentrunid": "parent_id",
+    "rootrunid": "root_id",
+    "status": "status",
+    "createdutc": "created",
+}
+ATTRIBUTES |= {
+    "starttimeutc": "started",
+    "endtimeutc": "ended",
+    "displayname": "display_name",
+    "description": "description",
+    "hidden": "hidden",
+}
 ATTRIBUTES |= {"runtype": "run_type", "target": "target", "scriptname": "script"}
 FIELDS: Mapping[str, Field[Run]] = {
     **{name: _attribute(attribute) for name, attribute in ATTRIBUTES.items()},
@@ -256,11 +271,16 @@ def entities(request: Request) -> Response:
     page, end = _index_page(runs, filters, start, min(size, workspace.page_size))
     behind = end if end < len(runs) else None
     by_skip = workspace.skips_in_index or skip is not None
-    more = {"nextSkip": behind if by_skip else None, "continuationToken": token_after(str(behind)) if behind and not by_skip else None}
+    more = {
+        "nextSkip": behind if by_skip else None,
+        "continuationToken": token_after(str(behind)) if behind and not by_skip else None,
+    }
     return JSONResponse({"totalCount": None, "value": [_entity(workspace, run) for run in page], **more})
 
 
-def _index_page(runs: Sequence[Run], filters: Sequence[Mapping[str, Any]], start: int, size: int) -> tuple[list[Run], int]:
+def _index_page(
+    runs: Sequence[Run], filters: Sequence[Mapping[str, Any]], start: int, size: int
+) -> tuple[list[Run], int]:
     found: list[Run] = []
     for place in range(start, len(runs)):
         if len(found) == size:
@@ -275,18 +295,40 @@ def _meets(run: Run, condition: Mapping[str, Any]) -> bool:
     assert operator in ("eq", "ne")
     found = run.tags.get(field[len(TAGS) :]) if field.startswith(TAGS) else INDEXED[field](run)
     text = str(found).lower() if isinstance(found, bool) else found
-    return any(text == (str(value).lower() if isinstance(found, bool) else value) for value in condition["values"]) is (operator == "eq")
+    return any(text == (str(value).lower() if isinstance(found, bool) else value) for value in condition["values"]) is (
+        operator == "eq"
+    )
 
 
 def _entity(workspace: Workspace, run: Run) -> Json:
-    annotations: Json = {"archived": run.hidden, "tags": run.tags, "displayName": run.display_name, "description": run.description}
-    annotations |= {"status": run.indexed_status or run.status, "error": run.error, "effectiveStartTimeUtc": time_text(run.started)}
-    properties: Json = {"runId": run.run_id, "runNumber": run.number, "runType": run.run_type, "experimentName": run.experiment.name}
+    annotations: Json = {
+        "archived": run.hidden,
+        "tags": run.tags,
+        "displayName": run.display_name,
+        "description": run.description,
+    }
+    annotations |= {
+        "status": run.indexed_status or run.status,
+        "error": run.error,
+        "effectiveStartTimeUtc": time_text(run.started),
+    }
+    properties: Json = {
+        "runId": run.run_id,
+        "runNumber": run.number,
+        "runType": run.run_type,
+        "experimentName": run.experiment.name,
+    }
     properties |= {"experimentId": run.experiment.experiment_id, "parentRunId": run.parent_id, "rootRunId": run.root_id}
-    properties |= {"dataContainerId": run.data_container_id, "startTime": time_text(run.started), "endTime": time_text(run.ended)}
+    properties |= {
+        "dataContainerId": run.data_container_id,
+        "startTime": time_text(run.started),
+        "endTime": time_text(run.ended),
+    }
     properties |= {"userProperties": run.properties}
     properties |= {"creationContext": {"createdTime": time_text(run.created), "createdBy": {"userName": run.user_name}}}
-    place = f"azureml://location/{workspace.location}/workspaceId/{workspace.workspace_id}/type/runs/objectId/{run.run_id}"
+    place = (
+        f"azureml://location/{workspace.location}/workspaceId/{workspace.workspace_id}/type/runs/objectId/{run.run_id}"
+    )
     head = {"entityId": place, "entityResourceName": workspace.name, "kind": "Unversioned"}
     return {**head, "annotations": annotations, "properties": properties}
 

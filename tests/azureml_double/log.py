@@ -195,4 +195,8 @@ class RequestLog:
 
     def unknown(self) -> list[str]:
         """List unsupported requests, and answers that are failures of the double itself."""
-        return [f"{seen} ({seen.unknown})" for seen in self.all() if seen.unknown and not any(re.search(one, str(seen)) for one in self._expected)]
+        return [
+            f"{seen} ({seen.unknown})"
+            for seen in self.all()
+            if seen.unknown and not any(re.search(one, str(seen)) for one in self._expected)
+        ]

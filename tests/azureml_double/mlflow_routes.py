@@ -13,7 +13,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.azureml_double.frame import ServiceError, bad_request, body_of, demand, not_found, page_at, there, workspace_of
+from tests.azureml_double.frame import (
+    ServiceError,
+    bad_request,
+    body_of,
+    demand,
+    not_found,
+    page_at,
+    there,
+    workspace_of,
+)
 from tests.azureml_double.history import new_run
 from tests.azureml_double.run_data import keep_number, number_text
 from tests.azureml_double.state import Experiment, Json, Metric, Point, Right, Run, Workspace, new_id
@@ -27,12 +36,20 @@ MOST_RESULTS = 1000
 MOST_PARAMETERS = 200  # of a run, by three public reports
 STATUSES = dict.fromkeys(("NotStarted", "Unapproved", "Starting", "Provisioning", "Preparing", "Queued"), "SCHEDULED")
 STATUSES |= {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
-FROM_MLFLOW: Mapping[str, str] = {"RUNNING": "Running", "SCHEDULED": "Queued", "FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Canceled"}
+FROM_MLFLOW: Mapping[str, str] = {
+    "RUNNING": "Running",
+    "SCHEDULED": "Queued",
+    "FINISHED": "Completed",
+    "FAILED": "Failed",
+    "KILLED": "Canceled",
+}
 RUN_NAME, PARENT, ROOT = "mlflow.runName", "mlflow.parentRunId", "mlflow.rootRunId"
 # The service drops these tags at the creation of a run, but keeps them later, according to a public report.
 NOT_AT_CREATION = ("mlflow.source.name", "mlflow.source.type")
 VIEWS = {"ACTIVE_ONLY": (False,), "DELETED_ONLY": (True,), "ALL": (False, True)}
-_BELOW = re.compile(r"\s*tags\.(?:mlflow\.(parent|root)RunId|[`\"]mlflow\.(parent|root)RunId[`\"])\s*=\s*'([^'\"]*)'\s*")
+_BELOW = re.compile(
+    r"\s*tags\.(?:mlflow\.(parent|root)RunId|[`\"]mlflow\.(parent|root)RunId[`\"])\s*=\s*'([^'\"]*)'\s*"
+)
 """The filters for the children or all descendants of a run. The double evaluates them without MLflow, whose import
 costs every test process two seconds.
 """
@@ -53,15 +70,31 @@ def _moment(milliseconds: Any) -> datetime:
 def _info(workspace: Workspace, run: Run) -> Json:
     # azureml-mlflow parses this format.
     place = f"{workspace.path}/experiments/{run.experiment.experiment_id}/runs/{run.run_id}/artifacts"
-    form: Json = {"run_id": run.run_id, "run_uuid": run.run_id, "run_name": run.display_name, "experiment_id": run.experiment.experiment_id}
-    form |= {"user_id": run.user_name, "status": STATUSES.get(run.status, "RUNNING"), "start_time": _milliseconds(run.started or run.created)}
-    form |= {"end_time": run.ended and _milliseconds(run.ended), "artifact_uri": f"azureml://{workspace.data_plane_host}/mlflow/v2.0{place}"}
+    form: Json = {
+        "run_id": run.run_id,
+        "run_uuid": run.run_id,
+        "run_name": run.display_name,
+        "experiment_id": run.experiment.experiment_id,
+    }
+    form |= {
+        "user_id": run.user_name,
+        "status": STATUSES.get(run.status, "RUNNING"),
+        "start_time": _milliseconds(run.started or run.created),
+    }
+    form |= {
+        "end_time": run.ended and _milliseconds(run.ended),
+        "artifact_uri": f"azureml://{workspace.data_plane_host}/mlflow/v2.0{place}",
+    }
     return form | {"lifecycle_stage": "deleted" if run.hidden else "active"}
 
 
 def _run_form(workspace: Workspace, run: Run, *, without: Collection[str] = ()) -> Json:
     metrics = [_point_form(name, point) for name, point in _last_values(run).items() if name not in without]
-    return {"info": _info(workspace, run), "data": {"metrics": metrics, "params": _pairs(run.parameters), "tags": _pairs(_tags(run))}, "inputs": {}}
+    return {
+        "info": _info(workspace, run),
+        "data": {"metrics": metrics, "params": _pairs(run.parameters), "tags": _pairs(_tags(run))},
+        "inputs": {},
+    }
 
 
 def _tags(run: Run) -> dict[str, str]:
@@ -71,7 +104,12 @@ def _tags(run: Run) -> dict[str, str]:
 
 def _experiment_form(experiment: Experiment) -> Json:
     stage = "deleted" if experiment.archived else "active"
-    head = {"experiment_id": experiment.experiment_id, "name": experiment.name, "artifact_location": "", "lifecycle_stage": stage}
+    head = {
+        "experiment_id": experiment.experiment_id,
+        "name": experiment.name,
+        "artifact_location": "",
+        "lifecycle_stage": stage,
+    }
     return {**head, "creation_time": _milliseconds(experiment.created), "tags": _pairs(experiment.tags)}
 
 
@@ -92,11 +130,20 @@ def _last_values(run: Run) -> dict[str, Point]:
 
 
 def _numbers(metric: Metric) -> list[Point]:
-    return [point for point in metric.points if set(point.data) == {metric.name} and isinstance(point.data[metric.name], (int, float))]
+    return [
+        point
+        for point in metric.points
+        if set(point.data) == {metric.name} and isinstance(point.data[metric.name], (int, float))
+    ]
 
 
 def _point_form(name: str, point: Point) -> Json:
-    return {"key": name, "value": number_text(float(point.data[name])), "timestamp": _milliseconds(point.created), "step": point.step or 0}
+    return {
+        "key": name,
+        "value": number_text(float(point.data[name])),
+        "timestamp": _milliseconds(point.created),
+        "step": point.step or 0,
+    }
 
 
 def _pairs(values: Mapping[str, str]) -> list[Json]:
@@ -106,15 +153,23 @@ def _pairs(values: Mapping[str, str]) -> list[Json]:
 def get_experiment(request: Request) -> Response:
     known, name = workspace_of(request).experiments, request.query_params.get("experiment_name")
     if name is None:
-        return JSONResponse({"experiment": _experiment_form(_experiment(request, request.query_params.get("experiment_id", "")))})
-    return JSONResponse({"experiment": _experiment_form(there(known.get(name), f"Experiment '{name}' does not exist."))})
+        return JSONResponse(
+            {"experiment": _experiment_form(_experiment(request, request.query_params.get("experiment_id", "")))}
+        )
+    return JSONResponse(
+        {"experiment": _experiment_form(there(known.get(name), f"Experiment '{name}' does not exist."))}
+    )
 
 
 def create_experiment(request: Request) -> Response:
     demand(request, Right.WRITE, "experiments/write")
     workspace, name = workspace_of(request), body_of(request).get("name", "")
     if not name or name in workspace.experiments:
-        raise ServiceError(409 if name else 400, "UserError", f"Experiment '{name}' exists already." if name else "An experiment needs a name.")
+        raise ServiceError(
+            409 if name else 400,
+            "UserError",
+            f"Experiment '{name}' exists already." if name else "An experiment needs a name.",
+        )
     return JSONResponse({"experiment_id": workspace.experiment(name).experiment_id})
 
 
@@ -159,14 +214,20 @@ def log_batch(request: Request) -> Response:
     """Log a batch of metrics, parameters and tags, or a single item that is the body."""
     run, body, route = _changed(request), body_of(request), request.url.path.rpartition("/")[2]
     alone = {"log-metric": "metrics", "log-parameter": "params", "set-tag": "tags"}.get(route)
-    metrics, params, tags = ([body] if kind == alone else body.get(kind) or [] for kind in ("metrics", "params", "tags"))
+    metrics, params, tags = (
+        [body] if kind == alone else body.get(kind) or [] for kind in ("metrics", "params", "tags")
+    )
     if len(metrics) > MOST_METRICS or len(params) > MOST_OTHERS or len(tags) > MOST_OTHERS:
-        raise bad_request(f"At most {MOST_METRICS} metrics, {MOST_OTHERS} params and {MOST_OTHERS} tags go into one batch.")
+        raise bad_request(
+            f"At most {MOST_METRICS} metrics, {MOST_OTHERS} params and {MOST_OTHERS} tags go into one batch."
+        )
     size = len(run.parameters.keys() | {param["key"] for param in params})
     if params and size > MOST_PARAMETERS:
         rule = "A field of the entity is over the size limit."
         see = "See https://aka.ms/azure-machine-learning-limits for service limits documentation."
-        raise ServiceError(400, "ValidationError", f"{rule} FieldName=Parameters, Limit={MOST_PARAMETERS}, Size={size}. {see}")
+        raise ServiceError(
+            400, "ValidationError", f"{rule} FieldName=Parameters, Limit={MOST_PARAMETERS}, Size={size}. {see}"
+        )
     for param in params:
         if run.parameters.setdefault(param["key"], str(param.get("value", ""))) != str(param.get("value", "")):
             raise bad_request(f"Param '{param['key']}' of run {run.run_id} was logged with another value.")
@@ -209,13 +270,17 @@ def bulk_history(request: Request) -> Response:
         raise bad_request(f"GetMetricHistoryBulk takes 1 to {MOST_RUNS} runs, not {len(run_ids)}.")
     rows = []
     for run in [workspace.runs[run_id] for run_id in sorted(set(run_ids)) if run_id in workspace.runs]:
-        ordered = sorted(_numbers(run.metrics.get(key, Metric(key))), key=lambda point: (point.created, point.step or 0))
+        ordered = sorted(
+            _numbers(run.metrics.get(key, Metric(key))), key=lambda point: (point.created, point.step or 0)
+        )
         rows += [{**_point_form(key, point), "run_id": run.run_id} for point in ordered]
     return JSONResponse({"metrics": rows[: min(int(asked.get("max_results") or MOST_IN_BULK), MOST_IN_BULK)]})
 
 
 def _experiment(request: Request, experiment_id: str) -> Experiment:
-    return there(workspace_of(request).experiment_by_id(experiment_id), f"No Experiment with id={experiment_id} exists.")
+    return there(
+        workspace_of(request).experiment_by_id(experiment_id), f"No Experiment with id={experiment_id} exists."
+    )
 
 
 def _asked(request: Request) -> Run:
@@ -238,7 +303,9 @@ def _set_tag(run: Run, key: str, value: str) -> None:
 
 
 def _page(workspace: Workspace, items: Sequence[Any], asked: Mapping[str, Any]) -> tuple[Sequence[Any], dict[str, str]]:
-    page, token = page_at(items, asked.get("page_token"), min(int(asked.get("max_results") or workspace.page_size), workspace.page_size))
+    page, token = page_at(
+        items, asked.get("page_token"), min(int(asked.get("max_results") or workspace.page_size), workspace.page_size)
+    )
     return page, {"next_page_token": token} if token else {}
 
 
@@ -302,7 +369,17 @@ def _as_entities(runs: Iterable[Run]) -> list[entities.Run]:
     for run in runs:
         begun, ended = _milliseconds(run.started or run.created), _milliseconds(run.ended) if run.ended else None
         status = STATUSES.get(run.status, "RUNNING")
-        info = RunInfo(run.run_id, run.experiment.experiment_id, run.user_name, status, begun, ended, "active", "", run.display_name)
+        info = RunInfo(
+            run.run_id,
+            run.experiment.experiment_id,
+            run.user_name,
+            status,
+            begun,
+            ended,
+            "active",
+            "",
+            run.display_name,
+        )
         last = [Metric(name, float(point.data[name]), 0, point.step or 0) for name, point in _last_values(run).items()]
         params = [Param(name, value) for name, value in run.parameters.items()]
         made.append(MlflowRun(info, RunData(last, params, [RunTag(name, value) for name, value in _tags(run).items()])))
@@ -312,7 +389,11 @@ def _as_entities(runs: Iterable[Run]) -> list[entities.Run]:
 def search_experiments(request: Request) -> Response:
     body = body_of(request)
     shown = VIEWS.get(str(body.get("view_type") or "ACTIVE_ONLY").upper(), (False,))
-    known = {one.experiment_id: one for one in list(workspace_of(request).experiments.values()) if bool(one.archived) in shown}
+    known = {
+        one.experiment_id: one
+        for one in list(workspace_of(request).experiments.values())
+        if bool(one.archived) in shown
+    }
     if not (body.get("filter") or body.get("order_by")):
         return JSONResponse({"experiments": [_experiment_form(known[each]) for each in sorted(known, reverse=True)]})
     from mlflow.entities import Experiment, ExperimentTag
@@ -320,7 +401,15 @@ def search_experiments(request: Request) -> Response:
     from mlflow.utils.search_utils import SearchExperimentsUtils
 
     entities = [
-        Experiment(one.experiment_id, one.name, "", "active", [ExperimentTag(*pair) for pair in one.tags.items()], _milliseconds(one.created), 0)
+        Experiment(
+            one.experiment_id,
+            one.name,
+            "",
+            "active",
+            [ExperimentTag(*pair) for pair in one.tags.items()],
+            _milliseconds(one.created),
+            0,
+        )
         for one in known.values()
     ]
     try:

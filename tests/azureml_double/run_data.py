@@ -15,7 +15,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.azureml_double.frame import bad_request, body_of, demand, error_document, name_in, next_link, page_at, there, token_after, workspace_of
+from tests.azureml_double.frame import (
+    bad_request,
+    body_of,
+    demand,
+    error_document,
+    name_in,
+    next_link,
+    page_at,
+    there,
+    token_after,
+    workspace_of,
+)
 from tests.azureml_double.history import FAMILIES, changeable_run, outputs_of, run_of
 from tests.azureml_double.history_query import instant
 from tests.azureml_double.state import MODELS, Json, Metric, Point, Right, Run, Workspace, new_id, now, time_text
@@ -33,7 +44,14 @@ def _blob_name(container: str, path: str) -> str:
 
 def _record(container: str, path: str) -> Json:
     nulls = dict.fromkeys(("etag", "createdTime", "dataPath"))
-    return {"artifactId": _blob_name(container, path), "origin": ORIGIN, "container": container, "path": path, "tags": {}, **nulls}
+    return {
+        "artifactId": _blob_name(container, path),
+        "origin": ORIGIN,
+        "container": container,
+        "path": path,
+        "tags": {},
+        **nulls,
+    }
 
 
 def _link(workspace: Workspace, container: str, path: str, permissions: str) -> Json:
@@ -56,19 +74,28 @@ def list_artifacts(request: Request) -> Response:
     (container, prefix), token = _where(request), request.query_params.get("continuationToken")
     workspace, last = workspace_of(request), name_in(token) if token else ""
     blobs = workspace.storage.list(CONTAINER, _blob_name(container, re.sub("//+", "/", prefix)))
-    shown = list(islice((blob for blob in blobs if blob.name > last), workspace.page_size + 1 if workspace.reaches_storage else 0))
+    shown = list(
+        islice(
+            (blob for blob in blobs if blob.name > last), workspace.page_size + 1 if workspace.reaches_storage else 0
+        )
+    )
     token = token_after(shown[-2].name) if len(shown) > workspace.page_size else None
     value = []
     for blob in shown[: workspace.page_size]:
         path = blob.name.removeprefix(_blob_name(container, ""))
         record = _record(container, path) | {"createdTime": time_text(blob.creation_time)}
         value.append(_link(workspace, container, path, "r") if "/prefix/" in request.url.path else record)
-    return JSONResponse({"value": value, "continuationToken": token, "nextLink": next_link(request, "continuationToken", token)})
+    return JSONResponse(
+        {"value": value, "continuationToken": token, "nextLink": next_link(request, "continuationToken", token)}
+    )
 
 
 def content_info(request: Request) -> Response:
     workspace, (container, path) = workspace_of(request), _where(request)
-    there(workspace.storage.properties(CONTAINER, _blob_name(container, path)) if path else None, f"Artifact {_blob_name(container, path)} was not found.")
+    there(
+        workspace.storage.properties(CONTAINER, _blob_name(container, path)) if path else None,
+        f"Artifact {_blob_name(container, path)} was not found.",
+    )
     return JSONResponse(_link(workspace, container, path, "r"))
 
 
@@ -83,12 +110,20 @@ def make_artifacts(request: Request) -> Response:
     if not 1 <= len(paths) <= MOST_ARTIFACTS_AT_ONCE:
         raise bad_request(f"Between 1 and {MOST_ARTIFACTS_AT_ONCE} artifacts are made at once, not {len(paths)}.")
     links = {path: _link(workspace_of(request), container, path, "rcw") for path in paths}
-    return JSONResponse({"artifacts": {path: _record(container, path) for path in paths}, "artifactContentInformation": links, "errors": {}})
+    return JSONResponse(
+        {
+            "artifacts": {path: _record(container, path) for path in paths},
+            "artifactContentInformation": links,
+            "errors": {},
+        }
+    )
 
 
 def list_metrics(request: Request) -> Response:
     run = run_of(request)
-    names, token = page_at(sorted(run.metrics), body_of(request).get("continuationToken"), workspace_of(request).page_size)
+    names, token = page_at(
+        sorted(run.metrics), body_of(request).get("continuationToken"), workspace_of(request).page_size
+    )
     value = []
     for metric in (run.metrics[name] for name in names):
         key = {"namespace": metric.namespace, "name": metric.name, "labels": None, "columnNames": None}
@@ -102,8 +137,20 @@ def full_metric(request: Request) -> Response:
     points, token = page_at(metric.points, body_of(request).get("continuationToken"), workspace_of(request).page_size)
     value = []
     for point in points:
-        value.append({"metricId": point.metric_id, "createdUtc": time_text(point.created), "step": point.step, "data": _data(point)})
-    head = {"dataContainerId": run.data_container_id, "name": metric.name, "columns": _columns(metric), "properties": {KIND: metric.kind}}
+        value.append(
+            {
+                "metricId": point.metric_id,
+                "createdUtc": time_text(point.created),
+                "step": point.step,
+                "data": _data(point),
+            }
+        )
+    head = {
+        "dataContainerId": run.data_container_id,
+        "name": metric.name,
+        "columns": _columns(metric),
+        "properties": {KIND: metric.kind},
+    }
     nulls = dict.fromkeys(("standardSchemaId", "dataLocation", "nextLink"))
     return JSONResponse({**head, **nulls, "namespace": metric.namespace, "value": value, "continuationToken": token})
 
@@ -111,7 +158,11 @@ def full_metric(request: Request) -> Response:
 def last_values(request: Request) -> Response:
     """Return each metric with its last row. The form of the answer is our guess, made like that of `full`."""
     run = run_of(request)
-    value = [{"name": one.name, "columns": _columns(one), "value": [{"data": _data(one.points[-1])}]} for one in run.metrics.values() if one.points]
+    value = [
+        {"name": one.name, "columns": _columns(one), "value": [{"data": _data(one.points[-1])}]}
+        for one in run.metrics.values()
+        if one.points
+    ]
     return JSONResponse({"value": value, "continuationToken": None, "nextLink": None})
 
 
@@ -142,7 +193,9 @@ def write_metrics(request: Request) -> Response:
         rows = document.get("value") or []
         if len(rows) > MOST_ROWS:
             raise bad_request(f"A metric has {MOST_ROWS} rows in a batch at most, not {len(rows)}.")
-        texts = [text for row in rows for item in (row.get("data") or {}).items() for text in item if isinstance(text, str)]
+        texts = [
+            text for row in rows for item in (row.get("data") or {}).items() for text in item if isinstance(text, str)
+        ]
         problem = "" if _fits(run, document) else "is of another type"
         if max(map(len, texts), default=0) > LONGEST_TEXT:
             problem = f"has a text of more than {LONGEST_TEXT} characters"
@@ -200,8 +253,15 @@ def resolve_outputs(request: Request) -> Response:
     workspace, found = workspace_of(request), dict[str, Json]()
     is_of_models = "/modelregistry/" in request.url.path
     for asset_id in body_of(request).get("values") or []:
-        runs = [run for run in list(workspace.runs.values()) if run.outputs or f"azureml_{run.run_id}_output_data_" in asset_id]
-        output = next((output for run in runs for output in outputs_of(workspace, run).values() if output.asset_id == asset_id), None)
+        runs = [
+            run
+            for run in list(workspace.runs.values())
+            if run.outputs or f"azureml_{run.run_id}_output_data_" in asset_id
+        ]
+        output = next(
+            (output for run in runs for output in outputs_of(workspace, run).values() if output.asset_id == asset_id),
+            None,
+        )
         if output is not None and (output.kind in MODELS) is is_of_models:
             place = {"path": output.uri} if is_of_models else {"uri": output.uri, "legacyDatasetType": None}
             found[asset_id] = {**place, "type": output.kind}

@@ -91,7 +91,9 @@ def _acknowledge(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-async def _with_tls(writer: asyncio.StreamWriter, context: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _with_tls(
+    writer: asyncio.StreamWriter, context: ssl.SSLContext
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=LIMIT, loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -113,7 +115,10 @@ def routes_of(modules: list[ModuleType]) -> list[BaseRoute]:
 
 
 def application(azure: Azure) -> ASGIApp:
-    planes = {Role.ARM: Plane(azure, routes_of(CONTROL_PLANE), is_arm=True), Role.DATA: Plane(azure, routes_of(DATA_PLANE), is_arm=False)}
+    planes = {
+        Role.ARM: Plane(azure, routes_of(CONTROL_PLANE), is_arm=True),
+        Role.DATA: Plane(azure, routes_of(DATA_PLANE), is_arm=False),
+    }
     apps: dict[Role | None, Starlette] = {
         Role.ARM: _app([*arm_resources.open_routes, *arm_jobs.open_routes], compressing(planes[Role.ARM])),
         Role.DATA: _app([Route("/discovery", discovery)], compressing(planes[Role.DATA])),
@@ -163,17 +168,28 @@ class Stage:
         """
         name = name or f"ws-{uuid.uuid4().hex[:8]}"
         if len(self._free_accounts) < 2:
-            raise RuntimeError("all storage accounts of this stage are in use: a test left its workspaces behind, or makes very many")
+            raise RuntimeError(
+                "all storage accounts of this stage are in use: a test left its workspaces behind, or makes very many"
+            )
         first, second = (Storage(self._free_accounts.popleft(), self._key, self.azurite) for _ in range(2))
         staged = new_workspace(self, name, first, second, **options)
         self._staged.append(staged)
         return staged
 
     def environment(self) -> dict[str, str]:
-        none_of_this_machine = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"), "")
+        none_of_this_machine = dict.fromkeys(
+            ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"), ""
+        )
         proxies = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://127.0.0.1:{self.port}")
         trusted = dict.fromkeys(("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), str(self.ca_file))
-        return {**none_of_this_machine, **proxies, **trusted, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "AZUREML_CURRENT_CLOUD": "AzureCloud"}
+        return {
+            **none_of_this_machine,
+            **proxies,
+            **trusted,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+            "AZUREML_CURRENT_CLOUD": "AzureCloud",
+        }
 
     def clear(self) -> None:
         self.faults.clear()
@@ -209,7 +225,9 @@ class Stage:
                     self._free_accounts.append(storage.account)
 
     async def serve(self, ready: threading.Event, stopping: asyncio.Event) -> None:
-        config = uvicorn.Config(application(self.azure), port=0, log_config=None, access_log=False, lifespan="off", ws="none")
+        config = uvicorn.Config(
+            application(self.azure), port=0, log_config=None, access_log=False, lifespan="off", ws="none"
+        )
         server = uvicorn.Server(config)
         config.load()
         server.lifespan = config.lifespan_class(config)
@@ -275,13 +293,17 @@ class Stage:
                 request = await read_head(reader)
                 seen = Seen(request.first[0], host, request.first[1], "", {"upgrade": request.get("upgrade")})
                 self.log.note(seen)
-                await serve(self.azure, request, reader, secure, seen, self.faults.meet(f"GET {seen.host}{seen.path}", request))
+                await serve(
+                    self.azure, request, reader, secure, seen, self.faults.meet(f"GET {seen.host}{seen.path}", request)
+                )
                 return
             await self._relay(reader, secure, host, self._azurite_port if role is Role.BLOB else self._app_port, None)
         finally:
             secure.close()
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int, head: Head | None) -> None:
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int, head: Head | None
+    ) -> None:
         upstream = Upstream(port)
         sock = writer.get_extra_info("socket")
         try:
@@ -299,7 +321,9 @@ class Stage:
         path, _, query = request.first[1].partition("?")
         headers = {name.lower(): "***" if name.lower() == "authorization" else value for name, value in request.headers}
         seen = Seen(request.first[0], host or request.get("host"), unquote(path), masked(query), headers)
-        actions = self.faults.meet(f"{seen.method} {seen.host}{seen.path}{'?' if seen.query else ''}{seen.query}", request)
+        actions = self.faults.meet(
+            f"{seen.method} {seen.host}{seen.path}{'?' if seen.query else ''}{seen.query}", request
+        )
         seen.faults = actions.done
         if host:
             self.log.note(seen)

@@ -115,15 +115,33 @@ class TokenRefused(Exception):
 
 def make_token(principal: Principal, audience: str, claims_asked: str = "") -> tuple[str, float]:
     begun = int(time.time())
-    who = {"appid": principal.client_id, "oid": principal.object_id, "sub": principal.object_id, "tid": principal.tenant, "idtyp": "app", "ver": "1.0"}
+    who = {
+        "appid": principal.client_id,
+        "oid": principal.object_id,
+        "sub": principal.object_id,
+        "tid": principal.tenant,
+        "idtyp": "app",
+        "ver": "1.0",
+    }
     times = {"iat": begun, "nbf": begun, "exp": int(begun + principal.token_seconds), "made": time.time()}
     met = json.loads(claims_asked or "{}").get("access_token", {})
-    return _sealed({"aud": audience, "iss": f"https://sts.windows.net/{principal.tenant}/", **who, **times, "met": met}), principal.token_seconds
+    return _sealed(
+        {"aud": audience, "iss": f"https://sts.windows.net/{principal.tenant}/", **who, **times, "met": met}
+    ), principal.token_seconds
 
 
 def make_run_token(workspace_path: str, run_id: str, *, seconds: float = 3600) -> tuple[str, int]:
     ends = int(time.time() + seconds)
-    return _sealed({"iss": "azureml", "aud": "azureml", "scope": workspace_path, "role": "Contributor", "runid": run_id, "exp": ends}), ends
+    return _sealed(
+        {
+            "iss": "azureml",
+            "aud": "azureml",
+            "scope": workspace_path,
+            "role": "Contributor",
+            "runid": run_id,
+            "exp": ends,
+        }
+    ), ends
 
 
 def read_token(token: str) -> Json:
@@ -334,7 +352,8 @@ class Workspace:
     reaches_storage: bool = True  # otherwise its lists of artifacts are empty, as a public report says
     # Metrics that are missing from MLflow's search: logged recently, or by azureml-core.
     search_lacks: Collection[str] = ()
-    # Whether MLflow's searches refuse `max_results` of 1,000 and more, as public reports say. MLflow's clients send more.
+    # Whether MLflow's searches refuse `max_results` of 1,000 and more, as public reports say. MLflow's clients send
+    # more.
     short_searches: bool = False
     # By run, metric, and device (empty: none) or NODE/DEVICE.
     resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(default_factory=dict)
@@ -360,13 +379,18 @@ class Workspace:
         short = "azureml://datastores/"
         if not uri.startswith(short):
             return uri
-        return f"azureml://subscriptions/{self.subscription}/resourcegroups/{self.group}/workspaces/{self.name}/datastores/{uri.removeprefix(short)}"
+        return (
+            f"azureml://subscriptions/{self.subscription}/resourcegroups/{self.group}/workspaces/{self.name}/"
+            f"datastores/{uri.removeprefix(short)}"
+        )
 
     def experiment(self, name: str) -> Experiment:
         return self.experiments.setdefault(name, Experiment(name))
 
     def experiment_by_id(self, experiment_id: str) -> Experiment | None:
-        return next((one for one in self.experiments.values() if one.experiment_id.lower() == experiment_id.lower()), None)
+        return next(
+            (one for one in self.experiments.values() if one.experiment_id.lower() == experiment_id.lower()), None
+        )
 
     def keep_run(self, run: Run) -> Run:
         self.runs[run.run_id] = run.experiment.runs[run.run_id] = run
@@ -388,7 +412,14 @@ class Workspace:
         return self.jobs is not None and self.jobs.cancel(run)
 
     def register(self, kind: str, name: str, version: str, given: Json) -> None:
-        kept: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "isAnonymous": False, **_ADDED[kind]}
+        kept: Json = {
+            "description": None,
+            "tags": {},
+            "properties": {},
+            "isArchived": False,
+            "isAnonymous": False,
+            **_ADDED[kind],
+        }
         kept |= {key: value for key, value in given.items() if value is not None}
         kept["properties"] = {key: str(value) for key, value in (given.get("properties") or {}).items()}
         if kind == "codes":
@@ -415,8 +446,16 @@ class Azure:
     def forget_workspace(self, workspace: Workspace) -> None:
         self.workspaces.pop(workspace.path.lower(), None)
         tenants = {one.tenant for one in self.workspaces.values()}
-        self.principals = {client: one for client, one in self.principals.items() if one.tenant != workspace.tenant or one.tenant in tenants}
+        self.principals = {
+            client: one
+            for client, one in self.principals.items()
+            if one.tenant != workspace.tenant or one.tenant in tenants
+        }
 
     def storage(self, account: str) -> tuple[Workspace, Storage] | None:
-        pairs = ((workspace, storage) for workspace in self.workspaces.values() for storage in (workspace.storage, workspace.second_storage))
+        pairs = (
+            (workspace, storage)
+            for workspace in self.workspaces.values()
+            for storage in (workspace.storage, workspace.second_storage)
+        )
         return next((pair for pair in pairs if pair[1].account == account), None)

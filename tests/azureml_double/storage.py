@@ -81,10 +81,17 @@ class Storage:
     def make_container(self, container: str) -> None:
         self._ask(("PUT", f"/{container}?restype=container", (201, 409)))
 
-    def put(self, container: str, name: str, content: bytes, *, metadata: Mapping[str, str] | None = None, md5: bool = True) -> None:
-        settings = vendor.ContentSettings(content_type="application/octet-stream", content_md5=bytearray(hashlib.md5(content).digest()) if md5 else None)
+    def put(
+        self, container: str, name: str, content: bytes, *, metadata: Mapping[str, str] | None = None, md5: bool = True
+    ) -> None:
+        settings = vendor.ContentSettings(
+            content_type="application/octet-stream",
+            content_md5=bytearray(hashlib.md5(content).digest()) if md5 else None,
+        )
         blob = self.client.get_blob_client(container, name)
-        blob.upload_blob(content, overwrite=True, content_settings=settings, metadata=dict(metadata) if metadata else None)
+        blob.upload_blob(
+            content, overwrite=True, content_settings=settings, metadata=dict(metadata) if metadata else None
+        )
         if not md5:
             blob.set_http_headers(vendor.ContentSettings(content_type="application/octet-stream"))
 
@@ -122,19 +129,29 @@ class Storage:
         """
         rights = vendor.BlobSasPermissions.from_string(permissions)
         times = _times(seconds or self.sas_seconds)
-        signature = vendor.generate_blob_sas(self.account, container, name, account_key=self.key, permission=rights, **times)
+        signature = vendor.generate_blob_sas(
+            self.account, container, name, account_key=self.key, permission=rights, **times
+        )
         return signed(f"{self.url(container, name)}?{signature}&{DELEGATED}")
 
     def container_sas(self, container: str, *, permissions: str = "rl", seconds: float | None = None) -> str:
         rights = vendor.ContainerSasPermissions.from_string(permissions)
-        return signed(vendor.generate_container_sas(self.account, container, account_key=self.key, permission=rights, **_times(seconds or self.sas_seconds)))
+        return signed(
+            vendor.generate_container_sas(
+                self.account, container, account_key=self.key, permission=rights, **_times(seconds or self.sas_seconds)
+            )
+        )
 
     def account_sas(self) -> str:
         """The SAS that `listSecrets` returns in place of a key, with the services, types and permissions of the one
         recorded on 27 March 2026.
         """
         expiry = datetime.now(timezone.utc) + timedelta(seconds=self.sas_seconds)
-        return signed(vendor.generate_account_sas(self.account, self.key, resource_types="co", permission="rcuwdl", expiry=expiry, services="bf"))
+        return signed(
+            vendor.generate_account_sas(
+                self.account, self.key, resource_types="co", permission="rcuwdl", expiry=expiry, services="bf"
+            )
+        )
 
     @cached_property
     def vouching_sas(self) -> str:
@@ -145,7 +162,12 @@ class Storage:
 
     def wipe(self) -> None:
         (listed,) = self._ask(("GET", "?comp=list", (200,)))
-        self._ask(*[("DELETE", f"/{container}?restype=container", (202,)) for container in re.findall(r"<Name>(.*?)</Name>", listed)])
+        self._ask(
+            *[
+                ("DELETE", f"/{container}?restype=container", (202,))
+                for container in re.findall(r"<Name>(.*?)</Name>", listed)
+            ]
+        )
 
     def _ask(self, *questions: tuple[str, str, tuple[int, ...]]) -> tuple[str, ...]:
         """Send requests that every test sends several times, and return the answers. The vendor's client is ten times
@@ -154,7 +176,9 @@ class Storage:
         answers = []
         with closing(HTTPConnection(urlsplit(self.azurite).netloc, timeout=60)) as connection:
             for method, what, expected in questions:
-                connection.request(method, f"/{self.account}{what}&{self.vouching_sas}", headers={"Content-Length": "0"})
+                connection.request(
+                    method, f"/{self.account}{what}&{self.vouching_sas}", headers={"Content-Length": "0"}
+                )
                 answer = connection.getresponse()
                 answers.append(answer.read().decode())
                 assert answer.status in expected, f"{method} {what}: {answer.status} {answers[-1]}"
@@ -197,7 +221,11 @@ def _for_azurite(azure: Azure, storage: Storage, path: str, query: str) -> str:
     else:
         # Azurite signs only with the key.
         query = "&".join(part for part in query.split("&") if part not in DELEGATED.split("&"))
-        by_key = _signed_by_account(storage.account, storage.key, path, terms, "https") if given.get("spr") == "https" else ""
+        by_key = (
+            _signed_by_account(storage.account, storage.key, path, terms, "https")
+            if given.get("spr") == "https"
+            else ""
+        )
         if not by_key or dict(parse_qsl(by_key)).get("sig") != given.get("sig"):
             return query
     others = [part for part in query.split("&") if part.partition("=")[0] not in SIGNED]
@@ -211,18 +239,30 @@ def _signer_of(storage: Storage, path: str, given: Mapping[str, str]) -> str:
     if not all(given.get(name) for name in KEY_TERMS) or given.get("sr") != "b" or given["skoid"] in DELEGATED:
         return ""
     key = vendor.UserDelegationKey()  # type: ignore[no-untyped-call]
-    key.signed_oid, key.signed_tid, key.signed_start, key.signed_expiry, key.signed_service, key.signed_version = (given[name] for name in KEY_TERMS)
+    key.signed_oid, key.signed_tid, key.signed_start, key.signed_expiry, key.signed_service, key.signed_version = (
+        given[name] for name in KEY_TERMS
+    )
     key.value = _key_value(storage.key, given)
     container, _, name = unquote(path.lstrip("/")).partition("/")
-    terms = {"permission": given.get("sp"), "start": given.get("st") or None, "expiry": given.get("se"), "protocol": given.get("spr") or None}
+    terms = {
+        "permission": given.get("sp"),
+        "start": given.get("st") or None,
+        "expiry": given.get("se"),
+        "protocol": given.get("spr") or None,
+    }
     made = vendor.generate_blob_sas(storage.account, container, name, user_delegation_key=key, **terms)  # type: ignore[arg-type]
-    is_right = dict(parse_qsl(made)).get("sig") == given.get("sig") and _moment(given["ske"]) > datetime.now(timezone.utc)
+    is_right = dict(parse_qsl(made)).get("sig") == given.get("sig") and _moment(given["ske"]) > datetime.now(
+        timezone.utc
+    )
     return given["skoid"] if is_right else ""
 
 
 def _key_value(account_key: str, terms: Mapping[str, str]) -> str:
     text = "\n".join(terms[name] for name in KEY_TERMS)
-    return issued("delegation key", base64.b64encode(hmac.new(base64.b64decode(account_key), text.encode(), hashlib.sha256).digest()).decode())
+    return issued(
+        "delegation key",
+        base64.b64encode(hmac.new(base64.b64decode(account_key), text.encode(), hashlib.sha256).digest()).decode(),
+    )
 
 
 def _moment(text: str) -> datetime:
@@ -245,19 +285,33 @@ def key_answer(azure: Azure, host: str, request: Head, body: bytes) -> tuple[Hea
         start, expiry = tree.findtext("Start") or "", tree.findtext("Expiry") or ""
         begins, ends = _moment(start), _moment(expiry)
     except (ElementTree.ParseError, ValueError) as e:
-        raise StorageRefusal(400, "InvalidXmlNodeValue", f"The value for one of the XML nodes is not in the correct format: {e}") from e
+        raise StorageRefusal(
+            400, "InvalidXmlNodeValue", f"The value for one of the XML nodes is not in the correct format: {e}"
+        ) from e
     if not begins < ends <= datetime.now(timezone.utc) + LONGEST or ends < datetime.now(timezone.utc):
         raise StorageRefusal(400, "InvalidXmlNodeValue", "The time of the key is longer than seven days, or over.")
     values = (principal.object_id, principal.tenant, start, expiry, "b", KEY_VERSION)
     tags = ("SignedOid", "SignedTid", "SignedStart", "SignedExpiry", "SignedService", "SignedVersion")
     parts = "".join(f"<{tag}>{value}</{tag}>" for tag, value in zip(tags, values, strict=True))
     value = _key_value(found[1].key, dict(zip(KEY_TERMS, values, strict=True)))
-    document = f'<?xml version="1.0" encoding="utf-8"?><vendor.UserDelegationKey>{parts}<Value>{value}</Value></vendor.UserDelegationKey>'.encode()
-    return Head(["HTTP/1.1", "200", "OK"], [("Content-Type", "application/xml"), ("Content-Length", str(len(document)))]), document
+    document = (
+        f'<?xml version="1.0" encoding="utf-8"?><vendor.UserDelegationKey>{parts}<Value>{value}</Value></'
+        "vendor.UserDelegationKey>"
+    ).encode()
+    return Head(
+        ["HTTP/1.1", "200", "OK"], [("Content-Type", "application/xml"), ("Content-Length", str(len(document)))]
+    ), document
 
 
 class StorageRefusal(Exception):
-    def __init__(self, status: int, code: str, message: str, headers: Sequence[tuple[str, str]] = (), details: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Sequence[tuple[str, str]] = (),
+        details: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.headers, self.details = status, code, message, headers, details or {}
 
@@ -271,7 +325,12 @@ def answer_of(refusal: StorageRefusal, method: str) -> tuple[Head, bytes]:
     body = f'\ufeff<?xml version="1.0" encoding="utf-8"?><Error>{elements}</Error>'.encode()
     if method == "HEAD":
         body = b""
-    headers = [("x-ms-error-code", refusal.code), ("x-ms-request-id", str(uuid.uuid4())), ("Content-Type", "application/xml"), *refusal.headers]
+    headers = [
+        ("x-ms-error-code", refusal.code),
+        ("x-ms-request-id", str(uuid.uuid4())),
+        ("Content-Type", "application/xml"),
+        *refusal.headers,
+    ]
     return Head(["HTTP/1.1", str(refusal.status), refusal.code], [*headers, ("Content-Length", str(len(body)))]), body
 
 
@@ -293,7 +352,11 @@ def admitted(azure: Azure, host: str, request: Head, met: Met) -> None:
     elif not scheme and "sig=" not in request.first[1]:
         raise StorageRefusal(401, "NoAuthenticationInformation", f"{NOT_AUTHENTICATED} {SEE_CHALLENGE}")
     elif not storage.takes_keys and "skoid=" not in request.first[1]:
-        raise StorageRefusal(403, "KeyBasedAuthenticationNotPermitted", "Key based authentication is not permitted on this storage account.")
+        raise StorageRefusal(
+            403,
+            "KeyBasedAuthenticationNotPermitted",
+            "Key based authentication is not permitted on this storage account.",
+        )
     elif not scheme:
         path, _, query = request.first[1].partition("?")
         request.first[1] = f"{path}?{_for_azurite(azure, storage, path, query)}"
@@ -320,11 +383,16 @@ def _name_as_the_service_does(request: Head) -> None:
 
 def _meet_faults(request: Head, met: Met) -> None:
     if met.use(ExpireSas):
-        message = f"{NOT_AUTHENTICATED} Make sure the value of Authorization header is formed correctly including the signature."
+        message = (
+            f"{NOT_AUTHENTICATED} Make sure the value of Authorization header is formed correctly including the "
+            "signature."
+        )
         detail = {"AuthenticationErrorDetail": "Signature not valid in the specified time frame"}
         raise StorageRefusal(403, "AuthenticationFailed", message, details=detail)
     if request.get("if-match") and met.use(ChangeEtag):
-        raise StorageRefusal(412, "ConditionNotMet", "The condition specified using HTTP conditional header(s) is not met.")
+        raise StorageRefusal(
+            412, "ConditionNotMet", "The condition specified using HTTP conditional header(s) is not met."
+        )
     pages = met.use(SmallPages) if "comp=list" in request.first[1] else None
     if pages:
         path, _, query = request.first[1].partition("?")
@@ -341,13 +409,30 @@ def _check_token(azure: Azure, storage: Storage, request: Head) -> Principal:
         claims = read_token(request.get("authorization").partition(" ")[2])
     except TokenRefused as e:
         detail = "Lifetime validation failed. The token is expired." if "expired" in str(e) else str(e)
-        raise StorageRefusal(401, "InvalidAuthenticationInfo", f"{NOT_AUTHENTICATED} {SEE_CHALLENGE}", challenge, {"AuthenticationErrorDetail": detail}) from e
+        raise StorageRefusal(
+            401,
+            "InvalidAuthenticationInfo",
+            f"{NOT_AUTHENTICATED} {SEE_CHALLENGE}",
+            challenge,
+            {"AuthenticationErrorDetail": detail},
+        ) from e
     principal = azure.principals.get(claims.get("appid", ""))
     good_audience = claims["aud"].rstrip("/") in ("https://storage.azure.com", f"https://{storage.host}")
-    if principal is None or not good_audience or principal.tenant != workspace.tenant or claims["made"] < principal.revoked_before:
-        raise StorageRefusal(401, "InvalidAuthenticationInfo", f"{NOT_AUTHENTICATED} Issuer or audience validation failed.", challenge)
+    if (
+        principal is None
+        or not good_audience
+        or principal.tenant != workspace.tenant
+        or claims["made"] < principal.revoked_before
+    ):
+        raise StorageRefusal(
+            401, "InvalidAuthenticationInfo", f"{NOT_AUTHENTICATED} Issuer or audience validation failed.", challenge
+        )
     if request.get("x-ms-version") < OLDEST_VERSION_FOR_TOKENS:
-        raise StorageRefusal(403, "AuthenticationFailed", f"{NOT_AUTHENTICATED} Authentication scheme Bearer is not supported in this version.")
+        raise StorageRefusal(
+            403,
+            "AuthenticationFailed",
+            f"{NOT_AUTHENTICATED} Authentication scheme Bearer is not supported in this version.",
+        )
     right = Right.STORAGE_READ if request.first[0] in READS or asks_for_key(request) else Right.STORAGE_WRITE
     if right not in principal.rights:
         raise StorageRefusal(403, "AuthorizationPermissionMismatch", NOT_PERMITTED)

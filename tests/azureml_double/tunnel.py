@@ -42,7 +42,9 @@ def _refusal(run: Run | None, head: Head) -> int:
     return 0 if claims.get("appid") == run.owner else 403
 
 
-async def serve(azure: Azure, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen, met: Met) -> None:
+async def serve(
+    azure: Azure, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen, met: Met
+) -> None:
     """Answer the request *head* and, if access is allowed, pass bytes in both directions until one side ends."""
     run, fault = _run_at(azure, seen.host), met.use(Status)
     seen.faults = met.done

@@ -17,7 +17,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.azureml_double.arm_resources import get_compute
-from tests.azureml_double.frame import ServiceError, body_of, caller_of, demand, error_document, page_at, there, workspace_of
+from tests.azureml_double.frame import (
+    ServiceError,
+    body_of,
+    caller_of,
+    demand,
+    error_document,
+    page_at,
+    there,
+    workspace_of,
+)
 from tests.azureml_double.jobs.command import as_job
 from tests.azureml_double.jobs.pipelines import camel
 from tests.azureml_double.jobs.records import new_job
@@ -33,14 +42,22 @@ SAMPLINGS = {"RANDOM": "Random", "GRID": "Grid", "BayesianOptimization": "Bayesi
 
 def list_datastores(request: Request) -> Response:
     workspace, query = workspace_of(request), request.query_params
-    names, token = page_at(sorted(workspace.datastores), query.get("continuationToken"), min(int(query.get("count", "30")), workspace.page_size))
+    names, token = page_at(
+        sorted(workspace.datastores),
+        query.get("continuationToken"),
+        min(int(query.get("count", "30")), workspace.page_size),
+    )
     value = [_datastore_form(request, workspace.datastores[name]) for name in names]
     return JSONResponse({"value": value, "continuationToken": token, "nextLink": None})
 
 
 def get_datastore(request: Request) -> Response:
     workspace, name = workspace_of(request), request.path_params.get("name")
-    found = workspace.default_datastore if name is None else there(workspace.datastores.get(name), f"Could not find datastore: {name}")
+    found = (
+        workspace.default_datastore
+        if name is None
+        else there(workspace.datastores.get(name), f"Could not find datastore: {name}")
+    )
     return JSONResponse(_datastore_form(request, found))
 
 
@@ -49,22 +66,50 @@ def _datastore_form(request: Request, datastore: Datastore) -> Json:
     may_see = caller_of(request).may(Right.SECRETS)
     key = storage.key if may_see and kind == "AccountKey" else None
     sas = datastore.new_sas() if may_see and kind == "Sas" else None
-    section: Json = {"accountName": storage.account, "containerName": datastore.container, "endpoint": storage.suffix.partition(".")[2]}
+    section: Json = {
+        "accountName": storage.account,
+        "containerName": datastore.container,
+        "endpoint": storage.suffix.partition(".")[2],
+    }
     section |= {"protocol": storage.protocol, "credentialType": kind, "credential": key or sas}
-    section |= {"clientCredentials": _client_credentials(datastore, may_see), "blobCacheTimeout": None, "isSas": kind == "Sas"}
-    section |= {"accountKey": key, "sasToken": sas, "areWorkspaceManagedIdentitiesAllowed": False, "subscriptionId": workspace.subscription}
+    section |= {
+        "clientCredentials": _client_credentials(datastore, may_see),
+        "blobCacheTimeout": None,
+        "isSas": kind == "Sas",
+    }
+    section |= {
+        "accountKey": key,
+        "sasToken": sas,
+        "areWorkspaceManagedIdentitiesAllowed": False,
+        "subscriptionId": workspace.subscription,
+    }
     section |= {"resourceGroup": workspace.group, "serviceDataAccessAuthIdentity": "None"}
     kind = KINDS.get(datastore.kind, datastore.kind)
-    return {"name": datastore.name, "dataStoreType": kind, "hasBeenValidated": True, "tags": {}, "azureStorageSection": section}
+    return {
+        "name": datastore.name,
+        "dataStoreType": kind,
+        "hasBeenValidated": True,
+        "tags": {},
+        "azureStorageSection": section,
+    }
 
 
 def _client_credentials(datastore: Datastore, with_secrets: bool) -> Json | None:
     principal = datastore.service_principal
     if datastore.credentials != "ServicePrincipal" or principal is None:
         return None
-    own = {"clientId": principal.client_id, "tenantId": principal.tenant, "clientSecret": principal.secret if with_secrets else None}
+    own = {
+        "clientId": principal.client_id,
+        "tenantId": principal.tenant,
+        "clientSecret": principal.secret if with_secrets else None,
+    }
     where = {"authorityUrl": "https://login.microsoftonline.com", "resourceUri": "https://storage.azure.com/"}
-    return {**own, **where, "isCertAuth": False, **dict.fromkeys(("certificate", "thumbprint", "subscriptionId", "resourceGroup"))}
+    return {
+        **own,
+        **where,
+        "isCertAuth": False,
+        **dict.fromkeys(("certificate", "thumbprint", "subscriptionId", "resourceGroup")),
+    }
 
 
 def get_environment(request: Request) -> Response:
@@ -73,9 +118,22 @@ def get_environment(request: Request) -> Response:
     version = request.path_params.get("version") or next(reversed(versions), "")
     given = there(versions.get(version), f"Environment {name} {version} was not found.")
     image, conda = given.get("image"), given.get("condaFile")
-    python = {"interpreterPath": "python", "userManagedDependencies": not conda, "condaDependencies": {"dependencies": ["python=3.11"]} if conda else None}
+    python = {
+        "interpreterPath": "python",
+        "userManagedDependencies": not conda,
+        "condaDependencies": {"dependencies": ["python=3.11"]} if conda else None,
+    }
     docker = {"baseImage": image, "platform": {"os": "Linux", "architecture": "amd64"}}
-    return JSONResponse({"name": name, "version": version, "environmentVariables": {}, "python": python, "docker": docker, "spark": None})
+    return JSONResponse(
+        {
+            "name": name,
+            "version": version,
+            "environmentVariables": {},
+            "python": python,
+            "docker": docker,
+            "spark": None,
+        }
+    )
 
 
 def make_wheels(request: Request) -> Response:
@@ -85,7 +143,9 @@ def make_wheels(request: Request) -> Response:
     for path in [item["path"] for item in body_of(request).get("paths") or []]:
         name = f"{ORIGIN}/{folder}/{path}"
         if workspace.storage.properties(ARTIFACTS, name):
-            errors[path] = error_document(ServiceError(409, "UserError", f"Resource Conflict: ArtifactId {name} already exists."))
+            errors[path] = error_document(
+                ServiceError(409, "UserError", f"Resource Conflict: ArtifactId {name} already exists.")
+            )
         else:
             artifacts[path] = {"artifactId": name, "origin": ORIGIN, "container": folder, "path": path}
             links[path] = _wheel_link(workspace, folder, path, "rcw")
@@ -93,7 +153,9 @@ def make_wheels(request: Request) -> Response:
 
 
 def get_wheel(request: Request) -> Response:
-    return JSONResponse(_wheel_link(workspace_of(request), request.path_params["folder"], request.path_params["path"], "r"))
+    return JSONResponse(
+        _wheel_link(workspace_of(request), request.path_params["folder"], request.path_params["path"], "r")
+    )
 
 
 def _wheel_link(workspace: Workspace, folder: str, path: str, permissions: str) -> Json:
@@ -122,12 +184,19 @@ def make_snapshot(request: Request) -> Response:
     demand(request, Right.WRITE, "snapshots/write")
     workspace, name, body = workspace_of(request), request.path_params["name"], body_of(request)
     parent = body.get("ParentSnapshotId") or NO_SNAPSHOT
-    uploaded = {node["FullName"]: unquote(urlsplit(node["BlobUri"]).path).partition(f"/{SNAPSHOTS}/")[2] for node in body["FileRevisionList"]["FileNodes"]}
+    uploaded = {
+        node["FullName"]: unquote(urlsplit(node["BlobUri"]).path).partition(f"/{SNAPSHOTS}/")[2]
+        for node in body["FileRevisionList"]["FileNodes"]
+    }
     tree: Json = body["DirTreeNode"]
     for file in _files_of(tree):
-        workspace.storage.put(SNAPSHOTS, f"{name}/{file}", workspace.storage.get(SNAPSHOTS, uploaded.get(file) or f"{parent}/{file}"))
+        workspace.storage.put(
+            SNAPSHOTS, f"{name}/{file}", workspace.storage.get(SNAPSHOTS, uploaded.get(file) or f"{parent}/{file}")
+        )
     workspace.snapshots[name] = tree
-    return JSONResponse({"id": name, "root": tree, "tags": None, "properties": body.get("Properties"), "createdTime": time_text(now())})
+    return JSONResponse(
+        {"id": name, "root": tree, "tags": None, "properties": body.get("Properties"), "createdTime": time_text(now())}
+    )
 
 
 def _files_of(tree: Json, folder: str = "") -> Iterator[str]:
@@ -152,7 +221,9 @@ def start_run(request: Request) -> Response:
     workspace, body, run_id = workspace_of(request), body_of(request), request.query_params.get("runId", "")
     definition, snapshot = body.get("Configuration") or {}, str(body.get("SnapshotId"))
     job = as_job(definition, _code_of(workspace, run_id, definition, snapshot))
-    run = Run(run_id, workspace.experiment(request.path_params["experiment"]), "Starting", definition=definition, job=job)
+    run = Run(
+        run_id, workspace.experiment(request.path_params["experiment"]), "Starting", definition=definition, job=job
+    )
     run.target, run.script = definition["target"], definition.get("script")
     run.properties = {"_azureml.ComputeTargetType": "amlctrain", "ContentSnapshotId": snapshot}
     workspace.start(workspace.keep_run(run), caller_of(request).principal)
@@ -167,14 +238,20 @@ async def start_sweep(request: Request) -> Response:
     definition, snapshot = platform["Overrides"], str(platform.get("SnapshotId"))
     job = _sweep_of(given, definition, _code_of(workspace, run_id, definition, snapshot), workspace)
     check_sweep({**job, "trial": {**job["trial"], "environmentId": "(in the definition)"}})
-    run = new_job(workspace, run_id, {**job, "experimentName": request.path_params["experiment"]}, definition=definition)
+    run = new_job(
+        workspace, run_id, {**job, "experimentName": request.path_params["experiment"]}, definition=definition
+    )
     run.properties["ContentSnapshotId"] = snapshot
     workspace.start(run, caller_of(request).principal)
     # The service's own client requires this.
     kept: Json = given | {"platform_config": {**given["platform_config"], "ParentRunId": run_id}}
-    kept |= dict.fromkeys(("created", "modified"), now().isoformat()) | dict.fromkeys(("created_by_user_id", "study_id"), 0)
+    kept |= dict.fromkeys(("created", "modified"), now().isoformat()) | dict.fromkeys(
+        ("created_by_user_id", "study_id"), 0
+    )
     kept |= {"all_jobs_generated": False, "cancellation_requested": False, "status": "RUNNING"}
-    return JSONResponse({"code": 201, "result": kept | {"experiment_id": {"id": run_id}, "hyperdrive_run_id": run_id}}, 201)
+    return JSONResponse(
+        {"code": 201, "result": kept | {"experiment_id": {"id": run_id}, "hyperdrive_run_id": run_id}}, 201
+    )
 
 
 def cancel_sweep(request: Request) -> Response:
@@ -198,14 +275,36 @@ async def _config(request: Request) -> Json:
 def _sweep_of(given: Json, definition: Json, code_id: str, workspace: Workspace) -> Json:
     trial, generator, policy = as_job(definition, code_id), given["generator_config"], given["policy_config"]
     said = camel({name: value for name, value in (policy.get("properties") or {}).items() if value is not None})
-    limits = {"maxTotalTrials": given["max_total_jobs"], "maxConcurrentTrials": given["max_concurrent_jobs"], "timeout": f"PT{given['max_duration_minutes']}M"}
-    form: Json = {"jobType": "Sweep", "computeId": f"{workspace.path}/computes/{definition['target']}", "searchSpace": generator["parameter_space"]}
-    form |= {"samplingAlgorithm": {"samplingAlgorithmType": SAMPLINGS.get(generator["name"], generator["name"]), **(generator.get("properties") or {})}}
-    form |= {"objective": {"goal": given["primary_metric_config"]["goal"], "primaryMetric": given["primary_metric_config"]["name"]}}
+    limits = {
+        "maxTotalTrials": given["max_total_jobs"],
+        "maxConcurrentTrials": given["max_concurrent_jobs"],
+        "timeout": f"PT{given['max_duration_minutes']}M",
+    }
+    form: Json = {
+        "jobType": "Sweep",
+        "computeId": f"{workspace.path}/computes/{definition['target']}",
+        "searchSpace": generator["parameter_space"],
+    }
+    form |= {
+        "samplingAlgorithm": {
+            "samplingAlgorithmType": SAMPLINGS.get(generator["name"], generator["name"]),
+            **(generator.get("properties") or {}),
+        }
+    }
+    form |= {
+        "objective": {
+            "goal": given["primary_metric_config"]["goal"],
+            "primaryMetric": given["primary_metric_config"]["name"],
+        }
+    }
     form |= {"earlyTermination": None if policy["name"] == "Default" else {"policyType": policy["name"], **said}}
     form |= {"limits": {"jobLimitsType": "Sweep", **limits, "trialTimeout": (trial.get("limits") or {}).get("timeout")}}
     form |= {"inputs": trial["inputs"], "outputs": trial["outputs"]}
-    return form | {"trial": {name: trial[name] for name in ("command", "codeId", "environmentVariables", "distribution", "resources")}}
+    return form | {
+        "trial": {
+            name: trial[name] for name in ("command", "codeId", "environmentVariables", "distribution", "resources")
+        }
+    }
 
 
 routes: list[Route] = [

@@ -54,14 +54,31 @@ def test_services_are_waited_for_and_shown(himl: Himl, lab: StagedWorkspace) -> 
             assert waiting.stderr.readline() == b"Waiting for vscode (starting), jupyterlab (starting).\n"
             run.services[0]["vscode"]["status"] = "Running"
             assert waiting.stderr.readline() == b"Waiting for jupyterlab (starting).\n"
-            run.services[0]["jupyterlab"] |= {"status": "Failed", "error": {"error": {"message": "jupyter-lab: not found"}}}
+            run.services[0]["jupyterlab"] |= {
+                "status": "Failed",
+                "error": {"error": {"message": "jupyter-lab: not found"}},
+            }
             printed, said = waiting.communicate(timeout=100)
         assert (waiting.returncode, said) == (0, b"jupyterlab failed: jupyter-lab: not found\n")
         shown = himl.ok("runs", "attach", "--service", "vscode", "--json").json()
         (code,) = shown
-        assert shown == [{"name": "vscode", "type": "VSCode", "node": 0, "status": "Running", "url": code["url"], "port": None, "error": "", "proxy": ""}]
+        assert shown == [
+            {
+                "name": "vscode",
+                "type": "VSCode",
+                "node": 0,
+                "status": "Running",
+                "url": code["url"],
+                "port": None,
+                "error": "",
+                "proxy": "",
+            }
+        ]
         assert code["url"] == run.services[0]["vscode"]["endpoint"].replace("<nodeIndex>", "0")
-        assert himl.ok("runs", "attach", "--service", "vscode").stdout == f"name\ttype\tstatus\taddress\nvscode\tVSCode\tRunning\t{code['url']}\n"
+        assert (
+            himl.ok("runs", "attach", "--service", "vscode").stdout
+            == f"name\ttype\tstatus\taddress\nvscode\tVSCode\tRunning\t{code['url']}\n"
+        )
         assert himl.ok("runs", "attach", "--service", "vscode", "-q").stdout == f"{code['url']}\n"
         assert b'"error": "jupyter-lab: not found"' in printed
         failed = himl("runs", "attach", run.run_id, "--service", "jupyter")
@@ -80,11 +97,15 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
         plain, served = submitted(himl, lab), submitted(himl, lab, "--jupyter", "--num_nodes", "2")
         sent = lab.state.runs[served.run_id]
         refused(plain.run_id, code=3, message="has no services.", hint="--vscode, --jupyter or --ssh_key FILE")
-        refused(served.run_id, "--service", "vscode", code=3, message="has no service 'vscode', only jupyterlab.", hint="")
+        refused(
+            served.run_id, "--service", "vscode", code=3, message="has no service 'vscode', only jupyterlab.", hint=""
+        )
         refused(served.run_id, "--ssh", code=3, message="has no service 'ssh', only jupyterlab.", hint="--ssh_key FILE")
         refused(served.run_id, "--node", "2", code=2, message="--node 2: run", hint="has 2 nodes, counted from 0.")
         refused(served.run_id, "--node", "-1", code=2, message="--node -1: run", hint="has 2 nodes, counted from 0.")
-        refused(served.run_id, "--", "-l", "ada", code=2, message="'-l' after -- is an argument for ssh.", hint="Add --ssh")
+        refused(
+            served.run_id, "--", "-l", "ada", code=2, message="'-l' after -- is an argument for ssh.", hint="Add --ssh"
+        )
         second = himl.ok("runs", "attach", served.run_id, "--node", "1", "-q").stdout.strip()
         assert second == sent.services[1]["jupyterlab"]["endpoint"].replace("<nodeIndex>", "1")
         assert sent.job is not None
@@ -92,20 +113,37 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
         refused(served.run_id, "--node", "1", code=3, message="Only the first node of run", hint="nodes: all")
         jobs.cancel(served)
         lab.wait_for(served.run_id, "Canceled")
-    refused(served.run_id, code=1, message="has ended (Canceled), so its services have stopped.", hint=f"himl runs show {served.run_id}")
+    refused(
+        served.run_id,
+        code=1,
+        message="has ended (Canceled), so its services have stopped.",
+        hint=f"himl runs show {served.run_id}",
+    )
     local = RecordedRuns(project)
     local.add("here_1_aa")
     local.add("there_1_bb", tags={"himl.slurm_job": "77"})
     local.add("there_2_cc", tags={"himl.slurm_job": "77;c2"})
-    refused("there_2_cc", code=2, message="Run 'there_2_cc' is not an Azure ML job", hint="srun -M c2 --jobid=77 --overlap --pty bash")
+    refused(
+        "there_2_cc",
+        code=2,
+        message="Run 'there_2_cc' is not an Azure ML job",
+        hint="srun -M c2 --jobid=77 --overlap --pty bash",
+    )
     refused("here_1_aa", code=2, message="Run 'here_1_aa' is not an Azure ML job", hint="")
-    refused("there_1_bb", code=2, message="Run 'there_1_bb' is not an Azure ML job", hint="srun --jobid=77 --overlap --pty bash")
+    refused(
+        "there_1_bb",
+        code=2,
+        message="Run 'there_1_bb' is not an Azure ML job",
+        hint="srun --jobid=77 --overlap --pty bash",
+    )
 
 
 @posix
 def test_ctrl_c_ends_the_waiting_and_an_outage_does_not(himl: Himl, lab: StagedWorkspace, tmp_path: Path) -> None:
     opened = tmp_path / "opened"
-    browser = write_program(tmp_path / "bin", "browser", f"import sys\nopen({str(opened)!r}, 'a').write(sys.argv[1] + '\\n')\n")
+    browser = write_program(
+        tmp_path / "bin", "browser", f"import sys\nopen({str(opened)!r}, 'a').write(sys.argv[1] + '\\n')\n"
+    )
     with lab.run_jobs(service_status="NotStarted"):
         run = submitted(himl, lab, "--vscode", "--jupyter", "--ssh_key", str(key_pair(tmp_path)) + ".pub")
         with himl.start("runs", "attach", run.run_id) as waiting:
@@ -115,7 +153,9 @@ def test_ctrl_c_ends_the_waiting_and_an_outage_does_not(himl: Himl, lab: StagedW
             printed, said = waiting.communicate(timeout=100)
         assert (waiting.returncode, printed) == (130, b"")
         assert f"Stopped following run '{run.run_id}'. The run continues." in said.decode()
-        with himl.start("runs", "attach", run.run_id, "--open", env={"BROWSER": f"{browser / 'browser'} %s"}) as waiting:
+        with himl.start(
+            "runs", "attach", run.run_id, "--open", env={"BROWSER": f"{browser / 'browser'} %s"}
+        ) as waiting:
             assert waiting.stderr is not None
             waiting.stderr.readline()
             lab.stage.faults.add(Status(503, retry_after=300), "GET .*/serviceinstances/", times=1)
@@ -178,7 +218,12 @@ Subsystem sftp internal-sftp
 @pytest.mark.large("starts SSH")
 @posix
 def test_the_users_ssh_reaches_the_jobs_node(
-    himl: Himl, lab: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, require_program: Callable[[str], str]
+    himl: Himl,
+    lab: StagedWorkspace,
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    require_program: Callable[[str], str],
 ) -> None:
     """Commands, their output, exit codes and large input, and scp through himl as its ProxyCommand.
 
@@ -208,7 +253,12 @@ def test_the_users_ssh_reaches_the_jobs_node(
         proxy = f"ProxyCommand={himl.program} runs attach {run.run_id} --stdio"
         options = ("-o", proxy, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i", str(key))
         write_files(project, {"big.bin": BIG})
-        copied = subprocess.run(["scp", "-q", *options, "big.bin", f"{user}@job:{tmp_path}/copy.bin"], cwd=project, capture_output=True, timeout=200)
+        copied = subprocess.run(
+            ["scp", "-q", *options, "big.bin", f"{user}@job:{tmp_path}/copy.bin"],
+            cwd=project,
+            capture_output=True,
+            timeout=200,
+        )
         assert (copied.returncode, (tmp_path / "copy.bin").read_bytes() == BIG) == (0, True), copied.stderr
         assert [seen.status for seen in lab.stage.log.find("nodes.azureml.ms")] == [101, 401, 101]
         other = lab.environment(lab.add_principal({Right.READ, Right.WRITE}))

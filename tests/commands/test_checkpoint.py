@@ -44,12 +44,21 @@ NAMES = {"outputs/checkpoints/last.ckpt", "outputs/checkpoints/epoch=3.ckpt", "o
 @pytest.fixture
 def recorded(project: Path) -> RecordedRuns:
     runs = RecordedRuns(project)
-    runs.add(RUN, files={f"{HERE}/last.ckpt": b"last", f"{HERE}/epoch=1-val_loss=0.5.ckpt": b"one", f"{HERE}/epoch=2-val_loss=0.1.ckpt": b"two"})
+    runs.add(
+        RUN,
+        files={
+            f"{HERE}/last.ckpt": b"last",
+            f"{HERE}/epoch=1-val_loss=0.5.ckpt": b"one",
+            f"{HERE}/epoch=2-val_loss=0.1.ckpt": b"two",
+        },
+    )
     write_files(project, {"most_recent_run.txt": f"train:{RUN}\n"})
     return runs
 
 
-def test_bad_source_is_said_and_else_the_path_alone_is_printed(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
+def test_bad_source_is_said_and_else_the_path_alone_is_printed(
+    himl: Himl, recorded: RecordedRuns, project: Path
+) -> None:
     recorded.add("other_2_bb")
     for arguments, code, said in [
         (("",), 2, "The checkpoint source is empty."),
@@ -80,7 +89,11 @@ def test_numbers_in_names_are_compared_as_the_option_says(himl: Himl, project: P
     runs.add("plain_1_aa", files={f"{HERE}/epoch={number}.ckpt": str(number) for number in (2, 3)})
     runs.log("plain_1_aa", [("val_loss", abs(step - 2.2), step, step) for step in range(5)])
     fetch = ("checkpoint", "fetch", "plain_1_aa", "--metric", "val_loss")
-    for options, taken in (((), "epoch=2.ckpt"), (("--name_offset", "1"), "epoch=3.ckpt"), (("--name_offset", "-1"), "epoch=2.ckpt")):
+    for options, taken in (
+        ((), "epoch=2.ckpt"),
+        (("--name_offset", "1"), "epoch=3.ckpt"),
+        (("--name_offset", "-1"), "epoch=2.ckpt"),
+    ):
         outcome = himl.ok(*fetch, *options)
         assert (Path(outcome.stdout.strip()).name, "add --name_offset 1." in outcome.stderr) == (taken, not options)
     assert "--name_offset 1 applies to a logged metric." in himl(*fetch[:3], "--name_offset", "1").stderr
@@ -95,7 +108,10 @@ def test_fetch_of_path_or_url_leaves_no_secret(himl: Himl, project: Path, web: F
         assert (outcome.stdout, outcome.stderr) == (f"{written}\n", "")
     assert himl.ok("checkpoint", "fetch", "~/mine.ckpt").stdout == f"{home / 'mine.ckpt'}\n"
     outcome = himl("checkpoint", "fetch", "early")
-    assert (outcome.code, "File 'early' does not exist, and there is no workspace with such a run." in outcome.stderr) == (3, True)
+    assert (
+        outcome.code,
+        "File 'early' does not exist, and there is no workspace with such a run." in outcome.stderr,
+    ) == (3, True)
     assert sorted(path.name for path in project.iterdir()) == ["weights"]
     web.put("/models/best%20weights.pt", b"weights")
     address = web("/models/best%20weights.pt")
@@ -187,22 +203,46 @@ def test_refused_push_makes_no_run_and_a_new_one_says_what_it_is(himl: Himl, pro
     other = himl("checkpoint", "push", "a.ckpt", "--from", made, env={"RANK": "8", "LOCAL_RANK": "0"})
     assert (other.code, other.stdout, other.stderr) == (0, "", "Skipped on rank 8: only rank 0 pushes checkpoints.\n")
     assert himl.ok("runs", "list", "-q").stdout.split() == [made]
-    assert himl("checkpoint", "push", "a.ckpt", "--from", made, env={"RANK": "0", "LOCAL_RANK": "0"}).stdout.startswith("train_")
+    assert himl("checkpoint", "push", "a.ckpt", "--from", made, env={"RANK": "0", "LOCAL_RANK": "0"}).stdout.startswith(
+        "train_"
+    )
     write_files(project, {"new.ckpt": "new"})
     pushed = himl.ok("checkpoint", "push", "new.ckpt", "--from", f"train:{made}", "--tag", "team=blue", "--json").json()
     assert (pushed["from"], pushed["files"], pushed["unchanged"]) == (made, ["outputs/checkpoints/new.ckpt"], [])
     assert pushed["checkpoint"] == f"{pushed['id']}:new.ckpt"
     shown = himl.ok("runs", "show", pushed["id"], "--json").json()
-    assert (shown["status"], shown["experiment"], shown["display_name"]) == ("Completed", "train", f"changed checkpoints of {made}")
+    assert (shown["status"], shown["experiment"], shown["display_name"]) == (
+        "Completed",
+        "train",
+        f"changed checkpoints of {made}",
+    )
     assert shown["description"] == f"Changed checkpoints of run train:{made}"
     tags = {name: shown["tags"][name] for name in ("himl.checkpoint_from", "himl.pushed", "team", "run_recovery_id")}
-    assert tags == {"himl.checkpoint_from": made, "himl.pushed": "1", "team": "blue", "run_recovery_id": f"train:{pushed['id']}"}
+    assert tags == {
+        "himl.checkpoint_from": made,
+        "himl.pushed": "1",
+        "team": "blue",
+        "run_recovery_id": f"train:{pushed['id']}",
+    }
     assert himl.ok("submit", "look.py", "--checkpoint", pushed["checkpoint"]).stdout == "[('last.ckpt', 'new')]\n"
-    named = himl.ok("checkpoint", "push", "new.ckpt", "--from", made, "--experiment", "my surgery", "--display_name", "With new head", "--json").json()
+    named = himl.ok(
+        "checkpoint",
+        "push",
+        "new.ckpt",
+        "--from",
+        made,
+        "--experiment",
+        "my surgery",
+        "--display_name",
+        "With new head",
+        "--json",
+    ).json()
     assert (named["experiment"], named["display_name"]) == ("my_surgery", "With new head")
 
 
-def test_it_goes_where_the_source_is_and_elsewhere_on_request(himl: Himl, project: Path, azure: StagedWorkspace, kept: str) -> None:
+def test_it_goes_where_the_source_is_and_elsewhere_on_request(
+    himl: Himl, project: Path, azure: StagedWorkspace, kept: str
+) -> None:
     write_files(project, {"new/last.ckpt": "new"})
     here = RecordedRuns(project).add("here_1772366400_0a1b2c3d")
     config = str(project / "config.json")
@@ -212,7 +252,9 @@ def test_it_goes_where_the_source_is_and_elsewhere_on_request(himl: Himl, projec
 
     there = push("--from", kept)
     assert azure.artifacts(there) == {"outputs/checkpoints/last.ckpt": b"new"}
-    stored = azure.state.storage.properties("azureml", f"{azure.state.runs[there].artifact_prefix}outputs/checkpoints/last.ckpt")
+    stored = azure.state.storage.properties(
+        "azureml", f"{azure.state.runs[there].artifact_prefix}outputs/checkpoints/last.ckpt"
+    )
     assert stored is not None
     assert bytes(stored.content_settings.content_md5 or b"") == hashlib.md5(b"new").digest()
     assert push("--from", here) not in azure.state.runs
@@ -220,10 +262,15 @@ def test_it_goes_where_the_source_is_and_elsewhere_on_request(himl: Himl, projec
     assert (azure.state.runs[sent].tags["himl.checkpoint_from"], azure.state.runs[sent].status) == (here, "Completed")
     brought = push("--from", kept, "--workspace", "local")
     assert brought not in azure.state.runs
-    assert himl.ok("runs", "show", brought, "--workspace", "local", "--json").json()["tags"]["himl.checkpoint_from"] == kept
+    assert (
+        himl.ok("runs", "show", brought, "--workspace", "local", "--json").json()["tags"]["himl.checkpoint_from"]
+        == kept
+    )
 
 
-def test_an_upload_that_fails_leaves_a_run_that_failed(himl: Himl, project: Path, azure: StagedWorkspace, kept: str) -> None:
+def test_an_upload_that_fails_leaves_a_run_that_failed(
+    himl: Himl, project: Path, azure: StagedWorkspace, kept: str
+) -> None:
     write_files(project, {"new/last.ckpt": "new", "new/other.ckpt": "other"})
     azure.stage.faults.add(Status(403, code="AuthorizationPermissionMismatch"), "PUT .*last.ckpt", times=None)
     outcome = himl("checkpoint", "push", "new", "--from", kept)
@@ -240,7 +287,12 @@ def test_an_upload_that_fails_leaves_a_run_that_failed(himl: Himl, project: Path
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(
     ("request_line", "skip", "status"),
-    [("PUT .*last.ckpt", 0, "Canceled"), ("PATCH .*/runs/", 0, "Canceled"), ("POST .*/events", 0, "Canceled"), ("POST .*/events", 1, "Completed")],
+    [
+        ("PUT .*last.ckpt", 0, "Canceled"),
+        ("PATCH .*/runs/", 0, "Canceled"),
+        ("POST .*/events", 0, "Canceled"),
+        ("POST .*/events", 1, "Completed"),
+    ],
 )
 def test_an_interrupted_push_leaves_no_run_that_goes_on(
     himl: Himl, project: Path, azure: StagedWorkspace, kept: str, request_line: str, skip: int, status: str
@@ -250,7 +302,10 @@ def test_an_interrupted_push_leaves_no_run_that_goes_on(
     def is_sending() -> bool:
         return any("Meanwhile" in seen.faults for seen in azure.stage.log.all()) and len(azure.state.runs) == 2
 
-    with azure.stage.holding(request_line, skip=skip, times=1), himl.start("checkpoint", "push", "last.ckpt", "--from", kept) as pushing:
+    with (
+        azure.stage.holding(request_line, skip=skip, times=1),
+        himl.start("checkpoint", "push", "last.ckpt", "--from", kept) as pushing,
+    ):
         until(is_sending)
         os.kill(pushing.pid, signal.SIGINT)
         printed, said = pushing.communicate(timeout=100)
@@ -273,10 +328,15 @@ def test_a_run_of_this_machine_has_none_and_the_way_out_is_said(himl: Himl, proj
     assert (outcome.code, outcome.stdout) == (2, "")
     assert f"himl checkpoint push FILE --from {run_id} --workspace config.json" in outcome.stderr
     himl.ok("runs", "tag", run_id, "himl.recorded_in=workspace team/lab")
-    assert "It is also recorded in workspace team/lab. To use that, add --workspace config.json." in himl("checkpoint", "url", run_id).stderr
+    assert (
+        "It is also recorded in workspace team/lab. To use that, add --workspace config.json."
+        in himl("checkpoint", "url", run_id).stderr
+    )
 
 
-def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_link_alone_is_printed_and_opens_the_file(
+    himl: Himl, project: Path, azure_environment: StagedWorkspace, tmp_path: Path
+) -> None:
     azure = azure_environment
     azure.write_config(project)
     run = azure.add_run("train_1_aa", "train")
@@ -300,13 +360,29 @@ def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azu
     outcome = himl.ok("checkpoint", "url", linked)
     assert (outcome.stdout.count("\n"), got(outcome.stdout.strip())) == (1, b"last")
     ends = datetime.now(timezone.utc) + timedelta(days=10, minutes=-15)
-    assert f"Everyone with this link can read 'outputs/checkpoints/last.ckpt' of run {linked} until {ends:%Y-%m-%d}" in outcome.stderr
+    assert (
+        f"Everyone with this link can read 'outputs/checkpoints/last.ckpt' of run {linked} until {ends:%Y-%m-%d}"
+        in outcome.stderr
+    )
     assert himl.ok("checkpoint", "url", linked, "-q").stderr == ""
     best = himl.ok("checkpoint", "url", linked, "--select", "best", "--expiry_days", "0.5", "--json").json()
-    assert (got(best["url"]), best["name"], best["run"]) == (b"best", "outputs/checkpoints/epoch=3-val_loss=0.2.ckpt", linked)
+    assert (got(best["url"]), best["name"], best["run"]) == (
+        b"best",
+        "outputs/checkpoints/epoch=3-val_loss=0.2.ckpt",
+        linked,
+    )
     ends = datetime.fromisoformat(best["expires"].replace("Z", "+00:00"))
-    assert timedelta(hours=11.6) < ends - datetime.now(timezone.utc) < timedelta(hours=11.8), "half a day in all, begun a quarter of an hour ago"
-    assert got(himl.ok("checkpoint", "url", f"--run_id=train:{linked}:epoch=1-val_loss=0.5.ckpt", "--expiry_days=365").stdout.strip()) == b"1"
+    assert timedelta(hours=11.6) < ends - datetime.now(timezone.utc) < timedelta(hours=11.8), (
+        "half a day in all, begun a quarter of an hour ago"
+    )
+    assert (
+        got(
+            himl.ok(
+                "checkpoint", "url", f"--run_id=train:{linked}:epoch=1-val_loss=0.5.ckpt", "--expiry_days=365"
+            ).stdout.strip()
+        )
+        == b"1"
+    )
     for takes_keys in (True, False):
         azure.state.storage.takes_keys = takes_keys
         outcome = himl.ok("checkpoint", "url", linked, "--verbose")

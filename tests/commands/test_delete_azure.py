@@ -44,13 +44,21 @@ def test_runs_go_with_their_files_and_nothing_else_does(himl: Himl, azure: Stage
     assert asked.stderr.splitlines()[:3] == [
         f"Run 'sweep_1' and its 2 child runs: 12 files, 48 B, in {place}.",
         "himl keeps data that the run registered as outputs. To delete it, add --outputs.",
-        "error: Delete run 'sweep_1' with its 2 trials and all their files? This needs confirmation, and there is no terminal.",
+        "error: Delete run 'sweep_1' with its 2 trials and all their files? This needs confirmation, and "
+        "there is no terminal.",
     ]
     assert names(azure) == before
     document = himl.ok("runs", "delete", "sweep_1", "--yes", "--json").json()
     below = document.pop("below")
     assert sorted(below) == ["sweep_1_0", "sweep_1_1"]
-    assert document == {"deleted": ["sweep_1"], "archived": [], "files": 12, "bytes": 48, "places": [place], "outputs": []}
+    assert document == {
+        "deleted": ["sweep_1"],
+        "archived": [],
+        "files": 12,
+        "bytes": 48,
+        "places": [place],
+        "outputs": [],
+    }
     assert names(azure) == [name for name in before if "/dcid.sweep_10" in name]
     assert azure.get_blob(DEFAULT, "azureml/sweep_1/data/x") == b"x"
     assert himl("runs", "delete", "sweep_1", "--yes").code == 3
@@ -67,8 +75,15 @@ def test_deletion_takes_no_other_spelling_of_an_experiment(himl: Himl, azure: St
     before = names(azure)
     for command in (("delete", "--yes"), ("cancel",), ("tag", "a=b"), ("archive",)):
         outcome = himl("runs", *command, "--experiment", "my-exp", "--num_runs", "all")
-        assert (outcome.code, outcome.stderr.splitlines()[-1]) == (3, "hint: There is an experiment 'my_exp'. Name it exactly: --experiment my_exp")
-    assert (names(azure), azure.state.runs["old_1"].hidden, "a" in azure.state.runs["old_1"].tags) == (before, False, False)
+        assert (outcome.code, outcome.stderr.splitlines()[-1]) == (
+            3,
+            "hint: There is an experiment 'my_exp'. Name it exactly: --experiment my_exp",
+        )
+    assert (names(azure), azure.state.runs["old_1"].hidden, "a" in azure.state.runs["old_1"].tags) == (
+        before,
+        False,
+        False,
+    )
 
 
 def test_deletion_that_broke_off_goes_on_when_it_is_repeated(himl: Himl, azure: StagedWorkspace) -> None:
@@ -82,9 +97,13 @@ def test_deletion_that_broke_off_goes_on_when_it_is_repeated(himl: Himl, azure: 
     assert "of 12 files, but not run 'sweep_1'.\n" in outcome.stderr
     assert "To continue: himl runs delete sweep_1 --outputs\n" in outcome.stderr, "the runs that are left"
     left = names(azure)
-    assert ("sweep_10" in azure.state.runs, [name for name in left if "sweep_10/" in name]) == (False, []), "one failure does not stop the others"
+    assert ("sweep_10" in azure.state.runs, [name for name in left if "sweep_10/" in name]) == (False, []), (
+        "one failure does not stop the others"
+    )
     assert "ExperimentRun/dcid.sweep_1_0/outputs/m.bin" in left
-    assert {name.split("/")[1] for name in left if name.startswith("E")} >= {"dcid.sweep_1", "dcid.sweep_1_0"}, "a run's files go before those above it"
+    assert {name.split("/")[1] for name in left if name.startswith("E")} >= {"dcid.sweep_1", "dcid.sweep_1_0"}, (
+        "a run's files go before those above it"
+    )
     assert not azure.state.runs["sweep_1_0"].hidden
     faults.clear()
     himl.ok("runs", "delete", "sweep_1", "--yes")
@@ -109,13 +128,22 @@ def test_who_may_not_delete_loses_nothing(himl: Himl, azure: StagedWorkspace) ->
     before = names(azure)
     identity = azure.state.datastores["workspaceartifactstore"]
     identity.credentials = "None"
-    for rights, what in (({Right.READ, Right.WRITE, Right.STORAGE_READ}, "himl deleted 0 of 4 files"), ({Right.READ, Right.WRITE}, "You may not do this")):
+    for rights, what in (
+        ({Right.READ, Right.WRITE, Right.STORAGE_READ}, "himl deleted 0 of 4 files"),
+        ({Right.READ, Right.WRITE}, "You may not do this"),
+    ):
         outcome = himl("runs", "delete", "sweep_10", "--yes", env=azure.environment(azure.add_principal(rights)))
-        assert (outcome.code, what in outcome.stderr, "Storage Blob Data Contributor" in outcome.stderr) == (4, True, True), outcome.stderr
+        assert (outcome.code, what in outcome.stderr, "Storage Blob Data Contributor" in outcome.stderr) == (
+            4,
+            True,
+            True,
+        ), outcome.stderr
     assert (names(azure), azure.state.runs["sweep_10"].hidden) == (before, False)
     reader = azure.environment(azure.add_principal({Right.READ, Right.STORAGE_READ, Right.STORAGE_WRITE}))
     outcome = himl("runs", "delete", "sweep_10", "--yes", env=reader)
-    assert (outcome.code, "himl deleted 4 of 4 files, but not run 'sweep_10'." in outcome.stderr) == (4, True), outcome.stderr
+    assert (outcome.code, "himl deleted 4 of 4 files, but not run 'sweep_10'." in outcome.stderr) == (4, True), (
+        outcome.stderr
+    )
 
 
 def test_runs_at_work_and_files_of_others_are_left(himl: Himl, azure: StagedWorkspace) -> None:
@@ -152,12 +180,17 @@ def test_outputs_go_with_them_unless_others_need_them(himl: Himl, azure: StagedW
     assert f"Output 'own' of run 'sweep_10', azureml_sweep_10_output_data_own:1: 2 files, 3 B, in {place}." in asked
     assert "Output 'scans' of run 'sweep_10', scans:2, is not deleted: version 1 of it is in the same folder." in asked
     document = himl.ok("runs", "delete", "sweep_10", "--outputs", "--yes", "--json").json()
-    assert (document["files"], [(each["asset"], each["files"], bool(each["kept"])) for each in document["outputs"]]) == (
+    assert (
+        document["files"],
+        [(each["asset"], each["files"], bool(each["kept"])) for each in document["outputs"]],
+    ) == (
         4,
         [("azureml_sweep_10_output_data_own:1", 2, False), ("scans:2", 0, True), ("apart:1", 1, False)],
     )
     assert azure.blob_names(DEFAULT) == ["apart_too/s", "azureml/sweep_10/model/m", "scans/s"]
-    archived = {name: [version["isArchived"] for version in state.assets["data"][name].values()] for name in ("apart", "scans")}
+    archived = {
+        name: [version["isArchived"] for version in state.assets["data"][name].values()] for name in ("apart", "scans")
+    }
     assert archived == {"apart": [True], "scans": [False, False]}
     azure.add_output(state.runs["sweep_1"], "own", {"z": b"z"})
     state.runs["sweep_1"].outputs["scans"] = run.outputs["scans"]

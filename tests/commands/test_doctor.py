@@ -1,4 +1,6 @@
-"""Tests of `himl doctor` and `himl workspace show`: each check can fail without ending the others, and gives a remedy."""
+"""Tests of `himl doctor` and `himl workspace show`: each check can fail without ending the others, and gives a
+remedy.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +49,20 @@ def wrong(key: str, value: str) -> Break:
 
 
 SET: dict[str, tuple[str, Mapping[str, str], str, str]] = {
-    "an unknown key": ("[submit]\nclutser = 'gpu'\n", {}, "himl.toml', line 2: 'clutser' is not an option of 'himl submit'.", "Did you mean 'cluster'?"),
+    "an unknown key": (
+        "[submit]\nclutser = 'gpu'\n",
+        {},
+        "himl.toml', line 2: 'clutser' is not an option of 'himl submit'.",
+        "Did you mean 'cluster'?",
+    ),
     "no TOML": ("[submit\n", {}, "himl.toml', line 1: ", "not valid TOML"),
     "an unknown key of montages": ("[montage]\nsize = 1\n", {}, "himl.toml', line 2: 'size' is not known.", "cache_gb"),
-    "a wrong variable": ("", {"HIML_SUBMIT_NUM_NODES": "two"}, "The variable HIML_SUBMIT_NUM_NODES cannot be 'two'", "himl submit --help"),
+    "a wrong variable": (
+        "",
+        {"HIML_SUBMIT_NUM_NODES": "two"},
+        "The variable HIML_SUBMIT_NUM_NODES cannot be 'two'",
+        "himl submit --help",
+    ),
 }
 NO_FILE = "workspace.db' is not a file, or is a dangling link."
 HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
@@ -60,24 +72,52 @@ HERE: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "To start a new database",
     ),
     "a record by a newer himl": (record_by_a_newer_himl, "workspace.db' was written by a newer himl.", "Update himl"),
-    "a folder in place of the record": (lambda project: (project / ".himl" / "workspace.db").mkdir(parents=True), NO_FILE, "To start a new database"),
+    "a folder in place of the record": (
+        lambda project: (project / ".himl" / "workspace.db").mkdir(parents=True),
+        NO_FILE,
+        "To start a new database",
+    ),
 }
 IN_AZURE: dict[str, tuple[Break, str, str]] = {
-    "half a config.json": (wrong("workspace_name", "<NAME>"), "configuration", "'workspace_name' is still the placeholder"),
-    "an expired secret": (lambda azure, _: setattr(azure.state.principal, "secret_expired", True), "sign-in", "expired"),
+    "half a config.json": (
+        wrong("workspace_name", "<NAME>"),
+        "configuration",
+        "'workspace_name' is still the placeholder",
+    ),
+    "an expired secret": (
+        lambda azure, _: setattr(azure.state.principal, "secret_expired", True),
+        "sign-in",
+        "expired",
+    ),
     "an unknown host": (
-        lambda azure, _: {"AZURE_AUTHORITY_HOST": "login.himl.invalid", "NO_PROXY": "himl.invalid", "no_proxy": "himl.invalid"},
+        lambda azure, _: {
+            "AZURE_AUTHORITY_HOST": "login.himl.invalid",
+            "NO_PROXY": "himl.invalid",
+            "no_proxy": "himl.invalid",
+        },
         "sign-in",
         "This machine cannot resolve the host name login.himl.invalid (DNS).",
     ),
-    "a clock behind": (lambda azure, _: azure.stage.faults.add(WrongDate(7200), times=None), "clock", "This machine's clock is 2 hours behind the service's."),
-    "a wrong name": (wrong("workspace_name", "no-such-workspace"), "workspace", "Workspace 'no-such-workspace' does not exist"),
+    "a clock behind": (
+        lambda azure, _: azure.stage.faults.add(WrongDate(7200), times=None),
+        "clock",
+        "This machine's clock is 2 hours behind the service's.",
+    ),
+    "a wrong name": (
+        wrong("workspace_name", "no-such-workspace"),
+        "workspace",
+        "Workspace 'no-such-workspace' does not exist",
+    ),
     "storage out of reach": (
         lambda azure, _: azure.stage.faults.add(Refuse(), re.escape(azure.state.storage.host), times=None),
         "datastore",
         "did not connect to",
     ),
-    "a closed firewall": (lambda azure, _: setattr(azure.state.storage, "is_open", False), "datastore", "blocks this machine"),
+    "a closed firewall": (
+        lambda azure, _: setattr(azure.state.storage, "is_open", False),
+        "datastore",
+        "blocks this machine",
+    ),
 }
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 AZURE_CHECKS = ["curl", "sign-in", "clock", "workspace", "datastore"]
@@ -100,7 +140,9 @@ def the_check(outcome: Outcome, name: str, state: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("content", "env", "said", "remedy"), SET.values(), ids=SET)
-def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, env: Mapping[str, str], said: str, remedy: str) -> None:
+def test_what_is_wrong_with_settings(
+    himl: Himl, project: Path, content: str, env: Mapping[str, str], said: str, remedy: str
+) -> None:
     RecordedRuns(project).add("train_1_aa")
     (project / "himl.toml").write_text(content, encoding="utf-8")
     outcome = himl("doctor", "--json", env=env)
@@ -109,7 +151,11 @@ def test_what_is_wrong_with_settings(himl: Himl, project: Path, content: str, en
     assert remedy in check["remedy"]
     assert outcome.stdout.count(json.dumps(said)[1:-1]) == 1
     (project / "train.py").write_text("", encoding="utf-8")
-    refused = himl("montage", "slides", "--datastore", "local", env=env) if "montage" in content else himl("submit", "train.py", env=env)
+    refused = (
+        himl("montage", "slides", "--datastore", "local", env=env)
+        if "montage" in content
+        else himl("submit", "train.py", env=env)
+    )
     assert refused.code == 2
     assert refused.stderr.startswith(f"error: {check['message']}\n")
 
@@ -119,7 +165,9 @@ if sys.platform != "win32":
 
 
 @pytest.mark.parametrize(("break_it", "said", "remedy"), HERE.values(), ids=HERE)
-def test_what_is_wrong_with_a_local_workspace(himl: Himl, project: Path, break_it: Callable[[Path], None], said: str, remedy: str) -> None:
+def test_what_is_wrong_with_a_local_workspace(
+    himl: Himl, project: Path, break_it: Callable[[Path], None], said: str, remedy: str
+) -> None:
     break_it(project)
     check = the_check(himl("doctor", "--json"), "local workspace", "failed")
     assert said in check["message"]
@@ -137,18 +185,26 @@ def test_a_local_workspace_that_may_only_be_read(himl: Himl, project: Path, read
 
 
 @pytest.mark.parametrize(("break_it", "name", "said"), IN_AZURE.values(), ids=IN_AZURE)
-def test_what_is_wrong_with_a_workspace_in_azure(himl: Himl, azure_environment: StagedWorkspace, project: Path, break_it: Break, name: str, said: str) -> None:
+def test_what_is_wrong_with_a_workspace_in_azure(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path, break_it: Break, name: str, said: str
+) -> None:
     azure_environment.write_config(project)
     check = the_check(himl("doctor", "--json", env=break_it(azure_environment, project)), name, "failed")
     assert said in f"{check['message']} {check['remedy']}"
 
 
-def test_a_curl_that_cannot_be_loaded(started_himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_a_curl_that_cannot_be_loaded(
+    started_himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
     azure_environment.write_config(project)
     other = tmp_path / "other"
     other.mkdir()
     (other / "pycurl.py").write_text("raise ImportError('libcurl.so.4: cannot open shared object file')\n")
-    without_pyc = {"PYTHONPATH": str(other), "PYTHONPYCACHEPREFIX": str(tmp_path / "none"), "PYTHONDONTWRITEBYTECODE": "1"}
+    without_pyc = {
+        "PYTHONPATH": str(other),
+        "PYTHONPYCACHEPREFIX": str(tmp_path / "none"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     outcome = started_himl("doctor", "--json", env=without_pyc)
     assert re.search(r"-m compileall -q \S*himl_cli$", the_check(outcome, "compiled modules", "note")["remedy"])
     check = the_check(outcome, "curl", "failed")
@@ -157,7 +213,8 @@ def test_a_curl_that_cannot_be_loaded(started_himl: Himl, azure_environment: Sta
     moved = started_himl("datastore", "list", "--datastore", "workspaceblobstore", env={"PYTHONPATH": str(other)})
     assert (moved.code, moved.stderr) == (
         1,
-        "error: pycurl cannot be loaded: libcurl.so.4: cannot open shared object file.\nhint: Install it again: pip install --force-reinstall pycurl\n",
+        "error: pycurl cannot be loaded: libcurl.so.4: cannot open shared object file.\n"
+        "hint: Install it again: pip install --force-reinstall pycurl\n",
     )
 
 
@@ -174,7 +231,9 @@ def configured(azure_environment: StagedWorkspace, project: Path) -> StagedWorks
     return azure_environment
 
 
-def test_workspace_in_azure_is_in_order_without_right_to_write(himl: Himl, configured: StagedWorkspace, project: Path) -> None:
+def test_workspace_in_azure_is_in_order_without_right_to_write(
+    himl: Himl, configured: StagedWorkspace, project: Path
+) -> None:
     rights = configured.environment(configured.add_principal({Right.READ, Right.STORAGE_READ}))
     outcome = himl.ok("doctor", env=rights)
     assert (states(outcome), outcome.stderr) == (["ok"] * 5, "")
@@ -197,7 +256,14 @@ def states(outcome: Outcome) -> list[str]:
 def test_local_workspace_alone_is_in_order(himl: Himl, project: Path) -> None:
     outcome = himl.ok("doctor")
     lines = [line.split("\t") for line in outcome.stdout.splitlines()]
-    names = [("ok", "python"), ("ok", "packages"), ("ok", "settings"), ("ok", "configuration"), ("note", "configuration"), ("ok", "local workspace")]
+    names = [
+        ("ok", "python"),
+        ("ok", "packages"),
+        ("ok", "settings"),
+        ("ok", "configuration"),
+        ("note", "configuration"),
+        ("ok", "local workspace"),
+    ]
     assert [(line[0], line[1]) for line in lines if line[1] not in ("extras", "compiled modules")] == names
     assert [line[2] for line in lines if line[1] == "settings"] == ["None are set."]
     assert f"local workspace '.himl', from '{project / '.himl'}' (the nearest one upward)." in outcome.stdout
@@ -205,14 +271,18 @@ def test_local_workspace_alone_is_in_order(himl: Himl, project: Path) -> None:
     assert himl.ok("doctor", "-q").stdout == ""
     (project / "himl.toml").write_text("[submit]\ncluster = 'gpu'\n", encoding="utf-8")
     outcome = himl.ok("doctor", "--json", env={"HIML_SUBMIT_TAG": "team=blue", "HIML_SUBMIT_CLUSTER": ""})
-    assert [check["message"] for check in checks(outcome, "settings", "ok")] == [f"'{project / 'himl.toml'}', HIML_SUBMIT_TAG."]
+    assert [check["message"] for check in checks(outcome, "settings", "ok")] == [
+        f"'{project / 'himl.toml'}', HIML_SUBMIT_TAG."
+    ]
     assert "HIML_" in the_check(outcome, "configuration", "note")["message"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 @pytest.mark.usefixtures("recorded")
 def test_lines_fit_a_narrow_terminal(himl: Himl) -> None:
-    terminal = Terminal([str(himl.program), "doctor"], cwd=himl.folder, columns=40, env={"NO_COLOR": "1", "COLUMNS": "40"})
+    terminal = Terminal(
+        [str(himl.program), "doctor"], cwd=himl.folder, columns=40, env={"NO_COLOR": "1", "COLUMNS": "40"}
+    )
     assert terminal.finish() == 0
     lines = terminal.screen.splitlines()
     assert lines[0] == "ok      python"
@@ -223,9 +293,17 @@ def test_lines_fit_a_narrow_terminal(himl: Himl) -> None:
 @pytest.mark.parametrize(
     ("break_it", "said", "expected"),
     [
-        (wrong("subscription_id", CONFIG["subscription_id"]), CONFIG["subscription_id"], ["ok", "ok", "ok", "failed", "skipped"]),
+        (
+            wrong("subscription_id", CONFIG["subscription_id"]),
+            CONFIG["subscription_id"],
+            ["ok", "ok", "ok", "failed", "skipped"],
+        ),
         (lambda azure, _: dict.fromkeys(SIGN_IN, ""), "az login", ["ok", "failed", "ok", "skipped", "skipped"]),
-        (lambda azure, _: azure.environment(azure.add_principal({Right.READ})), "Storage Blob Data Reader", ["ok", "ok", "ok", "ok", "failed"]),
+        (
+            lambda azure, _: azure.environment(azure.add_principal({Right.READ})),
+            "Storage Blob Data Reader",
+            ["ok", "ok", "ok", "ok", "failed"],
+        ),
         (
             lambda azure, project: {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
             "proxy",
@@ -234,7 +312,9 @@ def test_lines_fit_a_narrow_terminal(himl: Himl) -> None:
     ],
     ids=["subscription", "nobody", "no access", "no network"],
 )
-def test_checks_behind_a_failed_one_are_skipped(himl: Himl, azure: StagedWorkspace, project: Path, break_it: Break, said: str, expected: list[str]) -> None:
+def test_checks_behind_a_failed_one_are_skipped(
+    himl: Himl, azure: StagedWorkspace, project: Path, break_it: Break, said: str, expected: list[str]
+) -> None:
     outcome = himl("doctor", env=break_it(azure, project))
     assert (outcome.code, states(outcome)) == (1, expected)
     assert all(said in line for line in outcome.stdout.splitlines() if line.startswith("failed"))
@@ -243,7 +323,9 @@ def test_checks_behind_a_failed_one_are_skipped(himl: Himl, azure: StagedWorkspa
     assert ("Fix the first one first" in outcome.stderr) == (len(failed) > 1)
 
 
-def test_workspace_show_prints_config_even_if_azure_call_fails(himl: Himl, configured: StagedWorkspace, project: Path) -> None:
+def test_workspace_show_prints_config_even_if_azure_call_fails(
+    himl: Himl, configured: StagedWorkspace, project: Path
+) -> None:
     config = json.loads((project / "config.json").read_text())
     env = {"HIML_SERVICE_PRINCIPAL_PASSWORD": "wrong"}
     write_files(project, {".himl/x": ""})
@@ -255,14 +337,23 @@ def test_workspace_show_prints_config_even_if_azure_call_fails(himl: Himl, confi
     assert "local workspace '.himl'" in lines
     shown = himl("workspace", "show", "--json", env=env)
     assert (shown.code, [each["kind"] for each in shown.json()]) == (4, ["azure", "local"])
-    assert shown.json()[0]["facts"] == {key: config[key] for key in ("workspace_name", "resource_group", "subscription_id")}
+    assert shown.json()[0]["facts"] == {
+        key: config[key] for key in ("workspace_name", "resource_group", "subscription_id")
+    }
     (project / ".himl" / "workspace.db").write_text("no database")
     outcome = himl("workspace", "show", env=env)
     warning, error = outcome.stderr.splitlines()[:2]
-    assert (outcome.code, warning.startswith("warning: local workspace '.himl': "), "workspace.db" in warning, error[:7]) == (4, True, True, "error: ")
+    assert (
+        outcome.code,
+        warning.startswith("warning: local workspace '.himl': "),
+        "workspace.db" in warning,
+        error[:7],
+    ) == (4, True, True, "error: ")
 
 
-def test_doctor_reports_unreadable_credential_file_as_failed(himl: Himl, configured: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_unreadable_credential_file_as_failed(
+    himl: Himl, configured: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = project / "credential"
     for name in (*PRINCIPAL, "AZURE_CLIENT_SECRET"):
         monkeypatch.delenv(name)
@@ -277,7 +368,9 @@ def test_doctor_reports_unreadable_credential_file_as_failed(himl: Himl, configu
     assert f"  Subscription ID    {configured.state.subscription}" in shown.stdout.splitlines()
 
 
-def test_doctor_passes_inside_job_with_run_token_only(himl: Himl, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_passes_inside_job_with_run_token_only(
+    himl: Himl, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The run token opens datastores.
 
     A datastore that needs an identity, which the job does not have, gives a note instead of a failure.
@@ -306,7 +399,10 @@ def test_search_for_configuration_says_what_it_found(himl: Himl, project: Path) 
     shown = himl("workspace", "show")
     assert (shown.code, shown.stdout, "himl doctor" in shown.stderr) == (3, "", True)
     partly = himl("doctor", env={"HIML_SUBSCRIPTION_ID": CONFIG["subscription_id"]})
-    assert (partly.code, "HIML_SUBSCRIPTION_ID is set, but not HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME." in partly.stdout) == (1, True)
+    assert (
+        partly.code,
+        "HIML_SUBSCRIPTION_ID is set, but not HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME." in partly.stdout,
+    ) == (1, True)
     outcome = himl("doctor", "--json", env={"HIML_SUBMIT_NUM_NODES": "https://store/file?sig=abcdef123"})
     assert "sig=***" in the_check(outcome, "settings", "failed")["message"]
     assert "abcdef123" not in f"{outcome.stdout}{outcome.stderr}"
@@ -314,15 +410,23 @@ def test_search_for_configuration_says_what_it_found(himl: Himl, project: Path) 
     deep.mkdir(parents=True)
     (project / "config.json").write_text(json.dumps(CONFIG))
     env = {"PYTHONPATH": str(project / "sub")}
-    said = f"The search for config.json stopped at '{project / 'sub'}', which is on PYTHONPATH, so himl skipped '{project / 'config.json'}'."
+    said = (
+        f"The search for config.json stopped at '{project / 'sub'}', which is on PYTHONPATH, so himl skipped "
+        f"'{project / 'config.json'}'."
+    )
     assert f"note\tconfiguration\t{said}\n" in himl("doctor", cwd=deep, env=env).stdout
     refused = himl("runs", "list", cwd=deep, env=env)
     assert (refused.code, said in refused.stderr) == (3, True)
     (deep / ".himl").mkdir()
     assert himl.ok("workspace", "show", cwd=deep, env=env).stderr == f"{said}\n"
     assert himl.ok("workspace", "show", "--workspace", "local", cwd=deep, env=env).stderr == ""
-    write_files(project, {"config.json": json.dumps(CONFIG), "a/b/config.json": '{"subscription_id": "x"}', "a/config.json": "{broken"})
+    write_files(
+        project,
+        {"config.json": json.dumps(CONFIG), "a/b/config.json": '{"subscription_id": "x"}', "a/config.json": "{broken"},
+    )
     write_files(project, {"a/b/.azureml/config.json": '{"model": "of another program"}'})
-    noted = [check["message"] for check in checks(himl("doctor", "--json", cwd=project / "a" / "b"), "configuration", "note")]
+    noted = [
+        check["message"] for check in checks(himl("doctor", "--json", cwd=project / "a" / "b"), "configuration", "note")
+    ]
     for place, said in (("a/b", "lacks resource_group and workspace_name."), ("a", "line 1: ")):
         assert any(f"'{project / place / 'config.json'}'" in note and said in note for note in noted), noted

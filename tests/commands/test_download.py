@@ -23,7 +23,12 @@ FILES = {
     "user_logs/std_log.txt": b"epoch 1\n",
 }
 DATA = {"train.csv": b"a,b\n1,2\n", "images/1.png": b"one", "images/2.png": b"two"}
-RUN_FILES = {"outputs/model.bin": b"m" * 100_000, "outputs/empty": b"", "logs/a b#%?.txt": b"log", "user_logs/std_log.txt": "größe\n".encode()}
+RUN_FILES = {
+    "outputs/model.bin": b"m" * 100_000,
+    "outputs/empty": b"",
+    "logs/a b#%?.txt": b"log",
+    "user_logs/std_log.txt": "größe\n".encode(),
+}
 
 
 @pytest.fixture
@@ -38,7 +43,10 @@ def recorded(project: Path) -> RecordedRuns:
 
 @pytest.mark.usefixtures("recorded")
 def test_of_several_ranks_one_downloads_and_all_succeed(himl: Himl, project: Path) -> None:
-    ranks = [himl.start("download", "--json", env={"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "4"}, new_session=False) for rank in (3, 1, 0, 2)]
+    ranks = [
+        himl.start("download", "--json", env={"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "4"}, new_session=False)
+        for rank in (3, 1, 0, 2)
+    ]
     documents = [json.loads(rank.communicate(timeout=100)[0]) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 4
     assert documents == [documents[0]] * 4
@@ -54,7 +62,9 @@ def test_of_a_sweep_it_is_said_where_the_trials_files_are(himl: Himl, project: P
     assert hint not in himl.ok("download", "sweep", "--children").stderr
     nothing = himl("tb", "sweep", "--sync_only")
     assert nothing.code == 3
-    assert nothing.stderr.startswith("error: None of these 2 runs has event files.\n"), "there they are looked at without being asked for"
+    assert nothing.stderr.startswith("error: None of these 2 runs has event files.\n"), (
+        "there they are looked at without being asked for"
+    )
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -69,7 +79,11 @@ def test_files_are_listed_and_arrive_as_options_say(himl: Himl, project: Path) -
     assert quiet.stdout.splitlines() == sorted(FILES)
     assert table.stdout.splitlines()[0] == "name\tsize\tmodified"
     assert table.stdout.splitlines()[1].startswith("logs/events\t6\t20")
-    assert [(record["run"], record["name"], record["size"]) for record in records][-1] == ("train_1_aa", "outputs/old.txt", 3)
+    assert [(record["run"], record["name"], record["size"]) for record in records][-1] == (
+        "train_1_aa",
+        "outputs/old.txt",
+        3,
+    )
     assert not (project / "outputs").exists()
     place = os.path.join("outputs", "train_2_bb")
     first, again = himl.ok("download"), himl.ok("download")
@@ -79,7 +93,9 @@ def test_files_are_listed_and_arrive_as_options_say(himl: Himl, project: Path) -
     assert again.stdout.endswith("; 5 already complete.\n")
     assert (first.stderr, again.stderr, himl.ok("download", "-q").stdout) == ("", "", f"{place}\n")
     (project / place / "outputs/results.json").write_text("[]")
-    assert himl.ok("download", "--no_validate", "--prefix", "outputs/results.json").stdout.endswith("; 1 already complete; 1 not verifiable.\n")
+    assert himl.ok("download", "--no_validate", "--prefix", "outputs/results.json").stdout.endswith(
+        "; 1 already complete; 1 not verifiable.\n"
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symlinks need a right on Windows")
@@ -90,7 +106,10 @@ def test_links_that_lead_out_of_a_run_come_on_request(himl: Himl, project: Path,
     (code / "outputs" / "key").symlink_to(project.parent / "elsewhere" / "key")
     (code / "logs" / "more").symlink_to(project.parent / "elsewhere" / "events")
     outcome = himl.ok("download", "--list", "-q")
-    said = "himl: himl omits links that lead out of run 'train_2_bb': 'logs/more', 'outputs/key'. To include them, add --follow_links"
+    said = (
+        "himl: himl omits links that lead out of run 'train_2_bb': 'logs/more', 'outputs/key'. To include "
+        "them, add --follow_links"
+    )
     assert (outcome.stdout.splitlines(), outcome.stderr.startswith(said)) == (sorted(FILES), True)
     assert himl("download", "--prefix", "outputs/key").code == 3
     assert himl("tb", "--sync_only").code == 3
@@ -129,10 +148,16 @@ def test_differing_file_is_kept_with_exit_1_unless_overwrite(himl: Himl, project
     write_files(project / "outputs" / "train_2_bb", dict.fromkeys(FILES, "mine"))
     said = himl("download").stderr.splitlines()
     assert said[:-2] == [f"differs, not replaced: train_2_bb/{name}" for name in sorted(FILES)]
-    assert said[-2:] == ["error: himl did not replace 5 files, because they differ.", "hint: Add --overwrite to replace them."]
+    assert said[-2:] == [
+        "error: himl did not replace 5 files, because they differ.",
+        "hint: Add --overwrite to replace them.",
+    ]
     name = "train_2_bb/outputs/results.json"
     left, as_json = himl("download", "--prefix", "outputs/r"), himl("download", "--prefix", "outputs/r", "--json")
-    assert (left.code, left.stderr) == (1, f"error: himl did not replace '{name}', because it differs.\nhint: Add --overwrite to replace it.\n")
+    assert (left.code, left.stderr) == (
+        1,
+        f"error: himl did not replace '{name}', because it differs.\nhint: Add --overwrite to replace it.\n",
+    )
     assert left.stdout.endswith("; 1 not replaced because it differs.\n")
     assert (as_json.code, as_json.json()["differing"]) == (1, [name])
     assert (project / "outputs" / name).read_bytes() == b"mine"
@@ -155,10 +180,14 @@ def test_folder_goes_up_and_comes_back(himl: Himl, project: Path, store: Path) -
     down = himl.ok("datastore", "download", "digits", "back")
     assert files_in(store) == {f"digits/{name}": body for name, body in DATA.items()}
     assert files_in(project / "back") == files_in(store)
-    assert up.stdout.startswith("Uploaded 3 files (14 B) to 'digits' (datastore 'local' of local workspace '.himl') in ")
+    assert up.stdout.startswith(
+        "Uploaded 3 files (14 B) to 'digits' (datastore 'local' of local workspace '.himl') in "
+    )
     assert (again["files"], again["skipped"], again["places"]) == (0, 3, ["digits"])
     assert down.stdout.startswith("Downloaded 3 files (14 B) to 'back' in ")
-    assert himl.ok("datastore", "list", "--include", "*.csv").stdout.splitlines()[1].startswith("digits/train.csv\t8\t2")
+    assert (
+        himl.ok("datastore", "list", "--include", "*.csv").stdout.splitlines()[1].startswith("digits/train.csv\t8\t2")
+    )
     assert himl.ok("datastore", "list", "digits/images", "-q").stdout == "digits/images/1.png\ndigits/images/2.png\n"
     for prefix, place in (("/", "."), ("a//b", "a/b")):
         options = ("--datastore", "shared", "--include", "*.png", "--exclude", "2.*")
@@ -181,16 +210,25 @@ def test_what_cannot_be_uploaded_is_told(himl: Himl, project: Path) -> None:
     write_files(project, {"data/a.txt": "a", "none/.keep/x": "", "config.json": "{bad"})
     (project / "data" / "gone.ckpt").symlink_to(project / "nowhere")
     outcome = himl("datastore", "upload", "data", "data")
-    assert (outcome.code, "left out 'data/gone.ckpt' (it is a link to a file that does not exist)" in outcome.stderr) == (1, True), outcome.stderr
+    assert (
+        outcome.code,
+        "left out 'data/gone.ckpt' (it is a link to a file that does not exist)" in outcome.stderr,
+    ) == (1, True), outcome.stderr
     assert "config.json" in outcome.stderr, "data would go elsewhere with a valid one"
     assert himl.ok("datastore", "list", "-q").stdout == "data/a.txt\n"
     for place in (".himl", ".himl/datastores", ".himl/datastores/local/data"):
         outcome = himl("datastore", "upload", place, "data/copy")
-        assert (outcome.code, "contains the destination, datastore 'local'" in outcome.stderr) == (2, True), outcome.stderr
+        assert (outcome.code, "contains the destination, datastore 'local'" in outcome.stderr) == (2, True), (
+            outcome.stderr
+        )
     himl.ok("datastore", "upload", ".", "all", "--exclude", "*.ckpt")
     (project / "empty").mkdir()
     outcome = himl("datastore", "upload", "empty", "x")
-    assert (outcome.code, "There are no files to upload in 'empty'." in outcome.stderr, "hint: Check" in outcome.stderr) == (3, True, False), outcome.stderr
+    assert (
+        outcome.code,
+        "There are no files to upload in 'empty'." in outcome.stderr,
+        "hint: Check" in outcome.stderr,
+    ) == (3, True, False), outcome.stderr
     assert "no .himl folder in" in himl("datastore", "list", "-w", "local", cwd=project.parent).stderr
 
 
@@ -211,7 +249,11 @@ def test_names_with_line_breaks_are_refused_or_escaped(himl: Himl, project: Path
     write_files(project / "odd", {"plain": b"1", "C:\\x": b"2", "two\nlines": b"3"})
     up = himl("datastore", "upload", "odd", "odd")
     assert files_in(store) == {"odd/plain": b"1"}
-    assert (up.code, "it is an absolute path on Windows" in up.stderr, "it contains control characters" in up.stderr) == (1, True, True), up.stderr
+    assert (
+        up.code,
+        "it is an absolute path on Windows" in up.stderr,
+        "it contains control characters" in up.stderr,
+    ) == (1, True, True), up.stderr
     write_files(store, {"a b": b"", "two\nlines": b"", "z\u2028\r": b""})
     assert himl.ok("datastore", "list", "-q").stdout.splitlines() == ["a b", "odd/plain", "two\\nlines", "z\\u2028\\r"]
     assert himl.ok("datastore", "list", "--null").stdout == "a b\0odd/plain\0two\nlines\0z\u2028\r\0"
@@ -224,25 +266,37 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
     run = azure.add_run("train_1_aa", "train")
     azure.put_artifacts(run, RUN_FILES)
     azure.add_output(run, "predictions", {"part/0.csv": b"0,1\n", "part/1.csv": b"2,3\n"})
-    azure.put_blobs(DEFAULT, {"data/a.txt": b"a", "data/sub/b.txt": b"bb", "data/größe.txt": b"ccc", "other.txt": b"dddd"})
+    azure.put_blobs(
+        DEFAULT, {"data/a.txt": b"a", "data/sub/b.txt": b"bb", "data/größe.txt": b"ccc", "other.txt": b"dddd"}
+    )
     return azure
 
 
 def test_download_from_azure_takes_all_or_what_is_named(himl: Himl, project: Path, seeded: StagedWorkspace) -> None:
     first = himl.ok("download", "train_1_aa", env={"HIML_NO_CACHE": "1"})
-    assert {path.name for path in transfers().parent.iterdir()} == {"transfers"}, "the state of downloads is no record of Azure"
+    assert {path.name for path in transfers().parent.iterdir()} == {"transfers"}, (
+        "the state of downloads is no record of Azure"
+    )
     assert files_in(project / "outputs" / "train_1_aa") == RUN_FILES
     assert first.stdout.startswith(f"Downloaded 4 files (100.0 KB) to '{Path('outputs') / 'train_1_aa'}'")
     assert "0 files" in himl.ok("download", "train_1_aa").stdout
     himl.ok("download", "train_1_aa", "--prefix", "outputs", "--strip_prefix", "--flat", "--output_dir", "a")
     assert sorted(files_in(project / "a")) == ["empty", "model.bin"]
-    assert himl.ok("download", "train_1_aa", "--list", "--include", "*.txt", "-q").stdout.splitlines() == ["logs/a b#%?.txt", "user_logs/std_log.txt"]
+    assert himl.ok("download", "train_1_aa", "--list", "--include", "*.txt", "-q").stdout.splitlines() == [
+        "logs/a b#%?.txt",
+        "user_logs/std_log.txt",
+    ]
     himl.ok("download", "train_1_aa", "--output_key", "predictions", "--flat", "--output_dir", "b")
     assert files_in(project / "b") == {"part/0.csv": b"0,1\n", "part/1.csv": b"2,3\n"}
     outcome = himl("download", "train_1_aa", "--output_key", "nope")
     assert (outcome.code, "predictions" in outcome.stderr) == (3, True)
     run = seeded.add_run("logged_2_bb", "train")
-    for name in ("user_logs/std_log.txt", "logs/azureml/executionlogs.txt", "azureml-logs/hyperdrive.txt", "system_logs/lifecycler/lifecycler.log"):
+    for name in (
+        "user_logs/std_log.txt",
+        "logs/azureml/executionlogs.txt",
+        "azureml-logs/hyperdrive.txt",
+        "system_logs/lifecycler/lifecycler.log",
+    ):
         seeded.append_log(run, "line\n", name=name)
     for command in (("download",), ("download", "--overwrite")):
         assert "not verifiable" not in himl.ok(*command, "logged_2_bb").stdout
@@ -250,9 +304,19 @@ def test_download_from_azure_takes_all_or_what_is_named(himl: Himl, project: Pat
     assert "; 1 not verifiable" in himl.ok("download", "logged_2_bb").stdout
 
 
-def test_datastore_in_azure_is_listed_read_and_written(himl: Himl, seeded: StagedWorkspace, project: Path, stage: Stage) -> None:
-    assert himl.ok("datastore", "list", "-q").stdout.splitlines()[-4:] == ["data/a.txt", "data/größe.txt", "data/sub/b.txt", "other.txt"]
-    rows = [line.split("\t")[:2] for line in himl.ok("datastore", "list", "data/", "--datastore", DEFAULT).stdout.splitlines()[1:]]
+def test_datastore_in_azure_is_listed_read_and_written(
+    himl: Himl, seeded: StagedWorkspace, project: Path, stage: Stage
+) -> None:
+    assert himl.ok("datastore", "list", "-q").stdout.splitlines()[-4:] == [
+        "data/a.txt",
+        "data/größe.txt",
+        "data/sub/b.txt",
+        "other.txt",
+    ]
+    rows = [
+        line.split("\t")[:2]
+        for line in himl.ok("datastore", "list", "data/", "--datastore", DEFAULT).stdout.splitlines()[1:]
+    ]
     assert rows == [["data/a.txt", "1"], ["data/größe.txt", "3"], ["data/sub/b.txt", "2"]]
     himl.ok("datastore", "download", "data/sub", "here")
     assert files_in(project / "here") == {"data/sub/b.txt": b"bb"}
@@ -273,6 +337,10 @@ def test_datastore_in_azure_is_listed_read_and_written(himl: Himl, seeded: Stage
     write_files(project / "many", {f"{number:03d}.txt": "x" for number in range(300)})
     outcome = himl("datastore", "upload", "many", "up", "--datastore", "readable", "--workers", "4")
     error, *hint = outcome.stderr.splitlines()
-    assert (outcome.code, outcome.stdout, "files failed like this. The others were not tried." in error) == (4, "", True)
+    assert (outcome.code, outcome.stdout, "files failed like this. The others were not tried." in error) == (
+        4,
+        "",
+        True,
+    )
     assert [line.startswith("hint: ") and "Run the command again" not in line for line in hint] == [True]
     assert len(stage.log.find(r"PUT .*/up/")) < 150

@@ -52,17 +52,27 @@ CASES: list[tuple[list[str], int, str]] = [
     (["datastore", "upload", "x", ""], 2, "REMOTE_PREFIX got an empty value."),
     (["datastore", "download", "x", ""], 2, "LOCAL_DIR got an empty value."),
     (["download", "train_1_aa", "--output_dir", ""], 2, "--output_dir got an empty value."),
-    (["tb", "--experiment", "train", "--tags", "a=b", "--tags", "c=d", "--sync_only"], 3, "No run of experiment 'train' is a=b and c=d."),
+    (
+        ["tb", "--experiment", "train", "--tags", "a=b", "--tags", "c=d", "--sync_only"],
+        3,
+        "No run of experiment 'train' is a=b and c=d.",
+    ),
     (["runs", "show"], 3, "No run was given, and there is no most_recent_run.txt in"),
     (["runs", "show", "train_1_aa", "--children"], 3, "No child runs: train_1_aa."),
     (["runs", "cancel", ""], 2, "RUN got an empty value."),
     (["runs", "delete", "train_1_aa"], 2, "This needs confirmation, and there is no terminal."),
     (["runs", "logs", "train_1_aa"], 3, "Run 'train_1_aa' ended without a log."),
     (["submit", "train.py", "extra"], 2, "extra"),
-    *((["runs", "list", "--workspace", NOBODY], 3, NOBODY), (["runs", "list", "--config_file", NOBODY], 3, NOBODY), (["montage", NOBODY], 3, NOBODY)),
+    *(
+        (["runs", "list", "--workspace", NOBODY], 3, NOBODY),
+        (["runs", "list", "--config_file", NOBODY], 3, NOBODY),
+        (["montage", NOBODY], 3, NOBODY),
+    ),
     (["checkpoint", "fetch", f"{NOBODY}.ckpt"], 3, f"There is no file '{NOBODY}.ckpt'"),
 ]
-ROOT_ONLY = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user that nobody knows")
+ROOT_ONLY = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user that nobody knows"
+)
 SCRIPT = "import sys\nprint('args', *sys.argv[1:])\n"
 OF_SUBMIT = {
     "submit --lr 3 --cluster local": "himl submit train.py --cluster local -- --lr 3",
@@ -72,10 +82,15 @@ OF_SUBMIT = {
     "submit 'train.py --lr 3'": "himl submit train.py -- --lr 3",
     "submit -m lab/train -- --lr 3": "himl submit -m lab.train -- --lr 3",
     "submit train.py --azure_datasets=faces,hands": "himl submit train.py --input faces --input hands",
-    "submit train.py --input faces --mount_in_azureml=True --lr 3": "himl submit train.py --input faces,mode=mount -- --lr 3",
-    "submit train.py --azure_dataset_id faces --use_dataset_mount --extra_azure_dataset_ids=hands": "himl submit train.py "
-    "--input faces,mode=mount --input hands,mode=mount",
-    "submit torchrun --standalone --nproc-per-node=1 train.py --lr 3": "himl submit train.py --processes_per_node 1 -- --lr 3",
+    "submit train.py --input faces --mount_in_azureml=True --lr 3": (
+        "himl submit train.py --input faces,mode=mount -- --lr 3"
+    ),
+    "submit train.py --azure_dataset_id faces --use_dataset_mount --extra_azure_dataset_ids=hands": (
+        "himl submit train.py --input faces,mode=mount --input hands,mode=mount"
+    ),
+    "submit torchrun --standalone --nproc-per-node=1 train.py --lr 3": (
+        "himl submit train.py --processes_per_node 1 -- --lr 3"
+    ),
     "submit train.py --tag team blue": "himl submit train.py --tag team=blue",
     "run train.py --lr 3": "himl submit train.py -- --lr 3",
 }
@@ -152,11 +167,26 @@ OF_COMMANDS = {
 BY_HAND: dict[str, tuple[str, ...]] = {
     "login": ("az login, then himl doctor", "himl doctor"),
     "sweep": ("himl submit SCRIPT.py --sweep lr=0.1,0.01", "himl submit train.py --sweep lr=0.1,0.01"),
-    "submit train.py --gpus-per-node 1": ("In himl: himl submit train.py --gpus 1", "himl submit train.py --gpus 1 --dry_run"),
-    "submit train.py -v data:/data": ("For data: --input NAME,local=FOLDER", "himl submit train.py --input data,local=lab"),
-    "submit train.py --partition gpu": ("In himl: himl submit train.py --cluster slurm:gpu", "himl submit train.py --cluster slurm:gpu --dry_run"),
-    "submit train.py -p gpu": ("In himl: himl submit train.py --cluster slurm:gpu", "himl submit train.py --cluster slurm:gpu --dry_run"),
-    "submit sbatch -p gpu train.sh": ("In himl: himl submit train.sh --cluster slurm:gpu", "himl submit train.sh --cluster slurm:gpu --dry_run"),
+    "submit train.py --gpus-per-node 1": (
+        "In himl: himl submit train.py --gpus 1",
+        "himl submit train.py --gpus 1 --dry_run",
+    ),
+    "submit train.py -v data:/data": (
+        "For data: --input NAME,local=FOLDER",
+        "himl submit train.py --input data,local=lab",
+    ),
+    "submit train.py --partition gpu": (
+        "In himl: himl submit train.py --cluster slurm:gpu",
+        "himl submit train.py --cluster slurm:gpu --dry_run",
+    ),
+    "submit train.py -p gpu": (
+        "In himl: himl submit train.py --cluster slurm:gpu",
+        "himl submit train.py --cluster slurm:gpu --dry_run",
+    ),
+    "submit sbatch -p gpu train.sh": (
+        "In himl: himl submit train.sh --cluster slurm:gpu",
+        "himl submit train.sh --cluster slurm:gpu --dry_run",
+    ),
     "submit train.py --crossval 2 --sweep a=1,2": (
         "--sweep a=1,2 --sweep crossval_index=0,1",
         "himl submit train.py --sweep a=1,2 --sweep crossval_index=0,1",
@@ -199,10 +229,14 @@ BY_HAND: dict[str, tuple[str, ...]] = {
         "himl runs show --experiment train --num_runs all",
     ),
     "download --include train.py other.py": (
-        "It is a file here. Quote patterns, so that the shell does not replace them. For runs of a script: --experiment other",
+        "It is a file here. Quote patterns, so that the shell does not replace them. For runs of a script: "
+        "--experiment other",
         "himl download train_1_aa --include 'outputs/*.txt'",
     ),
-    "runs show all": ("For all runs of an experiment: --experiment NAME --num_runs all", "himl runs show --experiment train --num_runs all"),
+    "runs show all": (
+        "For all runs of an experiment: --experiment NAME --num_runs all",
+        "himl runs show --experiment train --num_runs all",
+    ),
     "runs show latest~1": ("For earlier runs, use their ids: himl runs list", "himl runs list"),
     "download latest:outputs/model.txt": (
         "For a file of a run: himl download latest --prefix outputs/model.txt",
@@ -215,8 +249,13 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     ),
     "runs list --where 'status == Failed'": ("Write = in place of ==.", "himl runs list --where 'status = Failed'"),
     "submit train.py --gpu": ("In himl: himl submit train.py --gpus N", "himl submit train.py --gpus 1 --dry_run"),
-    "submit train.py --gpus all": ("--gpus N: GPUs per node for a local or Slurm job, which waits until they are free.",),
-    "submit train.py --tags a=b,c=d": ("In himl: himl submit train.py --tag a=b --tag c=d", "himl submit train.py --tag a=b --tag c=d"),
+    "submit train.py --gpus all": (
+        "--gpus N: GPUs per node for a local or Slurm job, which waits until they are free.",
+    ),
+    "submit train.py --tags a=b,c=d": (
+        "In himl: himl submit train.py --tag a=b --tag c=d",
+        "himl submit train.py --tag a=b --tag c=d",
+    ),
     "submit train.py -o results": (
         "If it is an option of the script, write it after --: himl submit train.py -- -o results",
         "himl submit train.py -- -o results",
@@ -230,29 +269,54 @@ BY_HAND: dict[str, tuple[str, ...]] = {
         "himl datastore upload other.py scripts",
     ),
     "runs list --reverse": ("For the oldest first: --sort started", "himl runs list --sort started"),
-    "runs aggregate --sort loss": ("To sort runs by a metric: himl runs list --sort METRIC", "himl runs list --sort loss"),
+    "runs aggregate --sort loss": (
+        "To sort runs by a metric: himl runs list --sort METRIC",
+        "himl runs list --sort loss",
+    ),
     "submit train.py --job-name x --mem-per-cpu 4G": (
         "For a job on Slurm: --cluster slurm:PARTITION --sbatch mem-per-cpu=VALUE",
         "himl submit train.py --cluster slurm:gpu --sbatch mem-per-cpu=4G --dry_run",
     ),
-    "submit train.py --rm": ("Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.", "himl submit train.py", "himl gc"),
+    "submit train.py --rm": (
+        "Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.",
+        "himl submit train.py",
+        "himl gc",
+    ),
     "submit train.py -it --rm": ("Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.",),
     "submit train.py -p 80:80": ("For services of a job on Azure ML: --jupyter or --vscode",),
-    "submit train.py --project lab --entity me": ("Omit it. himl has no accounts: a run's user is the one of the machine.",),
+    "submit train.py --project lab --entity me": (
+        "Omit it. himl has no accounts: a run's user is the one of the machine.",
+    ),
     "init azure": (
-        "For Azure ML, use --subscription_id, --resource_group and --workspace_name. For a host, --ssh HOST. For a local workspace: himl init",
+        "For Azure ML, use --subscription_id, --resource_group and --workspace_name. For a host, --ssh "
+        "HOST. For a local workspace: himl init",
         "himl init",
     ),
     "upload lab": ("See 'himl datastore upload --help'.", "himl datastore upload --help"),
-    "runs plot": ("For curves: himl runs aggregate --plot FILE.png, himl tb or himl ui", "himl runs aggregate train_1_aa --plot a.png"),
-    "runs list --status done": ("Did you mean Completed? Statuses: Queued, Running, Completed, Failed, Canceled.", "himl runs list --status Completed"),
-    "submit '*.py'": ("One job runs one script. For values of its arguments, use --sweep.", "himl submit train.py --sweep a=1,2"),
-    "submit train.py --env_var FOO": ("For example --env_var OMP_NUM_THREADS=1", "himl submit train.py --env_var OMP_NUM_THREADS=1"),
+    "runs plot": (
+        "For curves: himl runs aggregate --plot FILE.png, himl tb or himl ui",
+        "himl runs aggregate train_1_aa --plot a.png",
+    ),
+    "runs list --status done": (
+        "Did you mean Completed? Statuses: Queued, Running, Completed, Failed, Canceled.",
+        "himl runs list --status Completed",
+    ),
+    "submit '*.py'": (
+        "One job runs one script. For values of its arguments, use --sweep.",
+        "himl submit train.py --sweep a=1,2",
+    ),
+    "submit train.py --env_var FOO": (
+        "For example --env_var OMP_NUM_THREADS=1",
+        "himl submit train.py --env_var OMP_NUM_THREADS=1",
+    ),
     "submit train.py --no_such 3": (
         "If it is an option of the script, write it after --: himl submit train.py -- --no_such 3",
         "himl submit train.py -- --no_such 3",
     ),
-    "submit train.py --num_node 2": ("Did you mean '--num_nodes'?", "himl submit train.py --num_nodes 2 --cluster slurm:gpu --dry_run"),
+    "submit train.py --num_node 2": (
+        "Did you mean '--num_nodes'?",
+        "himl submit train.py --num_nodes 2 --cluster slurm:gpu --dry_run",
+    ),
     "runs list --time 3": ("See 'himl runs list --help'.", "himl runs list --help"),
     "runs cancel --all": (
         "For all runs of an experiment: himl runs cancel --experiment NAME --num_runs all",
@@ -262,9 +326,18 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     "ui latest": ("Omit it: himl ui",),
     "checkpoint download train_1_aa": ("In himl: himl checkpoint fetch train_1_aa", "himl checkpoint fetch --help"),
     "runs untag latest team": ("To remove a tag: himl runs tag RUN KEY=", "himl runs tag train_1_aa team="),
-    "runs list --where 'status > Failed'": ("<, <=, > and >= take a number. For text: =, != or LIKE '%TEXT%'", "himl runs list --where 'status != Failed'"),
-    "runs list --where 'started > 2026-01-01'": ("For runs since a time: --since TIME, such as 7d or 2026-03-01", "himl runs list --since 2026-01-01"),
-    "checkpoint list": ("In himl: himl download --list --prefix outputs/checkpoints", "himl download train_1_aa --list --prefix outputs/checkpoints"),
+    "runs list --where 'status > Failed'": (
+        "<, <=, > and >= take a number. For text: =, != or LIKE '%TEXT%'",
+        "himl runs list --where 'status != Failed'",
+    ),
+    "runs list --where 'started > 2026-01-01'": (
+        "For runs since a time: --since TIME, such as 7d or 2026-03-01",
+        "himl runs list --since 2026-01-01",
+    ),
+    "checkpoint list": (
+        "In himl: himl download --list --prefix outputs/checkpoints",
+        "himl download train_1_aa --list --prefix outputs/checkpoints",
+    ),
     "workspace use x": ("For all commands in this folder: himl init", "himl init", "himl runs list --workspace .himl"),
 }
 """Hints that are no whole command, with commands that follow them. A hint with several parts has a command for each."""
@@ -333,29 +406,51 @@ def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(project: Path) -
 def _himl(folder: Path, *arguments: str, libraries: str = "") -> subprocess.CompletedProcess[str]:
     """Start himl in a new process, with the modules in *libraries* first on the path."""
     environment = {**os.environ, "PYTHONPATH": str(folder / libraries)} if libraries else None
-    return subprocess.run([sys.executable, "-m", "himl_cli", *arguments], cwd=folder, capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [sys.executable, "-m", "himl_cli", *arguments], cwd=folder, capture_output=True, text=True, env=environment
+    )
 
 
 def test_no_workspace_or_current_folder_is_said(himl: Himl, tmp_path: Path, project: Path) -> None:
     outcome = himl("runs", "list", cwd=tmp_path)
     assert (outcome.code, "himl submit" in outcome.stderr.splitlines()[1]) == (3, True)
-    assert himl("train.py").stderr == "error: No such command 'train.py'.\nhint: To run a script: himl submit train.py\n"
+    assert (
+        himl("train.py").stderr == "error: No such command 'train.py'.\nhint: To run a script: himl submit train.py\n"
+    )
     assert himl("runs", "train.py").stderr.endswith("hint: See 'himl runs --help'.\n")
-    done = subprocess.run(["sh", "-c", f'mkdir gone && cd gone && rmdir ../gone && "{himl.program}" runs list'], cwd=project, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "-c", f'mkdir gone && cd gone && rmdir ../gone && "{himl.program}" runs list'],
+        cwd=project,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, "current folder" in done.stderr) == (1, True)
 
 
 def commands_with(*options: str) -> list[list[str]]:
     """The commands that have all of *options*. `runs tag` gets the tag that it requires."""
-    found = [each.path for each in shapes().values() if {*options} <= {name for option in each.options for name in option.names}]
+    found = [
+        each.path
+        for each in shapes().values()
+        if {*options} <= {name for option in each.options for name in option.names}
+    ]
     return [[*path[1:], *(["a=b"] if path[-1] == "tag" else [])] for path in found]
 
 
 WITHOUT_A_WORKSPACE = [
-    *(([*command, "--run", "a", "--experiment", "b"], "--run and --experiment cannot be combined.") for command in commands_with("--run", "--experiment")),
-    *(([*command, "--num_runs", "2"], "--num_runs requires an experiment.") for command in commands_with("--run", "--num_runs")),
+    *(
+        ([*command, "--run", "a", "--experiment", "b"], "--run and --experiment cannot be combined.")
+        for command in commands_with("--run", "--experiment")
+    ),
+    *(
+        ([*command, "--num_runs", "2"], "--num_runs requires an experiment.")
+        for command in commands_with("--run", "--num_runs")
+    ),
     *(([*command, "--run", "a:b:c"], "'a:b:c' is not a run.") for command in commands_with("--run")),
-    *(([*command, "x", "y", "--workers", "0"], "--workers must be") for command in commands_with("--workers", "--include")),
+    *(
+        ([*command, "x", "y", "--workers", "0"], "--workers must be")
+        for command in commands_with("--workers", "--include")
+    ),
     *(([*command, "--include", "[b-a]"], "Not a glob: [b-a]") for command in commands_with("--run", "--include")),
     (["runs", "delete"], "No run was given."),
     (["runs", "logs", "a", "--follow", "--json"], "--follow and --json cannot be combined"),
@@ -394,7 +489,9 @@ def test_record_that_no_version_writes_is_damage(project: Path) -> None:
 
 
 @ROOT_ONLY
-def test_user_without_home_runs_jobs_but_installs_no_completion(himl: Himl, require_program: Callable[[str], str], project: Path) -> None:
+def test_user_without_home_runs_jobs_but_installs_no_completion(
+    himl: Himl, require_program: Callable[[str], str], project: Path
+) -> None:
     rights = "+dac_read_search,+dac_override"
     # Containers often run as a user with such rights.
     as_nobody = ("--reuid=54321", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}")
@@ -403,7 +500,8 @@ def test_user_without_home_runs_jobs_but_installs_no_completion(himl: Himl, requ
         outcome = himl("completion", shell, "--install", prefix=without_home)
         assert (outcome.code, outcome.stdout) == (3, "")
         assert (
-            outcome.stderr == f"error: The script needs a home folder, but this user has none.\nhint: Set HOME, or print the script: himl completion {shell}\n"
+            outcome.stderr == "error: The script needs a home folder, but this user has none.\n"
+            f"hint: Set HOME, or print the script: himl completion {shell}\n"
         )
     (project / "train.py").write_text("print('trained')\n", encoding="utf-8")
     outcome = himl("submit", "train.py", prefix=without_home)
@@ -413,10 +511,22 @@ def test_user_without_home_runs_jobs_but_installs_no_completion(himl: Himl, requ
 @pytest.fixture
 def code(project: Path) -> RecordedRuns:
     write_files(
-        project, {"train.py": SCRIPT, "lab/train.py": SCRIPT, "lab/__init__.py": "", "lab/deep.py": SCRIPT, "train.sh": "echo args $*\n", "other.py": ""}
+        project,
+        {
+            "train.py": SCRIPT,
+            "lab/train.py": SCRIPT,
+            "lab/__init__.py": "",
+            "lab/deep.py": SCRIPT,
+            "train.sh": "echo args $*\n",
+            "other.py": "",
+        },
     )
     runs = RecordedRuns(project)
-    files = {"outputs/model.txt": "weights", "outputs/checkpoints/last.ckpt": "weights", "user_logs/std_log.txt": "hello\n"}
+    files = {
+        "outputs/model.txt": "weights",
+        "outputs/checkpoints/last.ckpt": "weights",
+        "user_logs/std_log.txt": "hello\n",
+    }
     runs.log(runs.add("train_1_aa", tags={"a": "b", "c": "d"}, files=files), [("loss", 1.0, 0, 0), ("loss", 0.5, 1, 1)])
     write_files(project, {f".himl/datastores/local/{name}/1.txt": "smile" for name in ("faces", "hands")})
     return runs
@@ -449,7 +559,10 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         assert typed(himl, meant).stdout != "", meant
     for meant in {meant.partition(" -- ")[0]: meant for meant in OF_SUBMIT.values()}.values():
         arguments = shlex.split(meant)
-        assert typed(himl, meant).stdout.split() == ["args", *(arguments[arguments.index("--") + 1 :] if "--" in arguments else [])], meant
+        assert typed(himl, meant).stdout.split() == [
+            "args",
+            *(arguments[arguments.index("--") + 1 :] if "--" in arguments else []),
+        ], meant
     for mistake, ends, said in [
         ("submit .himl", 2, "There is no .py or .sh script in it."),
         ("submit nb.ipynb", 2, "jupyter nbconvert --to script nb.ipynb"),
@@ -460,7 +573,11 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         ("watch", 2, "In himl: himl runs show --watch"),
         ("runs watch latest", 2, "hint: In himl: himl runs show --watch latest\n"),
         ("workspace watch", 2, "hint: See 'himl workspace show --help'.\n"),
-        ("himl-tb --bogus", 2, "error: No such command 'himl-tb'. Did you mean 'himl tb'?\nhint: See 'himl tb --help'.\n"),
+        (
+            "himl-tb --bogus",
+            2,
+            "error: No such command 'himl-tb'. Did you mean 'himl tb'?\nhint: See 'himl tb --help'.\n",
+        ),
         ("submit train.py --run-id x", 2, "error: No such option '--run-id'.\n"),
         ("datastore list --run_ids x", 2, "error: No such option '--run_ids'."),
         ("dsa upload --dsa-key x", 2, "hint: Set the environment variable DSA_API_KEY."),
@@ -477,7 +594,9 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
 @pytest.mark.large("runs 80 commands")
 def test_words_of_other_tools_become_those_of_himl(himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROGRAMS:
-        write_files(project, {f"bin/{name}": '#!/bin/sh\nwhile [ "${1%.py}" = "$1" ]; do shift; done\nexec python3 "$@"\n'})
+        write_files(
+            project, {f"bin/{name}": '#!/bin/sh\nwhile [ "${1%.py}" = "$1" ]; do shift; done\nexec python3 "$@"\n'}
+        )
         (project / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{project / 'bin'}{os.pathsep}{os.environ['PATH']}")
     for mistake, meant in (OF_LAUNCHERS | OF_COMMANDS).items():
@@ -516,16 +635,24 @@ def test_who_follows_a_hint_by_hand_gets_what_was_meant(himl: Himl) -> None:
         "import fire\ndef main(env=1): ...",
     ],
 )
-def test_options_of_other_tools_are_those_of_the_script_if_its_parser_has_them(himl: Himl, project: Path, declared: str) -> None:
+def test_options_of_other_tools_are_those_of_the_script_if_its_parser_has_them(
+    himl: Himl, project: Path, declared: str
+) -> None:
     write_files(project, {"train.py": f"{declared}\nif __name__ == '__main__': ..."})
-    assert hint_of(himl("submit", "train.py", "--env", "A=1")) == "Write arguments of the script after --: himl submit train.py -- --env A=1"
+    assert (
+        hint_of(himl("submit", "train.py", "--env", "A=1"))
+        == "Write arguments of the script after --: himl submit train.py -- --env A=1"
+    )
     assert hint_of(himl("submit", "train.py", "--name", "A")) == "In himl: himl submit train.py --display_name A"
 
 
 def test_an_option_that_the_parser_of_the_script_lacks_is_not_called_its_own(himl: Himl, project: Path) -> None:
     text = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--lr')\nparser.parse_args()\n"
     write_files(project, {"train.py": text, "lenient.py": text.replace("parse_args", "parse_known_args")})
-    assert hint_of(himl("submit", "train.py", "--no_such", "3")) == "'train.py' has no such option, either. See 'himl submit --help'."
+    assert (
+        hint_of(himl("submit", "train.py", "--no_such", "3"))
+        == "'train.py' has no such option, either. See 'himl submit --help'."
+    )
     assert hint_of(himl("submit", "train.py", "--lr", "3")).endswith(": himl submit train.py -- --lr 3")
     assert hint_of(himl("submit", "lenient.py", "--no_such", "3")).endswith(": himl submit lenient.py -- --no_such 3")
 
@@ -533,14 +660,23 @@ def test_an_option_that_the_parser_of_the_script_lacks_is_not_called_its_own(him
 def test_flags_of_the_runner_become_those_of_lightning_cli(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": f"{SCRIPT}# LightningCLI\n", "plain.py": SCRIPT, "last.ckpt": "weights"})
     for mistake, meant in {
-        "runner --model=Line --pl_fast_dev_run --max_epochs 3 --rate 1": "train.py -- fit --model=Line --trainer.fast_dev_run=true --trainer.max_epochs=3 "
-        "--rate 1",
-        "submit train.py --model Line --pl_limit_test_batches=2 --run_inference_only": "train.py -- test --model Line --trainer.limit_test_batches=2",
-        "submit train.py --mode=eval_full --src_checkpoint last.ckpt --model=Line": "train.py --checkpoint last.ckpt -- test --model=Line",
-        "submit train.py --resume_training --src_checkpoint=last.ckpt --model=Line": "train.py --checkpoint last.ckpt -- fit --model=Line",
+        "runner --model=Line --pl_fast_dev_run --max_epochs 3 --rate 1": (
+            "train.py -- fit --model=Line --trainer.fast_dev_run=true --trainer.max_epochs=3 --rate 1"
+        ),
+        "submit train.py --model Line --pl_limit_test_batches=2 --run_inference_only": (
+            "train.py -- test --model Line --trainer.limit_test_batches=2"
+        ),
+        "submit train.py --mode=eval_full --src_checkpoint last.ckpt --model=Line": (
+            "train.py --checkpoint last.ckpt -- test --model=Line"
+        ),
+        "submit train.py --resume_training --src_checkpoint=last.ckpt --model=Line": (
+            "train.py --checkpoint last.ckpt -- fit --model=Line"
+        ),
         "himl-runner --model=Line": "train.py -- fit --model=Line",
         "submit plain.py --run_recovery_id=last.ckpt": "plain.py --checkpoint last.ckpt",
-        "submit plain.py --workers_per_node 1 --azureml_datastore local": "plain.py --processes_per_node 1 --default_datastore local",
+        "submit plain.py --workers_per_node 1 --azureml_datastore local": (
+            "plain.py --processes_per_node 1 --default_datastore local"
+        ),
         "submit train.py test --model=Line": "train.py -- test --model=Line",
         "submit plain.py --model=Line --max_epochs=3": "plain.py -- --model=Line --max_epochs=3",
     }.items():
@@ -548,18 +684,24 @@ def test_flags_of_the_runner_become_those_of_lightning_cli(himl: Himl, project: 
         assert outcome.code == 2
         assert hint_of(outcome).endswith(f": himl submit {meant}"), mistake
         assert typed(himl, f"himl submit {meant}").stdout.split() == ["args", *shlex.split(meant.partition(" -- ")[2])]
-    assert hint_of(himl("submit", "train.py", "--tag", "my run")).endswith("For a display name: --display_name 'my run'")
+    assert hint_of(himl("submit", "train.py", "--tag", "my run")).endswith(
+        "For a display name: --display_name 'my run'"
+    )
 
 
 @pytest.mark.parametrize(
     ("mistake", "meant"),
     {
-        "submit train.py --azureml --cluster cpu-cluster --lr 3": "himl submit train.py --cluster cpu-cluster -- --lr 3",
+        "submit train.py --azureml --cluster cpu-cluster --lr 3": (
+            "himl submit train.py --cluster cpu-cluster -- --lr 3"
+        ),
         "submit train.py --azureml": "himl submit train.py --cluster NAME",
         "submit train.py --log_from_vm": "himl submit train.py --record_in azure",
     }.items(),
 )
-def test_a_script_is_sent_by_the_command_of_the_hint(himl: Himl, azure_environment: StagedWorkspace, project: Path, mistake: str, meant: str) -> None:
+def test_a_script_is_sent_by_the_command_of_the_hint(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path, mistake: str, meant: str
+) -> None:
     azure_environment.add_compute("cpu-cluster")
     azure_environment.write_config(project)
     write_files(project, {"train.py": SCRIPT, "environment.yml": "dependencies: [python=3.11]\n"})
@@ -588,11 +730,20 @@ def test_old_forms_words_and_switches_are_taken(himl: Himl, project: Path) -> No
     ]:
         assert himl.ok(*words.split()).stdout == himl.ok(*same.split()).stdout
     outcome = himl("submit", "train.py", "--wait_for_completion=maybe")
-    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: --wait_for_completion takes no value, but got 'maybe'.")
+    assert (outcome.code, outcome.stderr.splitlines()[0]) == (
+        2,
+        "error: --wait_for_completion takes no value, but got 'maybe'.",
+    )
     assert himl.ok("submit", "train.py", "--wait=False").stdout.startswith("train_")
     assert himl.ok("runs", "logs", "--follow").stdout == "args\n"
     assert himl.ok("submit", "train.py", "--", "--json=true").stdout == "args --json=true\n"
-    for mistake in ["-v runs list", "runs list --bogus -v", "submit -v train.py --lr 3", "runs list -v --json --quiet", "-v"]:
+    for mistake in [
+        "-v runs list",
+        "runs list --bogus -v",
+        "submit -v train.py --lr 3",
+        "runs list -v --json --quiet",
+        "-v",
+    ]:
         outcome = himl(*mistake.split())
         assert (outcome.code, "Traceback" in outcome.stderr) == (2, False)
     outcome = himl.ok("submit", "train.py", "--tag", "a=b", "--", "--lr", "3", "--env-var", "A=1", "--display_name=x")
@@ -622,12 +773,18 @@ def secrets_of(azure: StagedWorkspace) -> dict[str, bytes]:
     """The secrets that must not appear, by description."""
     lake = azure.state.datastores["lake"].service_principal
     assert lake is not None
-    return {"password": azure.state.principal.secret.encode(), "account key": azure.state.storage.key.encode(), "datastore's password": lake.secret.encode()}
+    return {
+        "password": azure.state.principal.secret.encode(),
+        "account key": azure.state.storage.key.encode(),
+        "datastore's password": lake.secret.encode(),
+    }
 
 
 def leaks(what: str, content: bytes, azure: StagedWorkspace) -> Iterator[str]:
     yield from (f"{kind} in {what}" for kind, secret in secrets_of(azure).items() if secret in content)
-    yield from (f"{kind} in {what}" for kind, shape in (("token", JWT), ("signature", SIGNATURE)) if shape.search(content))
+    yield from (
+        f"{kind} in {what}" for kind, shape in (("token", JWT), ("signature", SIGNATURE)) if shape.search(content)
+    )
 
 
 def said(outcome: Outcome) -> bytes:
@@ -635,7 +792,11 @@ def said(outcome: Outcome) -> bytes:
 
 
 def test_no_secret_is_said_or_written(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
-    for secret in (*secrets_of(seeded).values(), b"eyJhbGciOiJub25lIn0.eyJhdWQiOiJ4In0.x", b"https://h/c?sv=1&sig=abcdefghijkl%3D"):
+    for secret in (
+        *secrets_of(seeded).values(),
+        b"eyJhbGciOiJub25lIn0.eyJhdWQiOiJ4In0.x",
+        b"https://h/c?sv=1&sig=abcdefghijkl%3D",
+    ):
         assert list(leaks("x", b"before " + secret + b" after", seeded)), "the check itself finds it"
     assert not list(leaks("x", b"https://h/c?sv=1&sig=***", seeded))
     found: list[str] = []
@@ -649,7 +810,12 @@ def test_no_secret_is_said_or_written(himl: Himl, seeded: StagedWorkspace, proje
     if sys.platform != "win32":
         kept = files_below(cache_folder())
         assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
-        assert {stat.S_IMODE(folder.stat().st_mode) for path in kept for folder in path.parents if cache_folder() in folder.parents} == {0o700}
+        assert {
+            stat.S_IMODE(folder.stat().st_mode)
+            for path in kept
+            for folder in path.parents
+            if cache_folder() in folder.parents
+        } == {0o700}
         content = b"".join(path.read_bytes() for path in kept)
         assert [kind for kind, secret in secrets_of(seeded).items() if secret in content] == []
 
@@ -664,7 +830,9 @@ def found_in_files(azure: StagedWorkspace, project: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_no_secret_is_said_or_written_when_things_fail(himl: Himl, seeded: StagedWorkspace, project: Path, fault: str) -> None:
+def test_no_secret_is_said_or_written_when_things_fail(
+    himl: Himl, seeded: StagedWorkspace, project: Path, fault: str
+) -> None:
     action, match = FAULTS[fault]
     seeded.stage.faults.add(action, match, times=None)
     outcome = himl("download", "train_1_aa", "--json", "--verbose")
@@ -674,7 +842,12 @@ def test_no_secret_is_said_or_written_when_things_fail(himl: Himl, seeded: Stage
 
 def test_usage_and_settings_errors_do_not_repeat_secrets(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": ""})
-    for words in ("--api_key HIDDEN --verbose", "--lr 1 --my_pass HIDDEN --epochs 5 --json", "--env_var =HIDDEN --verbose", "--env_var HIDDEN --json"):
+    for words in (
+        "--api_key HIDDEN --verbose",
+        "--lr 1 --my_pass HIDDEN --epochs 5 --json",
+        "--env_var =HIDDEN --verbose",
+        "--env_var HIDDEN --json",
+    ):
         outcome = himl("submit", "train.py", *words.split())
         assert (outcome.code, "HIDDEN" in outcome.stdout + outcome.stderr, "hint" in outcome.stderr) == (2, False, True)
     for value in ("*HIDDEN", "!h!HIDDEN x", "&HIDDEN x\n  b: &HIDDEN y\n  c: [", "'HIDDEN", "HIDDEN: x", "@HIDDEN"):
@@ -696,11 +869,16 @@ LACKS = [
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 @pytest.mark.parametrize(("failure", "lack", "remedy"), LACKS, ids=range(5))
-def test_what_a_limit_forbids_is_named_and_is_no_bug(failure: Exception, lack: str, remedy: str, tmp_path: Path) -> None:
+def test_what_a_limit_forbids_is_named_and_is_no_bug(
+    failure: Exception, lack: str, remedy: str, tmp_path: Path
+) -> None:
     error = as_himl_error(failure)
     assert (str(error), remedy in error.hint, error.exit_code) == (f"himl cannot continue: {lack}.", True, 1)
     if isinstance(failure, OSError):
-        for of_disk in (explain_disk_error(failure, "Cannot start the job", tmp_path), disk_error(failure, "Cannot start the job")):
+        for of_disk in (
+            explain_disk_error(failure, "Cannot start the job", tmp_path),
+            disk_error(failure, "Cannot start the job"),
+        ):
             assert str(of_disk).startswith(f"Cannot start the job: {lack}")
             assert (remedy in of_disk.hint, "permissions" in of_disk.hint) == (True, False)
 
@@ -712,7 +890,10 @@ def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
         assert disk is not None
         with pytest.raises(OSError, match="No space left") as caught:
             write_files(disk.folder, {f"{number}.txt": "" for number in range(9)})
-        for error in (explain_disk_error(caught.value, "Cannot write", disk.folder), disk_error(caught.value, "Cannot write")):
+        for error in (
+            explain_disk_error(caught.value, "Cannot write", disk.folder),
+            disk_error(caught.value, "Cannot write"),
+        ):
             assert "Cannot write: no inodes are left" in str(error)
             assert error.hint == f"Delete files. Their number on the disk of '{disk.folder}' is at its limit."
 
@@ -720,7 +901,9 @@ def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
 def test_a_user_without_processes_is_told_so(started_himl: Himl, shared: Path) -> None:
     write_files(shared / "project", {"train.py": ""})
     os.chown(shared / "project", ADA, ADA)
-    outcome = started_himl("submit", "train.py", cwd=shared / "project", prefix=(*as_user(ADA, shared), "prlimit", "--nproc=1"))
+    outcome = started_himl(
+        "submit", "train.py", cwd=shared / "project", prefix=(*as_user(ADA, shared), "prlimit", "--nproc=1")
+    )
     assert (outcome.code, outcome.stdout) == (1, "")
     assert "no more processes or threads are allowed" in outcome.stderr
     assert "hint: End some of your processes, or raise the limit: ulimit -u" in outcome.stderr

@@ -29,7 +29,21 @@ from tests.support.running import PROGRAM, Himl
 from tests.support.runs import RecordedRuns, posix
 from tests.support.terminals import RUN, VIEWS, Terminal, View, make_world
 
-HEAVY = ["rich", "pydantic", "msgspec", "azure", "mlflow", "tensorboard", "importlib.metadata", "sqlite3", "asyncio", "numpy", "PIL", "tifffile", "openslide"]
+HEAVY = [
+    "rich",
+    "pydantic",
+    "msgspec",
+    "azure",
+    "mlflow",
+    "tensorboard",
+    "importlib.metadata",
+    "sqlite3",
+    "asyncio",
+    "numpy",
+    "PIL",
+    "tifffile",
+    "openslide",
+]
 ALL = shapes()
 ASK = """
 import sys
@@ -60,14 +74,22 @@ TILES = b"slide_id,left,top,right,bottom,bag_attn\nslide_1,0,0,9,9,0.5\n"
 PLAIN = {"0", "1", "2"}  # bold and dim
 # The escape codes that himl may use. Red, green, yellow and cyan come from the user's theme, where they are readable on
 # its background.
-STYLES: dict[str, set[str]] = {"with colours": PLAIN | {"31", "32", "33", "36"}, "without colour": PLAIN, "and dumb": set()}
+STYLES: dict[str, set[str]] = {
+    "with colours": PLAIN | {"31", "32", "33", "36"},
+    "without colour": PLAIN,
+    "and dumb": set(),
+}
 WISHES = {"with colours": {}, "without colour": {"NO_COLOR": "1"}, "and dumb": {"TERM": "dumb"}}
 WIDTHS = (60, 80, 200)
 NARROW = (60, "with colours")
 # Each width is combined with each wish. Each view with a layout appears in three of these combinations, which cover all
 # widths and wishes. The narrow one shows all views.
 SEATS: dict[tuple[int, str], list[str]] = {
-    (columns, wish): [name for name in VIEWS if (columns, wish) == NARROW or (name in LAID_OUT and LAID_OUT.index(name) % 3 == (row + column) % 3)]
+    (columns, wish): [
+        name
+        for name in VIEWS
+        if (columns, wish) == NARROW or (name in LAID_OUT and LAID_OUT.index(name) % 3 == (row + column) % 3)
+    ]
     for row, columns in enumerate(WIDTHS)
     for column, wish in enumerate(WISHES)
 }
@@ -106,7 +128,9 @@ def rows_of(help_text: str) -> dict[str, list[str]]:
 @pytest.mark.usefixtures("unmeasured")
 def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
     for words in ["", "submit", "runs list", "checkpoint fetch"]:
-        done = subprocess.run([sys.executable, "-c", ASK.format(heavy=HEAVY), *words.split(), "--help"], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", ASK.format(heavy=HEAVY), *words.split(), "--help"], capture_output=True, text=True
+        )
         assert done.stderr.strip() == "LOADED []"
         assert done.stdout.startswith("Usage: himl")
     himl = Himl(PROGRAM, project, modules=("himl_cli.app",))
@@ -120,7 +144,9 @@ def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
             assert text.startswith(f"Usage: {words} [OPTIONS]")
             lines = text.splitlines()
             assert max(map(len, lines)) <= 80
-            assert [line for line in lines if len(line) > columns and not (line.startswith("    ") and "himl " in line)] == []
+            assert [
+                line for line in lines if len(line) > columns and not (line.startswith("    ") and "himl " in line)
+            ] == []
         assert " ".join(text.partition("\n\n")[0].split()) == f"Usage: {shape.usage}"
         shown, shared = rows_of(text), ""
         if line := re.search(r" Shared options: (.*?)\. See 'himl --help'\. Manual:", " ".join(text.split())):
@@ -129,8 +155,13 @@ def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
         assert shared.endswith("-h") or words == "himl"
         assert (page := re.search(r"^Manual: (\S+) in the repository of himl\.$", text, re.MULTILINE)), words
         assert Path(himl_cli.__file__).parents[1].joinpath(page[1]).is_file(), page[1]
-        assert [name for name in shown.get("Arguments", []) if not name.startswith("-")] == [each.metavar for each in shape.arguments], words
-        panels = {heading: [each for each in found if each.panel == heading] for heading in dict.fromkeys(each.panel for each in found)}
+        assert [name for name in shown.get("Arguments", []) if not name.startswith("-")] == [
+            each.metavar for each in shape.arguments
+        ], words
+        panels = {
+            heading: [each for each in found if each.panel == heading]
+            for heading in dict.fromkeys(each.panel for each in found)
+        }
         assert [name for name in shown if name in panels] == list(panels)
         for panel, options in panels.items():
             kept = [set(re.findall(r"(?<![\w-])--?\w+", name)) for name in shown[panel] if name.startswith("-")]
@@ -160,7 +191,10 @@ def test_short_help_of_submit_has_one_screen_and_names_the_long_one(himl: Himl) 
     assert short.startswith(whole.partition("\n")[0])
     assert short.endswith(f"\nAll {count} options: himl submit --help\n")
     for words in ("list -n 5 -q", "list -t a=b -q"):
-        assert himl("runs", *words.split()).code == himl("runs", *words.replace("-n", "--num_runs").replace("-t", "--tags").split()).code
+        assert (
+            himl("runs", *words.split()).code
+            == himl("runs", *words.replace("-n", "--num_runs").replace("-t", "--tags").split()).code
+        )
 
 
 @pytest.fixture
@@ -176,8 +210,18 @@ def recorded(project: Path) -> RecordedRuns:
     ("moment", "code", "said"),
     [
         ("atexit.register(interrupt)", -signal.SIGINT, ""),
-        ("sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'stand_in_for_closed_streams' and event == 'call' and interrupt())", 130, STOPPED),
-        ("sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'run_at_edge' and event == 'return' and interrupt())", 130, STOPPED),
+        (
+            "sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'stand_in_for_closed_streams' "
+            "and event == 'call' and interrupt())",
+            130,
+            STOPPED,
+        ),
+        (
+            "sys.setprofile(lambda frame, event, of: frame.f_code.co_name == 'run_at_edge' and event == "
+            "'return' and interrupt())",
+            130,
+            STOPPED,
+        ),
     ],
     ids=["when it is through", "before the edge", "behind the edge"],
 )
@@ -242,9 +286,15 @@ def check(views: Sequence[View], folders: Sequence[Path], columns: int, wish: st
         plain = [Text.from_ansi(line).plain for line in lines]
         assert any(view.shows.lower() in line.lower() for line in plain), screen
         if view.is_folded:
-            assert [line for line in plain if cell_len(line.rstrip()) > columns and not any(said in line for said in view.said)] == []
+            assert [
+                line
+                for line in plain
+                if cell_len(line.rstrip()) > columns and not any(said in line for said in view.said)
+            ] == []
         if columns == min(WIDTHS):
-            assert [said for said in view.said if not any(said in line for line in plain)] == [], f"these need no naming: {screen}"
+            assert [said for said in view.said if not any(said in line for line in plain)] == [], (
+                f"these need no naming: {screen}"
+            )
         used = {code or "0" for codes in re.findall(r"\x1b\[([0-9;:]*)m", screen) for code in re.split("[;:]", codes)}
         assert used <= STYLES[wish], screen
         assert wish == "with colours" or "\x1b" not in "".join(lines), screen
@@ -253,22 +303,36 @@ def check(views: Sequence[View], folders: Sequence[Path], columns: int, wish: st
 
 def check_in_a_pipe(views: Sequence[View], folders: Sequence[Path]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    done = subprocess.run(given(views, folders), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200)
+    done = subprocess.run(
+        given(views, folders), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200
+    )
     *parts, _ = done.stdout.split(b"\0")
     assert (done.returncode, len(parts)) == (0, 2 * len(views)), done.stdout
     for view, printed, code in zip(views, parts[::2], parts[1::2], strict=True):
-        assert (int(code), printed != b"", b"\x1b" in printed, b"\r" in printed) == (view.code, True, False, False), printed
+        assert (int(code), printed != b"", b"\x1b" in printed, b"\r" in printed) == (view.code, True, False, False), (
+            printed
+        )
 
 
 @posix
 @pytest.mark.large("runs most commands")
-def test_output_of_services_fits_narrow_terminal_and_pipe(azure_environment: StagedWorkspace, archive: Archive, project: Path) -> None:
+def test_output_of_services_fits_narrow_terminal_and_pipe(
+    azure_environment: StagedWorkspace, archive: Archive, project: Path
+) -> None:
     azure_environment.write_config(project)
-    run = azure_environment.add_run(RUN, "train", display_name="A rather long display name of a first try", tags={"team": "blue"})
-    azure_environment.add_metric(run, "val/accuracy_of_the_macro_average_over_all_classes", [0.5, 0.123456789], steps=[1, 2])
-    azure_environment.put_artifacts(run, {"outputs/checkpoints/last.ckpt": b"last", "outputs/test/test_output.csv": TILES})
+    run = azure_environment.add_run(
+        RUN, "train", display_name="A rather long display name of a first try", tags={"team": "blue"}
+    )
+    azure_environment.add_metric(
+        run, "val/accuracy_of_the_macro_average_over_all_classes", [0.5, 0.123456789], steps=[1, 2]
+    )
+    azure_environment.put_artifacts(
+        run, {"outputs/checkpoints/last.ckpt": b"last", "outputs/test/test_output.csv": TILES}
+    )
     services = {"jupyterlab": {"jobServiceType": "JupyterLab"}, "ssh": {"jobServiceType": "SSH"}}
-    azure_environment.start_services(azure_environment.add_run(SERVED, "train", status="Running", job={"jobType": "Command", "services": services}))
+    azure_environment.start_services(
+        azure_environment.add_run(SERVED, "train", status="Running", job={"jobType": "Command", "services": services})
+    )
     archive.add("Biopsies/PANDA/slide_1.svs")
     archive.add(f"Biopsies/PANDA/{'a_long_name_of_a_slide_' * 3}.svs")
     views = list(AZURE_VIEWS.values())

@@ -34,9 +34,19 @@ def texts_of(path: Path) -> Iterator[tuple[str, str, bool]]:
     """Yield each text of a module except docstrings, with its position, and whether it is part of a hint."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}
+    inside = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in ast.walk(node)
+        if part is not node
+    }
     named = [node.value for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "hint"]
-    named += [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and "hint" in {getattr(each, "id", "") for each in node.targets}]
+    named += [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and "hint" in {getattr(each, "id", "") for each in node.targets}
+    ]
     hints = {id(part) for node in named for part in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, (ast.Constant, ast.JoinedStr)) and id(node) not in docstrings | inside:
@@ -50,7 +60,13 @@ def test_commands_and_options_in_texts_exist() -> None:
     assert wrong_with("See 'himl runs list --bogus'.") != []
     assert wrong_with("Then: himl atone 1", is_hint=True) != []
     assert wrong_with("Add --overwrit to replace it.") == ["--overwrit"]
-    assert wrong_with("Read by himl submit alone; himl sends it. 'himl submit' starts it: himl runs logs 1 --follow, or --wait.", is_hint=True) == []
+    assert (
+        wrong_with(
+            "Read by himl submit alone; himl sends it. 'himl submit' starts it: himl runs logs 1 --follow, or --wait.",
+            is_hint=True,
+        )
+        == []
+    )
     root = Path(himl_cli.__file__).parent
     texts = [each for path in sorted(root.rglob("*.py")) for each in texts_of(path)]
     checked = [(place, text, is_hint) for place, text, is_hint in texts if "himl " in text or "--" in text]

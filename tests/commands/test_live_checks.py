@@ -23,7 +23,20 @@ from tests.support.running import Himl, Outcome, until
 
 LIVE = ("doctor", "--live", "--cluster", "cpu-cluster", "--yes")
 NAMES = (
-    *("job", "same-code", "failed-job", "cancel", "job-name", "job-members", "sweep", "pipeline", "nodes", "output", "limits", "environment"),
+    *(
+        "job",
+        "same-code",
+        "failed-job",
+        "cancel",
+        "job-name",
+        "job-members",
+        "sweep",
+        "pipeline",
+        "nodes",
+        "output",
+        "limits",
+        "environment",
+    ),
     *("connection", "secrets", "run-pages", "run-order", "run-filters", "metrics", "files", "delete"),
 )
 Plant = Callable[[StagedWorkspace], object]
@@ -74,7 +87,11 @@ def lost_log(azure: StagedWorkspace) -> None:
 
 ACCEPTED = json.dumps({"id": "/subscriptions/x/environments/y/versions/1", "name": "1", "properties": {}})
 PLANTED: Mapping[str, tuple[Plant, str, str]] = {
-    "connection": (state("tracking_host", "other.api.azureml.ms"), "name the same host", "<…>.api.azureml.ms and <…>.api.azureml.ms"),
+    "connection": (
+        state("tracking_host", "other.api.azureml.ms"),
+        "name the same host",
+        "<…>.api.azureml.ms and <…>.api.azureml.ms",
+    ),
     "secrets": (state("secrets", "key"), "returns a SAS in place of the key", "AccountKey"),
     "run-pages": (state("hides_in_index", True), "The index lists the runs", "pages of [0]"),
     "run-order": (state("refused_orders", ["CreatedUtc desc"]), "accepts the order", "400"),
@@ -86,16 +103,28 @@ PLANTED: Mapping[str, tuple[Plant, str, str]] = {
     "job-name": (answer(r"PUT .*/jobs/", 409), "A second job of a name", "409 (Different: It differs)"),
     "job-members": (rewrite(r"PUT .*/jobs/", without_details), "himlUnknown in a job", "The request is invalid"),
     "sweep": (answer(r"POST .*/mlflow/runs/search", 400), "accepts attributes.run_id", "400"),
-    "pipeline": (fault(r"POST .*/cancel", Page("null", 202, "application/json")), "A single step is not canceled", "202"),
+    "pipeline": (
+        fault(r"POST .*/cancel", Page("null", 202, "application/json")),
+        "A single step is not canceled",
+        "202",
+    ),
     "nodes": (lost_log, "The logs of two nodes", "(user_logs/std_log_process_0.txt)"),
     "output": (answer(r"POST .*/batchGetResolvedUris", 404), "batchGetResolvedUris", "404"),
     "limits": (rewrite(HISTORY_RUN, few_tags), "Accepted tags", "of 60 tags"),
-    "environment": (fault(r"PUT .*/environments/", Page(ACCEPTED, 201, "application/json")), "refuses an image's folder", "No environment"),
+    "environment": (
+        fault(r"PUT .*/environments/", Page(ACCEPTED, 201, "application/json")),
+        "refuses an image's folder",
+        "No environment",
+    ),
     "delete": (answer(r"DELETE .*/jobs/", 400), "Azure ML deletes a job", "[400]"),
 }
 # Differences that only a new submission shows
 PLANTED_BEFORE: Mapping[str, tuple[Plant, str, str]] = {
-    "job": (rewrite(r"POST .*/startPendingUpload", text_replaced("skoid", "other")), "user delegation SAS", "no user delegation"),
+    "job": (
+        rewrite(r"POST .*/startPendingUpload", text_replaced("skoid", "other")),
+        "user delegation SAS",
+        "no user delegation",
+    ),
     "same-code": (rewrite(r"GET .*/codes/", lambda body: {"value": []}), "by its hash", "0 found"),
 }
 
@@ -131,7 +160,10 @@ def test_all_checks_hold_and_each_differs_once(himl: Himl, live_project: StagedW
         assert {*PLANTED, *PLANTED_BEFORE} == {*NAMES}
         assert all(found(outcome, "ok", name) and not found(outcome, "failed", name) for name in NAMES)
         sent = puts(azure)
-        kept = {name: getattr(azure.state, name) for name in ("tracking_host", "secrets", "hides_in_index", "refused_orders", "reaches_storage")}
+        kept = {
+            name: getattr(azure.state, name)
+            for name in ("tracking_host", "secrets", "hides_in_index", "refused_orders", "reaches_storage")
+        }
         for name, (plant, assumption, came) in PLANTED.items():
             plant(azure)
             different = himl(*LIVE, "--keep", "--check", name)
@@ -141,9 +173,14 @@ def test_all_checks_hold_and_each_differs_once(himl: Himl, live_project: StagedW
             azure.stage.faults.clear()
             for field, value in kept.items():
                 setattr(azure.state, field, value)
-        others = [azure.add_principal(rights, name=f"Person {number}") for number, rights in enumerate(({Right.READ, Right.WRITE}, {Right.READ}))]
+        others = [
+            azure.add_principal(rights, name=f"Person {number}")
+            for number, rights in enumerate(({Right.READ, Right.WRITE}, {Right.READ}))
+        ]
         by_links = himl(*LIVE, "--keep", "--check", "files", env=azure.environment(others[0]))
-        assert "himl reads the files without a role for storage. (4 files)" in found(by_links, "ok", "files"), by_links.stdout + by_links.stderr
+        assert "himl reads the files without a role for storage. (4 files)" in found(by_links, "ok", "files"), (
+            by_links.stdout + by_links.stderr
+        )
         reader = himl(*LIVE, "--keep", "--check", "job-name", env=azure.environment(others[1]))
         assert "needs another sign-in" in found(reader, "skipped", "job-name")[0], reader.stdout + reader.stderr
         page = (project / "himl-live.md").read_text("utf-8")
@@ -154,8 +191,15 @@ def test_all_checks_hold_and_each_differs_once(himl: Himl, live_project: StagedW
         again = himl(*LIVE)
         assert (again.code, again.stdout) == (1, ""), again.stderr
         written = page + (project / "himl-live.json").read_text("utf-8") + (project / "himl-live.md").read_text("utf-8")
-    check_nothing_is_told(written, azure, {*secrets, *(text for one in others for text in (one.client_id, one.object_id))})
-    archived = [version["isArchived"] for name, versions in azure.state.assets["data"].items() for version in versions.values() if "himl-live" in name]
+    check_nothing_is_told(
+        written, azure, {*secrets, *(text for one in others for text in (one.client_id, one.object_id))}
+    )
+    archived = [
+        version["isArchived"]
+        for name, versions in azure.state.assets["data"].items()
+        for version in versions.values()
+        if "himl-live" in name
+    ]
     assert archived == [True]
     left = {run.run_id: run for run in azure.state.experiments["himl-live"].runs.values()}
     assert all(run.hidden and run.parent_id for run in left.values()), left
@@ -164,15 +208,34 @@ def test_all_checks_hold_and_each_differs_once(himl: Himl, live_project: StagedW
 
 def check_nothing_is_told(written: str, azure: StagedWorkspace, secrets: set[str]) -> None:
     state, principal = azure.state, azure.state.principal
-    ids = (state.subscription, state.group, state.name, state.tenant, state.workspace_id, state.location, "cpu-cluster", "api.himl")
-    names = (principal.client_id, principal.object_id, principal.name, "Ada Lovelace", state.storage.account, platform.node(), str(Path.home()))
+    ids = (
+        state.subscription,
+        state.group,
+        state.name,
+        state.tenant,
+        state.workspace_id,
+        state.location,
+        "cpu-cluster",
+        "api.himl",
+    )
+    names = (
+        principal.client_id,
+        principal.object_id,
+        principal.name,
+        "Ada Lovelace",
+        state.storage.account,
+        platform.node(),
+        str(Path.home()),
+    )
     told = [word for word in (*ids, *names, state.storage.key, *secrets) if word and word.lower() in written.lower()]
     assert told == []
     assert "sig=" not in written
 
 
 @pytest.mark.parametrize(("name", "planted"), PLANTED_BEFORE.items(), ids=PLANTED_BEFORE)
-def test_differences_of_new_submissions(himl: Himl, live_project: StagedWorkspace, project: Path, name: str, planted: tuple[Plant, str, str]) -> None:
+def test_differences_of_new_submissions(
+    himl: Himl, live_project: StagedWorkspace, project: Path, name: str, planted: tuple[Plant, str, str]
+) -> None:
     plant, assumption, came = planted
     plant(live_project)
     live_project.add_environment("st-marys")
@@ -185,7 +248,9 @@ def test_differences_of_new_submissions(himl: Himl, live_project: StagedWorkspac
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
-def test_an_interrupted_call_continues_without_new_jobs(started_himl: Himl, himl: Himl, live_project: StagedWorkspace, project: Path) -> None:
+def test_an_interrupted_call_continues_without_new_jobs(
+    started_himl: Himl, himl: Himl, live_project: StagedWorkspace, project: Path
+) -> None:
     azure, path, words = live_project, project / "himl-live.json", (*LIVE, "--check", "job,same-code")
     with azure.run_jobs(hold=True) as jobs:
         process = started_himl.start(*words)
@@ -201,7 +266,10 @@ def test_an_interrupted_call_continues_without_new_jobs(started_himl: Himl, himl
         path.write_text(json.dumps(report), encoding="utf-8")
         jobs.release()
         said = himl.ok(*words).stderr
-        assert ("himl continues an earlier call, which started 1 of the runs." in said, REMAIN in said) == (True, False), said
+        assert ("himl continues an earlier call, which started 1 of the runs." in said, REMAIN in said) == (
+            True,
+            False,
+        ), said
     assert puts(azure) == 2
     assert not azure.state.runs
     report = json.loads(path.read_text("utf-8"))
@@ -216,7 +284,11 @@ def test_an_interrupted_call_continues_without_new_jobs(started_himl: Himl, himl
 def test_the_page_lists_all_checks() -> None:
     page = Path("docs/live-checks.md").read_text("utf-8")
     lines = [f"| `{check.name}` | {check.asks} | {len(check.jobs) or ''}".rstrip() for check in ALL_CHECKS]
-    assert [line.removesuffix("|").rstrip() for line in page.splitlines() if line.startswith("| `") and line.count("|") == 4 and "?" in line] == lines
+    assert [
+        line.removesuffix("|").rstrip()
+        for line in page.splitlines()
+        if line.startswith("| `") and line.count("|") == 4 and "?" in line
+    ] == lines
 
 
 def test_what_is_refused(himl: Himl, live_project: StagedWorkspace, project: Path) -> None:
@@ -255,6 +327,8 @@ MASKED = {
 @pytest.mark.parametrize(("text", "shown"), MASKED.items())
 def test_masking(text: str, shown: str) -> None:
     mask = Mask({"st-marys": "resource group", "radiology-lab": "workspace", "ml": "workspace"})
-    mask.learn({"value": [{"properties": {"accountName": "labstore42", "datastoreType": "AzureBlob"}, "name": "scans"}]})
+    mask.learn(
+        {"value": [{"properties": {"accountName": "labstore42", "datastoreType": "AzureBlob"}, "name": "scans"}]}
+    )
     assert mask(text) == shown
     assert mask("datastore scans") == "datastore <datastore>"

@@ -13,7 +13,9 @@ from tests.support.running import Himl
 TOY = Path(__file__).parents[1] / "support" / "toy_command"
 
 
-def test_a_command_of_another_package_has_options_output_errors_and_completion_of_himl(started_himl: Himl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_of_another_package_has_options_output_errors_and_completion_of_himl(
+    started_himl: Himl, monkeypatch: pytest.MonkeyPatch
+) -> None:
     himl = started_himl
     mark = started_himl.folder / "imported"
     monkeypatch.setenv("PYTHONPATH", str(TOY))
@@ -21,11 +23,16 @@ def test_a_command_of_another_package_has_options_output_errors_and_completion_o
     listed = himl.ok("--help").stdout
     assert not mark.exists()
     assert "Other packages:\n  broken      Greet people.\n  toy         Greet people.\n" in listed
-    assert json.loads(himl.ok("toy", "Ada", "--tone", "loud", "--json").stdout) == [{"name": "Ada", "text": "Hello Ada!"}]
+    assert json.loads(himl.ok("toy", "Ada", "--tone", "loud", "--json").stdout) == [
+        {"name": "Ada", "text": "Hello Ada!"}
+    ]
     assert himl.ok("toy", "Ada", "-q").stdout == "Ada\n"
     assert mark.exists()
     loud = "error: --tone must be polite or loud, not 'lod'.\n"
-    broken = "error: The command 'broken' of toy-command 1.0 cannot be loaded (AttributeError: module 'toy_command' has no attribute 'missing').\n"
+    broken = (
+        "error: The command 'broken' of toy-command 1.0 cannot be loaded (AttributeError: module 'toy_command' "
+        "has no attribute 'missing').\n"
+    )
     for words, code, error in (
         (["toy", "nobody"], 3, "error: There is no person 'nobody'.\nhint: Use another name.\n"),
         (["toy", "bug"], 1, "error: This is a bug in toy-command 1.0: AssertionError: a bug\n"),

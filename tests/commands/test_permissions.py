@@ -48,11 +48,21 @@ def mask(request: pytest.FixtureRequest) -> Iterator[int]:
 def modes_below(folder: Path) -> dict[str, int]:
     """The modes of files and folders by name, without links."""
     found = [Path(above, name) for above, folders, files in os.walk(folder) for name in (*folders, *files)]
-    return {path.relative_to(folder).as_posix(): stat.S_IMODE(path.lstat().st_mode) for path in found if not path.is_symlink()}
+    return {
+        path.relative_to(folder).as_posix(): stat.S_IMODE(path.lstat().st_mode)
+        for path in found
+        if not path.is_symlink()
+    }
 
 
 def test_files_have_modes_of_the_umask_and_secrets_are_private(
-    himl: Himl, project: Path, azure_environment: StagedWorkspace, box: SshServer, mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    himl: Himl,
+    project: Path,
+    azure_environment: StagedWorkspace,
+    box: SshServer,
+    mask: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     home, tmp = tmp_path / "home", tmp_path / "tmp"
     for folder in (home, tmp):
@@ -63,7 +73,10 @@ def test_files_have_modes_of_the_umask_and_secrets_are_private(
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     sockets = Path(os.environ["XDG_RUNTIME_DIR"])
-    write_files(project, {"train.py": TRAIN, "up/x.txt": "x", "old/settings.yml": SETTINGS, "old/InnerEyePrivateSettings.yml": SECRETS})
+    write_files(
+        project,
+        {"train.py": TRAIN, "up/x.txt": "x", "old/settings.yml": SETTINGS, "old/InnerEyePrivateSettings.yml": SECRETS},
+    )
     for name in (own := modes_below(project)):
         (project / name).chmod((0o777 if (project / name).is_dir() else 0o666) & ~mask & ~0o002)
     himl.ok("submit", "train.py", "--queue", "--env_var", "WANDB_API_KEY=s3cret-of-the-job")
@@ -92,8 +105,16 @@ def test_files_have_modes_of_the_umask_and_secrets_are_private(
     assert {name: oct(mode) for name, mode in (private | modes_below(sockets)).items() if mode & 0o077} == {}
     shared = {name: of_tmp[name] for name in FOR_ALL}
     assert shared == FOR_ALL
-    assert {name: oct(mode) for name, mode in of_tmp.items() if name.startswith("claims/") and mode & 0o777 != 0o644} == {}
-    others = {**found, **of_home, **{name: mode for name, mode in of_tmp.items() if name.partition("/")[0] not in FOR_ALL}}
+    assert {
+        name: oct(mode) for name, mode in of_tmp.items() if name.startswith("claims/") and mode & 0o777 != 0o644
+    } == {}
+    others = {
+        **found,
+        **of_home,
+        **{name: mode for name, mode in of_tmp.items() if name.partition("/")[0] not in FOR_ALL},
+    }
     assert {name: oct(mode) for name, mode in others.items() if mode & mask} == {}
     used = (".himl", "azure/config.json", "taken/config.json", "taken/himl.toml")
-    assert {name: oct(found[name]) for name in used if name in found and found[name] & 0o002} == {}, "himl would not use them"
+    assert {name: oct(found[name]) for name in used if name in found and found[name] & 0o002} == {}, (
+        "himl would not use them"
+    )

@@ -41,11 +41,31 @@ pathlib.Path("outputs", f"read_{os.environ['OMPI_COMM_WORLD_RANK']}.txt").write_
     (args.input_data / "n.txt").read_text())
 """
 STEPS: dict[str, dict[str, Any]] = {
-    "step1": {"type": "MpiStep", "name": "read it", "script": "read.py", "source_directory": "src", "input_dataset_name": "clean", "processes_per_node": 2},
-    "step2": {"type": "PythonScriptStep", "name": "prepare", "script": "prepare.py", "source_directory": "src", "arguments": "--n 7", "output": "clean"},
+    "step1": {
+        "type": "MpiStep",
+        "name": "read it",
+        "script": "read.py",
+        "source_directory": "src",
+        "input_dataset_name": "clean",
+        "processes_per_node": 2,
+    },
+    "step2": {
+        "type": "PythonScriptStep",
+        "name": "prepare",
+        "script": "prepare.py",
+        "source_directory": "src",
+        "arguments": "--n 7",
+        "output": "clean",
+    },
 }
 IMAGE = ("--docker_image", "docker.io/python:3.11")
-LATER = {"type": "MpiStep", "script": "read.py", "source_directory": "src", "input_datareference_path": "later/", "input_datareference_name": "x"}
+LATER = {
+    "type": "MpiStep",
+    "script": "read.py",
+    "source_directory": "src",
+    "input_datareference_path": "later/",
+    "input_datareference_name": "x",
+}
 ADDS = """
 import argparse, os, pathlib
 parser = argparse.ArgumentParser()
@@ -72,13 +92,22 @@ def test_canceling_the_pipeline_or_a_step_stops_all(himl: Himl, project: Path, t
     until(lambda: not pids(project, KEEPER))
     run = show(himl, parent)
     assert (run["status"], [each["status"] for each in steps_of(himl, parent)]) == ("Canceled", ["Canceled"])
-    assert run["reason"] == ("canceled" if target == "pipeline" else "step 'a' (step1) was canceled; not started: step2")
+    assert run["reason"] == (
+        "canceled" if target == "pipeline" else "step 'a' (step1) was canceled; not started: step2"
+    )
 
 
 def test_a_finished_step_whose_output_is_gone_runs_again(himl: Himl, project: Path, tmp_path: Path) -> None:
     makes = NOTING + "\nimport sys\nif '--output' in sys.argv: Path(sys.argv[-1], 'made.txt').write_text('1')\n"
-    reads = NOTING + "\nimport sys\nassert not (notes / 'broken').exists()\nprint(Path(sys.argv[2], 'made.txt').read_text())\n"
-    chain = (step("makes.py", output="first"), step("makes.py", output="second"), step("reads.py", input_dataset_name="second"))
+    reads = (
+        NOTING
+        + "\nimport sys\nassert not (notes / 'broken').exists()\nprint(Path(sys.argv[2], 'made.txt').read_text())\n"
+    )
+    chain = (
+        step("makes.py", output="first"),
+        step("makes.py", output="second"),
+        step("reads.py", input_dataset_name="second"),
+    )
     write_pipeline(project, {"makes.py": makes, "reads.py": reads}, *chain)
     notes = notes_folder(tmp_path)
     (notes / "broken").touch()
@@ -93,7 +122,14 @@ def test_a_finished_step_whose_output_is_gone_runs_again(himl: Himl, project: Pa
 
 
 def step(script: str, **more: Any) -> dict[str, Any]:
-    return {"type": "PythonScriptStep", "name": script.removesuffix(".py"), "script": script, "arguments": [], "source_directory": ".", **more}
+    return {
+        "type": "PythonScriptStep",
+        "name": script.removesuffix(".py"),
+        "script": script,
+        "arguments": [],
+        "source_directory": ".",
+        **more,
+    }
 
 
 def write_pipeline(project: Path, scripts: Mapping[str, str], *steps: dict[str, Any]) -> None:
@@ -118,7 +154,11 @@ def test_failing_step_stops_the_rest_and_is_resumed(himl: Himl, project: Path, t
     done = himl("submit", "pipe.json", env={"NOTES": str(notes)})
     assert (done.code, "step2: no such luck" in done.stdout) == (1, True)
     run = show(himl, "latest")
-    assert (run["status"], run["exit_code"], run["reason"]) == ("Failed", 7, "step 'two' (step2) failed: exit code 7; not started: step3, step4")
+    assert (run["status"], run["exit_code"], run["reason"]) == (
+        "Failed",
+        7,
+        "step 'two' (step2) failed: exit code 7; not started: step3, step4",
+    )
     assert statuses(himl, run["id"]) == ["Completed", "Failed"]
     (notes / "broken").unlink()
     himl.ok("submit", "--resume", run["id"], env={"NOTES": str(notes)})
@@ -128,7 +168,10 @@ def test_failing_step_stops_the_rest_and_is_resumed(himl: Himl, project: Path, t
 
 @pytest.fixture
 def folder(project: Path) -> Path:
-    write_files(project, {"src/prepare.py": PREPARE, "src/read.py": READ, "src/fail.py": "print('it is broken')\nraise SystemExit(3)\n"})
+    write_files(
+        project,
+        {"src/prepare.py": PREPARE, "src/read.py": READ, "src/fail.py": "print('it is broken')\nraise SystemExit(3)\n"},
+    )
     (project / "pipeline.json").write_text(json.dumps(STEPS))
     return project
 
@@ -143,7 +186,11 @@ def test_refused_pipeline_makes_nothing(himl: Himl, folder: Path) -> None:
         (("job.yml", "--create_cluster"), 2, "--create_cluster is for pipeline"),
         (("pipeline.json", "--create_cluster"), 2, here),
         (("pipeline.json", "--create_cluster", "--cluster", "local"), 2, here),
-        (("pipeline.json",), 3, "step1: 'input_dataset_name' names 'cleam', which is neither the output of a step nor local data."),
+        (
+            ("pipeline.json",),
+            3,
+            "step1: 'input_dataset_name' names 'cleam', which is neither the output of a step nor local data.",
+        ),
         (("pipeline.json",), 3, "Did you mean 'clean'?"),
         (("zebra.json",), 3, "himl datastore upload FOLDER zebra"),
     ):
@@ -176,7 +223,10 @@ def test_a_dotenv_names_cluster_and_storage(himl: Himl, lab: StagedWorkspace, fo
     step = {**STEPS["step2"], "input_datareference_path": "raw", "input_dataset_name": "seismic"}
     (folder / "pipeline.json").write_text(json.dumps({**STEPS, "step2": step}))
     blobs = f"BLOB_ACCOUNT_NAME={other.account}\nBLOB_CONTAINER_NAME=field\nBLOB_ACCOUNT_KEY={other.key}\n"
-    (folder / ".env").write_text(f"{blobs}AML_COMPUTE_CLUSTER_NAME=seismic-gpu\nAML_COMPUTE_CLUSTER_SKU=Standard_NC6s_v3\nAML_COMPUTE_CLUSTER_MAX_NODES=2\n")
+    (folder / ".env").write_text(
+        f"{blobs}AML_COMPUTE_CLUSTER_NAME=seismic-gpu\nAML_COMPUTE_CLUSTER_SKU=Standard_NC6s_v3\n"
+        "AML_COMPUTE_CLUSTER_MAX_NODES=2\n"
+    )
     missing = himl("submit", "pipeline.json", *IMAGE)
     assert (missing.code, "Add --create_cluster" in missing.stderr) == (3, True), missing.stderr
     assert "seismic" not in lab.state.datastores
@@ -206,10 +256,15 @@ def test_no_cluster_is_made_for_a_pipeline_that_is_refused(himl: Himl, lab: Stag
     new = ("--cluster", "newpool", "--create_cluster")
     change_step(folder, "step1", input_dataset_name="cleam")
     outcome = himl("submit", "pipeline.json", *new, *IMAGE)
-    assert (outcome.code, "'pipeline.json', step1: 'input_dataset_name' 'cleam': unknown data asset " in outcome.stderr) == (3, True), outcome.stderr
+    assert (
+        outcome.code,
+        "'pipeline.json', step1: 'input_dataset_name' 'cleam': unknown data asset " in outcome.stderr,
+    ) == (3, True), outcome.stderr
     change_step(folder, "step1", node_count=77)
     outcome = himl("submit", "pipeline.json", "--cluster", "cpu-cluster", *IMAGE)
-    assert (outcome.code, "'pipeline.json', step1: 'node_count' 77: the compute" in outcome.stderr) == (2, True), outcome.stderr
+    assert (outcome.code, "'pipeline.json', step1: 'node_count' 77: the compute" in outcome.stderr) == (2, True), (
+        outcome.stderr
+    )
     change_step(folder, "step2", input_datareference_path="raw")
     account = lab.state.second_storage.account
     (folder / ".env").write_text(f"BLOB_ACCOUNT_NAME={account}\nBLOB_CONTAINER_NAME=field\nBLOB_ACCOUNT_KEY=d3Jvbmc=\n")
@@ -220,10 +275,19 @@ def test_no_cluster_is_made_for_a_pipeline_that_is_refused(himl: Himl, lab: Stag
 
 def test_step_reads_a_folder_of_the_local_datastore(himl: Himl, folder: Path) -> None:
     write_files(folder, {"data/seed.txt": "30"})
-    change_step(folder, "step2", input_datareference_path="raw/first/", input_dataset_name="seismic", name="a\nb\x1b[31m" + "c" * 120)
+    change_step(
+        folder,
+        "step2",
+        input_datareference_path="raw/first/",
+        input_dataset_name="seismic",
+        name="a\nb\x1b[31m" + "c" * 120,
+    )
     missing = himl("submit", "pipeline.json")
     assert missing.code == 3
-    assert "step2: 'input_datareference_path' names 'raw/first/', but no local datastore has that folder." in missing.stderr
+    assert (
+        "step2: 'input_datareference_path' names 'raw/first/', but no local datastore has that folder."
+        in missing.stderr
+    )
     assert "himl init --local, then himl datastore upload FOLDER raw/first" in missing.stderr
     assert not list(folder.glob(".himl/runs/*"))
     himl.ok("init", "--local")
@@ -259,7 +323,9 @@ def test_steps_on_a_cluster_read_the_default_or_named_store(himl: Himl, lab: Sta
         write_files(folder, {"pipeline.json": json.dumps({"step1": first, "step2": LATER})})
         run = himl.ok(*submit)
         assert read(run.json()["id"]) == [f"azureml://datastores/{store}/paths/{path}/" for path in ("raw", "later")]
-        write_files(folder, {".env": "BLOB_ACCOUNT_NAME=labstore\nBLOB_CONTAINER_NAME=other\nBLOB_ACCOUNT_KEY=aGVsbG8=\n"})
+        write_files(
+            folder, {".env": "BLOB_ACCOUNT_NAME=labstore\nBLOB_CONTAINER_NAME=other\nBLOB_ACCOUNT_KEY=aGVsbG8=\n"}
+        )
     assert "Using datastore 'seismic' from the file instead of the container in BLOB_CONTAINER_NAME." in run.stderr
     assert read(himl.ok("submit", "--from", run.json()["id"], "-q").stdout.strip()) == read(run.json()["id"])
 
@@ -270,7 +336,15 @@ def test_a_pipeline_is_repeated_on_azure_ml_and_here(himl: Himl, lab: StagedWork
     change_step(folder, "step2", requirements="reqs.txt")
     himl.ok("submit", "pipeline.json", "--tag", "team=blue")
     here = show(himl, "latest")["id"]
-    write_files(folder, {"src/read.py": "raise SystemExit(1)", "src/prepare.py": "raise SystemExit(1)", "reqs.txt": "scipy\n", "pipeline.json": "{}"})
+    write_files(
+        folder,
+        {
+            "src/read.py": "raise SystemExit(1)",
+            "src/prepare.py": "raise SystemExit(1)",
+            "reqs.txt": "scipy\n",
+            "pipeline.json": "{}",
+        },
+    )
     with lab.run_jobs():
         sent = himl.ok("submit", "--from", here, "--cluster", "cpu-cluster", "--wait", "--json")
         there = sent.json()["id"]
@@ -285,13 +359,19 @@ def test_a_pipeline_is_repeated_on_azure_ml_and_here(himl: Himl, lab: StagedWork
     conda = [json.dumps(spec) for spec in lab.state.assets["environments"]["CliV2AnonymousEnvironment"].values()]
     assert ["numpy==2.1.0" in text for text in conda] == [True, False]
     jobs = [(lab.state.runs[run_id].job or {})["jobs"] for run_id in (there, again)]
-    assert [{**node, "computeId": ""} for node in jobs[0].values()] == [{**node, "computeId": ""} for node in jobs[1].values()]
+    assert [{**node, "computeId": ""} for node in jobs[0].values()] == [
+        {**node, "computeId": ""} for node in jobs[1].values()
+    ]
     assert (lab.state.runs[there].tags["team"], lab.state.runs[alone].tags["himl.repeats"]) == ("blue", step)
     assert kept(himl, folder, alone) == "7"
     assert himl.ok("runs", "code", step, "-q").stdout.split() == ["fail.py", "prepare.py", "read.py"]
     himl.ok("submit", "--from", again, "--cluster", "local")
     back = show(himl, "latest")
-    assert (back["status"], back["tags"]["himl.repeats"], back["workspace"]) == ("Completed", again, "local workspace '.himl'")
+    assert (back["status"], back["tags"]["himl.repeats"], back["workspace"]) == (
+        "Completed",
+        again,
+        "local workspace '.himl'",
+    )
     assert kept(himl, folder, f"{back['id']}_step1", "read_1.txt") == "7"
     himl.ok("submit", "--from", step, "--cluster", "local")
     assert kept(himl, folder, show(himl, "latest")["id"], "read_1.txt") == "7"
@@ -301,10 +381,14 @@ def test_dry_run_is_yaml_that_runs_again_here(himl: Himl, folder: Path) -> None:
     write_files(folder, {"src/note.py": "import sys\nprint('noted', sys.argv[1:])\n"})
     note = {"type": "PythonScriptStep", "script": "note.py", "source_directory": "src"}
     dry = ("submit", "pipeline.json", "--cluster", "gpu", *IMAGE, "--dry_run")
-    (folder / "pipeline.json").write_text(json.dumps({"step1": note, "step2": STEPS["step2"] | {"input_datareference_path": "raw"}, "step3": note}))
+    (folder / "pipeline.json").write_text(
+        json.dumps({"step1": note, "step2": STEPS["step2"] | {"input_datareference_path": "raw"}, "step3": note})
+    )
     text = himl.ok(*dry).stdout
     assert ("${{parent.jobs.step1.outputs.himl_done}}" in text, "mode: direct" in text) == (True, True)
-    (folder / "pipeline.json").write_text(json.dumps({"step1": note, "step2": note, "step3": STEPS["step2"], "step4": STEPS["step1"]}))
+    (folder / "pipeline.json").write_text(
+        json.dumps({"step1": note, "step2": note, "step3": STEPS["step2"], "step4": STEPS["step1"]})
+    )
     (folder / "pipeline.yml").write_text(himl.ok(*dry).stdout)
     run = himl.ok("submit", "pipeline.yml", "--cluster", "local", "--json").json()
     runs = children(himl, run["id"])
@@ -356,16 +440,24 @@ PARTS: dict[str, Any] = {
 }
 ADD = {
     "type": "command",
-    "inputs": {"data": {"type": "uri_folder"}, "n": {"type": "integer"}, "x": {"type": "integer", "optional": True}, "y": {"type": "integer", "default": 3}},
+    "inputs": {
+        "data": {"type": "uri_folder"},
+        "n": {"type": "integer"},
+        "x": {"type": "integer", "optional": True},
+        "y": {"type": "integer", "default": 3},
+    },
     "outputs": {"sum": {"type": "uri_folder"}},
-    "command": "echo ${{inputs.y}}; python train.py --n ${{inputs.n}} --data ${{inputs.data}} --out ${{outputs.sum}} $[[--x ${{inputs.x}}]]",
+    "command": "echo ${{inputs.y}}; python train.py --n ${{inputs.n}} --data ${{inputs.data}} --out ${{outputs.sum}} "
+    "$[[--x ${{inputs.x}}]]",
     "code": ".",
     "environment": "azureml:lab:1",
 }
 
 
 def test_a_pipeline_of_a_yaml_file_is_repeated(himl: Himl, cluster: StagedWorkspace, sources: Path) -> None:
-    """As azure-ai-ml sends it: with components, inputs and outputs of the pipeline, values and environments of steps."""
+    """As azure-ai-ml sends it: with components, inputs and outputs of the pipeline, values and environments of
+    steps.
+    """
     cluster.put_blobs("workspaceblobstore", {"raw/n.txt": b"20"})
     cluster.add_environment("lab", "1")
     write_yaml(sources, "flow.yml", PARTS)
@@ -375,7 +467,11 @@ def test_a_pipeline_of_a_yaml_file_is_repeated(himl: Himl, cluster: StagedWorksp
     again = himl.ok("submit", "--from", first, "-q").stdout.strip()
     jobs = (cluster.state.runs[again].job or {})["jobs"]
     assert jobs["sum"]["inputs"] == {
-        "data": {"job_input_type": "uri_folder", "uri": "azureml://datastores/workspaceblobstore/paths/raw/", "mode": "ReadOnlyMount"}
+        "data": {
+            "job_input_type": "uri_folder",
+            "uri": "azureml://datastores/workspaceblobstore/paths/raw/",
+            "mode": "ReadOnlyMount",
+        }
     }
     assert jobs["sum"]["outputs"]["sum"]["uri"] == "azureml://datastores/workspaceblobstore/paths/sums/"
     assert (jobs["sum"]["environment_variables"], jobs["sum"]["limits"]["timeout"]) == ({"COLOUR": "red"}, "PT10M")
@@ -392,10 +488,15 @@ def test_a_pipeline_of_a_yaml_file_is_repeated(himl: Himl, cluster: StagedWorksp
     steps = (cluster.state.runs[first].job or {})["jobs"]
     steps["sum"]["type"] = "parallel"
     refused = himl("submit", "--from", first)
-    assert (refused.code, "The step 'sum' is of type 'parallel', and himl repeats commands only." in refused.stderr) == (2, True)
+    assert (
+        refused.code,
+        "The step 'sum' is of type 'parallel', and himl repeats commands only." in refused.stderr,
+    ) == (2, True)
 
 
-def test_a_pipeline_of_a_yaml_file_here_is_repeated_on_azure_ml(himl: Himl, cluster: StagedWorkspace, sources: Path) -> None:
+def test_a_pipeline_of_a_yaml_file_here_is_repeated_on_azure_ml(
+    himl: Himl, cluster: StagedWorkspace, sources: Path
+) -> None:
     """In the environments that its file states. Others are asked for."""
     cluster.add_environment("lab", "1")
     parts = {key: {**part, "type": "command"} for key, part in {"one": ADD, "two": PARTS["jobs"]["show"]}.items()}
@@ -406,11 +507,16 @@ def test_a_pipeline_of_a_yaml_file_here_is_repeated_on_azure_ml(himl: Himl, clus
     sent = himl.ok("submit", "--from", "latest", "--cluster", "cpu-cluster", "-q").stdout.strip()
     nodes = (cluster.state.runs[sent].job or {})["jobs"]
     components = cluster.state.assets["components"]["azureml_anonymous"]
-    named = {node: components[given["componentId"].rpartition("/")[2]]["componentSpec"]["environment"] for node, given in nodes.items()}
+    named = {
+        node: components[given["componentId"].rpartition("/")[2]]["componentSpec"]["environment"]
+        for node, given in nodes.items()
+    }
     assert named["one"].endswith("/environments/lab/versions/1")
     (made,) = cluster.state.assets["environments"]["CliV2AnonymousEnvironment"].values()
     assert (made["image"], "python=3.11" in made["condaFile"]) == ("docker.io/python:3.11", True)
-    write_yaml(sources, "flow.yml", {"type": "pipeline", "jobs": {"one": {**one, "environment": {"build": {"path": "."}}}}})
+    write_yaml(
+        sources, "flow.yml", {"type": "pipeline", "jobs": {"one": {**one, "environment": {"build": {"path": "."}}}}}
+    )
     himl.ok("submit", "flow.yml")
     refused = himl("submit", "--from", "latest", "--cluster", "cpu-cluster")
     assert (refused.code, "--environment" in refused.stderr) == (2, True), refused.stderr
@@ -418,7 +524,10 @@ def test_a_pipeline_of_a_yaml_file_here_is_repeated_on_azure_ml(himl: Himl, clus
 
 
 def test_sweep_in_yaml_runs_here(himl: Himl, sources: Path) -> None:
-    command = "python train.py --n ${{search_space.n}} --out ${{outputs.o}} && echo ${{search_space.word}} '${{search_space.word}}'"
+    command = (
+        "python train.py --n ${{search_space.n}} --out ${{outputs.o}} && echo ${{search_space.word}} "
+        "'${{search_space.word}}'"
+    )
     sweep = {
         "type": "sweep",
         "trial": {"command": command, "code": ".", "environment": "azureml:lab@latest"},
@@ -436,11 +545,16 @@ def test_sweep_in_yaml_runs_here(himl: Himl, sources: Path) -> None:
     assert sorted(path.read_text() for path in written) == ["1", "2"]
     assert himl.ok("runs", "logs", f"{run['id']}_0").stdout.endswith("\nit's a b it's a b\n")
     options = ("--sweep", "n=1,2", "--output", "o=sums", "--primary_metric", "loss")
-    (sources / "again.yml").write_text(himl.ok("submit", "train.py", *options, "--dry_run", "--", "--out", "${{outputs.o}}").stdout)
+    (sources / "again.yml").write_text(
+        himl.ok("submit", "train.py", *options, "--dry_run", "--", "--out", "${{outputs.o}}").stdout
+    )
     again = himl.ok("submit", "again.yml", "--json")
     assert "2 trials, 1 at once" in again.stderr
     trials = himl.ok("runs", "show", again.json()["id"], "--children", "--json").json()
-    sums = {path.parent.name: path.read_text() for path in (sources / ".himl" / "datastores" / "local" / "sums").glob("*/n.txt")}
+    sums = {
+        path.parent.name: path.read_text()
+        for path in (sources / ".himl" / "datastores" / "local" / "sums").glob("*/n.txt")
+    }
     assert sums == {trial["id"]: trial["display_name"][-1] for trial in trials}
     assert sorted(sums.values()) == ["1", "2"]
 
@@ -460,15 +574,24 @@ def test_yaml_errors_and_command_lines_for_bash(himl: Himl, sources: Path, tmp_p
     part = {
         "type": "command",
         "code": ".",
-        "command": 'cat ${{inputs.data}}/n.txt && cat "${{inputs.data}}/n.txt" && python train.py --n 2 --data ${{inputs.data}} '
+        "command": 'cat ${{inputs.data}}/n.txt && cat "${{inputs.data}}/n.txt" && python train.py --n 2 --data '
+        "${{inputs.data}} "
         "--out ${{outputs.sum}} && echo ${{inputs.word}} > outputs/in.txt",
         "environment": "azureml:lab@latest",
         "inputs": {"data": {"type": "uri_folder", "path": str(tmp_path / "my data")}},
         "outputs": {"sum": "${{parent.outputs.final}}", "artifacts": None},  # Azure ML fills the latter
     }
     command = "cat ${{inputs.of_b}}/outputs/in.txt ${{inputs.of_b}}/user_logs/std_log.txt"
-    reads = {"command": command, "environment": "azureml:lab@latest", "inputs": {"of_b": "${{parent.jobs.b.outputs.artifacts}}"}}
-    write_yaml(sources, "pipeline.yml", {"type": "pipeline", "outputs": {"final": {"type": "uri_folder"}}, "jobs": {"b": part, "c": reads}})
+    reads = {
+        "command": command,
+        "environment": "azureml:lab@latest",
+        "inputs": {"of_b": "${{parent.jobs.b.outputs.artifacts}}"},
+    }
+    write_yaml(
+        sources,
+        "pipeline.yml",
+        {"type": "pipeline", "outputs": {"final": {"type": "uri_folder"}}, "jobs": {"b": part, "c": reads}},
+    )
     run = himl.ok("submit", "pipeline.yml", "--json", "--set", "jobs.b.inputs.word=1e3").json()
     assert himl.ok("runs", "logs", f"{run['id']}_b").stdout.startswith("2020trained 22")
     assert himl.ok("runs", "logs", f"{run['id']}_c").stdout.startswith("1e3\n2020trained 22")
@@ -476,6 +599,11 @@ def test_yaml_errors_and_command_lines_for_bash(himl: Himl, sources: Path, tmp_p
     assert (sources / "all" / "outputs" / "in.txt").read_text() == "1e3\n"
     himl.ok("download", run["id"], "--output_key", "final", "--output_dir", "got", "--flat")
     assert (sources / "got" / "n.txt").read_text() == "22"
-    for target, message in {"train.py": "applies to jobs in YAML only", "pipe.json": "does not apply to a pipeline file"}.items():
-        (sources / "pipe.json").write_text(json.dumps({"step1": {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}}))
+    for target, message in {
+        "train.py": "applies to jobs in YAML only",
+        "pipe.json": "does not apply to a pipeline file",
+    }.items():
+        (sources / "pipe.json").write_text(
+            json.dumps({"step1": {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}})
+        )
         assert message in himl("submit", target, "--set", "inputs.lr=1").stderr

@@ -65,11 +65,18 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     write_pipeline(project, STEPS)
     write_files(project, {"himl.toml": "[submit]\nmax_concurrent = 2\n[submit.sweep]\nother = [1, 2]\n"})
     done = himl.ok("submit", "pipe.json", "--sweep", "rate=0.1,0.01", "--sweep", "n=2,1", "--tag", "team=blue")
-    assert "Sweep: rate=0.1,0.01 n=2,1, grid, 4 trials, minimize val/loss.\nrate is an argument of step2.\nn is an argument of step1.\n" in done.stderr
+    assert (
+        "Sweep: rate=0.1,0.01 n=2,1, grid, 4 trials, minimize val/loss.\nrate is an argument of step2.\n"
+        "n is an argument of step1.\n" in done.stderr
+    )
     sweep = latest(himl)
     trials = children(himl, sweep["id"])
-    assert [json.loads(run["tags"]["hyperparameters"]) for run in trials] == [{"rate": r, "n": n} for r in (0.1, 0.01) for n in (2, 1)]
-    assert {(run["status"], run["tags"]["himl.many"], run["tags"]["team"], run["parent"]) for run in trials} == {("Completed", "pipeline", "blue", sweep["id"])}
+    assert [json.loads(run["tags"]["hyperparameters"]) for run in trials] == [
+        {"rate": r, "n": n} for r in (0.1, 0.01) for n in (2, 1)
+    ]
+    assert {(run["status"], run["tags"]["himl.many"], run["tags"]["team"], run["parent"]) for run in trials} == {
+        ("Completed", "pipeline", "blue", sweep["id"])
+    }
     steps = children(himl, f"{sweep['id']}_2")
     assert [(run["id"], run["display_name"], run["parent"]) for run in steps] == [
         (f"{sweep['id']}_2_step{number}", name, f"{sweep['id']}_2") for number, name in ((1, "make"), (2, "train"))
@@ -85,9 +92,13 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     assert [run["id"] for run in himl.ok("runs", "list", "--json").json()] == [sweep["id"]]
     himl.ok("download", sweep["id"], "--children", "--output_dir", "got")
     assert (project / "got" / f"{sweep['id']}_2_step1" / "user_logs" / "std_log.txt").read_text() == "made 2 0.01\n"
-    write_pipeline(project, {**STEPS, "step3": step("judge.py", "${{search_space.rate}}", input_datareference_name="numbers")})
+    write_pipeline(
+        project, {**STEPS, "step3": step("judge.py", "${{search_space.rate}}", input_datareference_name="numbers")}
+    )
     himl.ok("submit", "pipe.json", "--sweep", "rate=1,2", "--notify", "https://127.0.0.1:1/x")
-    assert show(himl, latest(himl)["id"])["primary_metric"]["best"] == f"{latest(himl)['id']}_1", "the last step that logged it counts"
+    assert show(himl, latest(himl)["id"])["primary_metric"]["best"] == f"{latest(himl)['id']}_1", (
+        "the last step that logged it counts"
+    )
     values = [each["last"]["val/loss"] for each in himl.ok("runs", "aggregate", "latest", "--json").json()["children"]]
     assert values == [99, 98]
 
@@ -100,14 +111,24 @@ def test_a_sweep_of_pipelines_and_one_of_its_trials_are_repeated(himl: Himl, pro
     write_files(project, {"src/make.py": "raise SystemExit(1)", "src/train.py": "raise SystemExit(1)"})
     himl.ok("submit", "--from", f"{sweep}_1")
     alone = latest(himl)
-    assert (alone["status"], alone["tags"]["himl.many"], alone["tags"]["himl.repeats"]) == ("Completed", "pipeline", f"{sweep}_1")
+    assert (alone["status"], alone["tags"]["himl.many"], alone["tags"]["himl.repeats"]) == (
+        "Completed",
+        "pipeline",
+        f"{sweep}_1",
+    )
     assert not {"himl.trial", "hyperparameters", "himl.sweep"} & {*alone["tags"]}
     assert [himl.ok("runs", "logs", each["id"]).stdout for each in children(himl, alone["id"])[:1]] == ["made 2 0.01\n"]
     himl.ok("submit", "--from", sweep, "--max_concurrent", "2")
     again = latest(himl)
     plan = json.loads((project / ".himl" / "runs" / again["id"] / "plan.json").read_text())["many"]
-    assert (again["tags"]["himl.repeats"], {job["spec"]["sweep"]["max_concurrent"] for job in plan["jobs"]}) == (sweep, {2})
-    assert [run["tags"]["hyperparameters"] for run in children(himl, again["id"])] == ['{"rate": 0.1, "n": 2}', '{"rate": 0.01, "n": 2}']
+    assert (again["tags"]["himl.repeats"], {job["spec"]["sweep"]["max_concurrent"] for job in plan["jobs"]}) == (
+        sweep,
+        {2},
+    )
+    assert [run["tags"]["hyperparameters"] for run in children(himl, again["id"])] == [
+        '{"rate": 0.1, "n": 2}',
+        '{"rate": 0.01, "n": 2}',
+    ]
     assert show(himl, again["id"])["primary_metric"]["best"] == f"{again['id']}_1"
 
 
@@ -116,10 +137,15 @@ def test_a_sweep_of_pipelines_and_one_of_its_trials_are_repeated(himl: Himl, pro
 def test_a_stopped_sweep_goes_on_with_the_steps_that_are_missing(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_pipeline(project, {"step1": step("noting.py", name="a"), "step2": step("noting.py", "--x", "0", name="b")})
     notes = notes_folder(tmp_path, holds=True)
-    himl.ok("submit", "pipe.json", "--sweep", "x=1,2,3", "--max_concurrent", "2", "--no_wait", env={"NOTES": str(notes)})
+    himl.ok(
+        "submit", "pipe.json", "--sweep", "x=1,2,3", "--max_concurrent", "2", "--no_wait", env={"NOTES": str(notes)}
+    )
     sweep = latest(himl)["id"]
     until(lambda: len(lines(notes / "starts")) == 2)
-    assert himl.ok("runs", "cancel", sweep).stdout == f"Requested cancellation of run '{sweep}'. Its trials stop with it.\n"
+    assert (
+        himl.ok("runs", "cancel", sweep).stdout
+        == f"Requested cancellation of run '{sweep}'. Its trials stop with it.\n"
+    )
     until(lambda: not pids(project, KEEPER))
     assert (show(himl, sweep)["status"], statuses(himl, sweep)) == ("Canceled", ["Canceled"] * 2)
     assert {run["reason"] for run in children(himl, f"{sweep}_0")} == {"its parent was canceled"}
@@ -163,14 +189,19 @@ sys.exit(x == 3)
 
 
 @posix
-def test_a_poor_pipeline_is_stopped_early_and_a_failing_one_fails_the_sweep(himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_a_poor_pipeline_is_stopped_early_and_a_failing_one_fails_the_sweep(
+    himl: Himl, project: Path, tmp_path: Path
+) -> None:
     write_pipeline(project, {"step1": step("wait.py", "${{search_space.x}}", name="a")})
     write_files(project, {"src/wait.py": WAIT})
     stop = ("--early_stop", "bandit(slack_factor=0.1)", "--max_concurrent", "2")
     himl.ok("submit", "pipe.json", "--sweep", "x=1,9", *stop, env={"NOTES": str(notes_folder(tmp_path))})
     sweep = latest(himl)["id"]
     assert statuses(himl, sweep) == ["Completed", "Canceled"]
-    assert (children(himl, sweep)[1]["tags"]["himl.stopped_early"], "bandit" in children(himl, sweep)[1]["reason"]) == ("bandit", True)
+    assert (children(himl, sweep)[1]["tags"]["himl.stopped_early"], "bandit" in children(himl, sweep)[1]["reason"]) == (
+        "bandit",
+        True,
+    )
     assert himl("submit", "pipe.json", "--sweep", "x=3,2,1", "--max_failures", "1").code == 1
     assert show(himl, "latest")["reason"] == "the first trial to end failed; 2 of 3 were not started"
     assert himl("submit", "pipe.json", "--crossval", "4", "--crossval_arg", "x").code == 1
@@ -183,15 +214,31 @@ def test_what_no_sweep_of_pipelines_can_be_is_refused(himl: Himl, project: Path)
     at_once = "does not apply to pipelines on Azure ML, because himl submits them all at once"
     rate, gpu = ("--sweep", "rate=1,2"), ("--cluster", "gpu", "--docker_image", "x")
     for options, message in {
-        ("--sweep", "rate=1", "--sweep", "depth=1"): "no step uses the hyperparameter 'depth': none has --depth or ${{search_space.depth}} as an argument.",
+        (
+            "--sweep",
+            "rate=1",
+            "--sweep",
+            "depth=1",
+        ): "no step uses the hyperparameter 'depth': none has --depth or ${{search_space.depth}} as an argument.",
         (): "step2: 'arguments' '${{search_space.rate}}' names no hyperparameter",
         (*rate, "--cluster", "slurm:x"): "A sweep of pipelines cannot run on Slurm.",
         (*rate, *gpu, "--max_concurrent", "2"): f"--max_concurrent 2 {at_once}",
         (*rate, *gpu, "--early_stop", "median"): f"--early_stop {at_once}",
         (*rate, *gpu, "--sampling", "bayesian", "--max_trials", "2"): f"--sampling bayesian {at_once}",
-        ("--sweep", "rate=uniform(0,1)", *gpu, "--max_trials", "1001"): "The sweep has 1,001 pipelines. The limit is 1,000.",
+        (
+            "--sweep",
+            "rate=uniform(0,1)",
+            *gpu,
+            "--max_trials",
+            "1001",
+        ): "The sweep has 1,001 pipelines. The limit is 1,000.",
         ("--max_trials", "3"): "--max_trials needs --sweep.",
-        (*rate, *gpu, "--max_failures", "1"): "--max_failures 1 applies to local jobs only, and this job runs on cluster 'gpu'.",
+        (
+            *rate,
+            *gpu,
+            "--max_failures",
+            "1",
+        ): "--max_failures 1 applies to local jobs only, and this job runs on cluster 'gpu'.",
     }.items():
         refused = himl("submit", "pipe.json", *options, "--dry_run")
         assert (refused.code, message in refused.stderr) == (2, True), refused.stderr
@@ -210,12 +257,27 @@ def test_on_azure_ml_the_pipelines_are_children_of_a_record(himl: Himl, lab: Sta
     write_pipeline(project, {"step1": STEPS["step1"], "step2": judge})
     write_files(project, {"src/fails.py": fails})
     with lab.run_jobs():
-        sent = himl("submit", "pipe.json", *ON_AZURE, "--sweep", "rate=1,2", "--goal", "maximize", "--tag", "team=blue", "--wait", "--json")
+        sent = himl(
+            "submit",
+            "pipe.json",
+            *ON_AZURE,
+            "--sweep",
+            "rate=1,2",
+            "--goal",
+            "maximize",
+            "--tag",
+            "team=blue",
+            "--wait",
+            "--json",
+        )
         assert sent.code == 0, sent.stderr
         failed = himl("submit", "pipe.json", *ON_AZURE, "--sweep", "rate=3,4", "--wait", "-q")
     assert (failed.code, "1 of 2 trials failed" in failed.stderr) == (1, True), failed.stderr
     sweep = sent.json()["id"]
-    assert [run.status for run in (lab.state.runs[sweep], lab.state.runs[failed.stdout.split()[0]])] == ["Completed", "Failed"]
+    assert [run.status for run in (lab.state.runs[sweep], lab.state.runs[failed.stdout.split()[0]])] == [
+        "Completed",
+        "Failed",
+    ]
     jobs = [lab.state.runs[f"{sweep}_{number}"].job or {} for number in (0, 1)]
     assert [job["parentJobName"] for job in jobs] == [sweep] * 2
     assert [job["jobs"]["step2"]["environment_variables"]["AZUREML_SWEEP_rate"] for job in jobs] == ["1", "2"]
@@ -229,19 +291,27 @@ def test_on_azure_ml_the_pipelines_are_children_of_a_record(himl: Himl, lab: Sta
     assert values == [99, 98]
 
 
-def test_a_sweep_on_azure_ml_is_canceled_and_ends_by_those_that_were_sent(himl: Himl, lab: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_a_sweep_on_azure_ml_is_canceled_and_ends_by_those_that_were_sent(
+    himl: Himl, lab: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     write_pipeline(project, {"step1": STEPS["step1"] | {"arguments": ["--n", "1"]}})
     with lab.run_jobs(hold=True):
         sweep = himl.ok("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3", "-q").stdout.strip()
         assert show(himl, sweep)["status"] == "Running"
-        assert himl.ok("runs", "cancel", sweep).stdout == f"Requested cancellation of run '{sweep}'. Its trials stop with it.\n"
+        assert (
+            himl.ok("runs", "cancel", sweep).stdout
+            == f"Requested cancellation of run '{sweep}'. Its trials stop with it.\n"
+        )
         until(lambda: statuses(himl, sweep) == ["Canceled"] * 3)
     assert (show(himl, sweep)["status"], lab.state.runs[sweep].status) == ("Canceled", "Canceled")
     write_pipeline(project, {"step1": step("judge.py", "${{search_space.n}}", name="judge")})
     stage.faults.add(Status(403, code="AuthorizationFailed", message="No."), r"^PUT .*/jobs/\w+_1\?")
     with lab.run_jobs():
         refused = himl("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3")
-        assert (refused.code, "1 of 3 pipelines were submitted and continue. 'himl runs show" in refused.stderr) == (4, True), refused.stderr
+        assert (refused.code, "1 of 3 pipelines were submitted and continue. 'himl runs show" in refused.stderr) == (
+            4,
+            True,
+        ), refused.stderr
         half = himl.ok("runs", "list", "-q").stdout.split()[0]
         until(lambda: show(himl, half)["status"] == "Completed")
     assert (lab.state.runs[half].status, len(children(himl, half))) == ("Completed", 1)

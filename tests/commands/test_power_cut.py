@@ -19,14 +19,20 @@ MOMENTS = 40
 
 
 @pytest.mark.large("mounts images of a disk")
-def test_power_cut_leaves_no_file_without_its_content(tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_cut_leaves_no_file_without_its_content(
+    tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     require_program("mkfs.ext4")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # on another disk, whose flushes say nothing of this one
+    monkeypatch.setenv(
+        "XDG_CACHE_HOME", str(tmp_path / "cache")
+    )  # on another disk, whose flushes say nothing of this one
     disk = Disk(tmp_path)
     project = disk.place / "project"
     with disk.mounted() as is_mounted:
         if not is_mounted:
-            pytest.skip(f"{NEEDS}a disk image that can be mounted (root, ext4 and loop devices)")  # containers lack them
+            pytest.skip(
+                f"{NEEDS}a disk image that can be mounted (root, ext4 and loop devices)"
+            )  # containers lack them
         project.mkdir()
         fill(project)
         os.sync()

@@ -83,7 +83,10 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     write_files(project, {"flaky.py": FLAKY})
     done = started_himl("submit", "flaky.py", "--retries", "3", "--", "3", input=b"piped")
     assert done.code == 0, done.stderr
-    assert done.stdout == "try 1 after None piped\ntry 2 after recovery_epoch=1.ckpt \ntry 3 after recovery_epoch=2.ckpt \n"
+    assert (
+        done.stdout
+        == "try 1 after None piped\ntry 2 after recovery_epoch=1.ckpt \ntry 3 after recovery_epoch=2.ckpt \n"
+    )
     assert done.stderr.count("Another attempt of run") == 2
     run = latest(himl)
     assert (run["status"], run["exit_code"], run["tags"]["himl.try"]) == ("Completed", 0, "3")
@@ -94,7 +97,11 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     first, second, third = details["attempts"]
     assert details["parameters"] == {"begin": "3", "end": "3", "seed": "1"}
     # The run lasts from the start of its first attempt to the end of the last one.
-    assert (first["started"], first["outcome"], third["ended"]) == (run["started"], "failed: exit code 11", run["ended"])
+    assert (first["started"], first["outcome"], third["ended"]) == (
+        run["started"],
+        "failed: exit code 11",
+        run["ended"],
+    )
     assert first["started"] < first["ended"] < second["started"] < second["ended"] < third["started"] < run["ended"]
     assert himl.ok("runs", "logs", "latest", "--try", "2").stdout == "try 2 after recovery_epoch=1.ckpt \n"
     (told,) = himl.ok("runs", "aggregate", "latest", "--json").json()["children"]
@@ -107,7 +114,11 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     again = latest(himl)
     assert (again["tags"]["himl.try"], again["started"]) == ("4", run["started"])
     ends = [(each["outcome"], each["ended"]) for each in show(himl, run["id"])["attempts"]]
-    assert ends[1:] == [("failed: exit code 12", run["ended"]), ("failed: exit code 13", ends[2][1]), ("failed: exit code 14", again["ended"])]
+    assert ends[1:] == [
+        ("failed: exit code 12", run["ended"]),
+        ("failed: exit code 13", ends[2][1]),
+        ("failed: exit code 14", again["ended"]),
+    ]
 
 
 @posix
@@ -121,12 +132,18 @@ def test_results_of_a_failed_attempt_are_kept_apart(himl: Himl, project: Path) -
     assert [each["display_name"] for each in found] == [f"fold {number}" for number in range(5)]
     assert [each["last"]["acc"] for each in found] == [20, 21, 22, 23, 24]
     assert told.json()["statistics"]["acc"]["count"] == told.json()["statistics"]["unnamed"]["count"] == 5
-    children = [(each["display_name"], each["status"], each["tags"].get("himl.try"), each["tags"].get("himl.repeated_by")) for each in run["children"]]
+    children = [
+        (each["display_name"], each["status"], each["tags"].get("himl.try"), each["tags"].get("himl.repeated_by"))
+        for each in run["children"]
+    ]
     assert children[6:8] == [("fold 3", "Failed", None, "2"), ("fold 0", "Completed", "2", None)]
     assert {each[3] for each in children[:7]} == {"2"}
     values = {(each["name"], each["run"] == run["id"]): each["value"] for each in run["metrics"]}
     assert {value for (name, _), value in values.items() if name == "deep"} == {2}
-    assert (values["confusion/count", True], [each["count"] for each in run["metrics"] if each["name"] == "confusion/count"]) == (2, [2])
+    assert (
+        values["confusion/count", True],
+        [each["count"] for each in run["metrics"] if each["name"] == "confusion/count"],
+    ) == (2, [2])
     # The second attempt logged the texts from step 1 on, the first one from step 3 on.
     texts = {each["name"]: (each["value"], each["step"], each["count"]) for each in run["texts"]}
     assert texts == {"confusion/label": ("2", 1, 2), "names": ("2", 1, 2), "note": ("note 2", 2, 2)}
@@ -153,7 +170,10 @@ def test_a_canceled_run_is_not_tried_again_and_a_killed_one_ends(himl: Himl, pro
     killed = himl.ok("submit", "waits.py", "--retries", "5", "--no_wait", "-q").stdout.strip()
     until((project / "up").exists, "the second try runs")
     os.kill(supervisor_of(project), signal.SIGKILL)
-    until(lambda: show(himl, killed)["status"] == "Failed" and not processes_below(project / ".himl"), "nothing is left of it")
+    until(
+        lambda: show(himl, killed)["status"] == "Failed" and not processes_below(project / ".himl"),
+        "nothing is left of it",
+    )
     assert "ended without recording an outcome" in show(himl, killed)["reason"]
 
 
@@ -165,7 +185,9 @@ def test_trials_and_steps_are_tried_again_by_themselves(himl: Himl, project: Pat
     write_files(project, {"flaky.py": repairs + FLAKY, "lib.py": "", "pipe.json": json.dumps(document)})
     # The policy reads metrics between the attempts, but stops no trial.
     looks = ("--early_stop", "bandit(slack_factor=100,delay_evaluation=50)")
-    told = himl.ok("submit", "flaky.py", "--sweep", "wanted=1,2", "--retries", "1", "--max_concurrent", "2", *looks).stderr
+    told = himl.ok(
+        "submit", "flaky.py", "--sweep", "wanted=1,2", "--retries", "1", "--max_concurrent", "2", *looks
+    ).stderr
     sweep = latest(himl)
     lacking = "ran the code of the submission, which lacks changes of 'lib.py'"
     assert told.count(f"Further attempts of '{sweep['id']}_1' {lacking}") == 1, told
@@ -174,7 +196,9 @@ def test_trials_and_steps_are_tried_again_by_themselves(himl: Himl, project: Pat
     assert show(himl, sweep["id"])["primary_metric"]["best"] == f"{sweep['id']}_0"
     assert lacking not in himl.ok("submit", "pipe.json", "--retries", "1").stderr
     assert [run["tags"].get("himl.try") for run in children(himl, latest(himl)["id"])] == ["2", None]
-    assert himl("submit", "flaky.py", "--crossval", "2", "--crossval_arg", "wanted", "--retries", "1", "--", "3").code == 0
+    assert (
+        himl("submit", "flaky.py", "--crossval", "2", "--crossval_arg", "wanted", "--retries", "1", "--", "3").code == 0
+    )
     assert statuses(himl, latest(himl)["id"]) == ["Completed", "Completed"]
 
 
@@ -186,12 +210,17 @@ def test_azure_ml_has_no_retries_which_is_said(himl: Himl, project: Path, target
     image = () if target == "job.yml" else ("--docker_image", "x")
     sent = ("submit", target, "--cluster", "gpu", *image, "--dry_run")
     refused = himl(*sent, "--retries", "2")
-    assert (refused.code, "--retries 2: Azure ML does not restart failed jobs." in refused.stderr) == (2, True), refused.stderr
+    assert (refused.code, "--retries 2: Azure ML does not restart failed jobs." in refused.stderr) == (2, True), (
+        refused.stderr
+    )
     told = himl.ok(*sent, env={"HIML_SUBMIT_RETRIES": "2"}).stderr
     assert "Ignored: retries = 2. Azure ML does not restart failed jobs." in told
     assert himl("submit", target, "--cluster", "local", "--retries", "1001").code == 2
     refused = himl(*sent, "--gpus", "2")
-    assert (refused.code, "--gpus 2: On Azure ML, the instance decides how many GPUs a job has." in refused.stderr) == (2, True), refused.stderr
+    assert (refused.code, "--gpus 2: On Azure ML, the instance decides how many GPUs a job has." in refused.stderr) == (
+        2,
+        True,
+    ), refused.stderr
     told = himl.ok(*sent, env={"HIML_SUBMIT_GPUS": "2"}).stderr
     assert "Ignored: gpus = 2. On Azure ML, the instance decides how many GPUs a job has." in told
     for word in ("-1", "1.5", "0.001", "nan", "inf"):
@@ -200,23 +229,36 @@ def test_azure_ml_has_no_retries_which_is_said(himl: Himl, project: Path, target
 
 def test_a_resumed_run_says_which_code_it_runs_and_takes_new_code(himl: Himl, project: Path) -> None:
     """The folder of the script stays, with what earlier attempts wrote."""
-    script = "import os, lib\nopen('own', 'a').write('x')\nprint(lib.VALUE, open('own').read(), os.path.exists('gone.py'), os.path.exists('added.py'))\n"
-    write_files(project, {"train.py": f"{script}raise SystemExit(lib.VALUE < 3)\n", "lib.py": "VALUE = 1", "gone.py": ""})
+    script = (
+        "import os, lib\nopen('own', 'a').write('x')\n"
+        "print(lib.VALUE, open('own').read(), os.path.exists('gone.py'), os.path.exists('added.py'))\n"
+    )
+    write_files(
+        project, {"train.py": f"{script}raise SystemExit(lib.VALUE < 3)\n", "lib.py": "VALUE = 1", "gone.py": ""}
+    )
     repairs = f"from pathlib import Path\nPath({str(project / 'lib.py')!r}).write_text('VALUE = 2')\n"
     write_files(project, {"train.py": f"{repairs}{script}raise SystemExit(lib.VALUE < 3)\n"})
     done = himl("submit", "train.py", "--retries", "1")
-    assert (done.code, done.stderr.count("It runs the code of the submission, which lacks changes of 'lib.py'")) == (1, 1), done.stderr
+    assert (done.code, done.stderr.count("It runs the code of the submission, which lacks changes of 'lib.py'")) == (
+        1,
+        1,
+    ), done.stderr
     run_id = latest(himl)["id"]
     kept = himl("submit", "--resume", run_id)
     assert kept.stdout.startswith("1 xxx True False\n")
     hint = f"For the new code: himl submit --resume {run_id} --new_code"
     assert kept.stderr.count(f"The code of the submission runs, which lacks changes of 'lib.py'. {hint}") == 1
-    write_files(project, {"train.py": f"{script}raise SystemExit(lib.VALUE < 3)\n", "lib.py": "VALUE = 3", "added.py": ""})
+    write_files(
+        project, {"train.py": f"{script}raise SystemExit(lib.VALUE < 3)\n", "lib.py": "VALUE = 3", "added.py": ""}
+    )
     (project / "gone.py").unlink()
     renewed = himl.ok("submit", "--resume", run_id, "--new_code")
     assert renewed.stdout == "3 xxxxx False True\n"
     assert "lacks changes" not in renewed.stderr
-    assert "New code      from attempt 5: 'gone.py', 'lib.py', 'train.py' and 1 more" in himl.ok("runs", "show", run_id).stdout
+    assert (
+        "New code      from attempt 5: 'gone.py', 'lib.py', 'train.py' and 1 more"
+        in himl.ok("runs", "show", run_id).stdout
+    )
     earlier = project / ".himl" / "runs" / run_id / "code_1"
     assert sorted(path.name for path in earlier.iterdir()) == ["gone.py", "lib.py", "train.py"]
     assert (earlier / "lib.py").read_text() == "VALUE = 1"
@@ -226,7 +268,13 @@ def test_a_resumed_run_says_which_code_it_runs_and_takes_new_code(himl: Himl, pr
 
 @pytest.mark.usefixtures("known_disk")
 def test_missing_trials_run_the_new_code(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import sys, lib\nprint(lib.VALUE)\nsys.exit(lib.VALUE == 'old' and sys.argv[-1] != '1')", "lib.py": "VALUE = 'old'"})
+    write_files(
+        project,
+        {
+            "train.py": "import sys, lib\nprint(lib.VALUE)\nsys.exit(lib.VALUE == 'old' and sys.argv[-1] != '1')",
+            "lib.py": "VALUE = 'old'",
+        },
+    )
     run = himl("submit", "train.py", "--sweep", "x=1,2,3", "--max_failures", "1", "-q").stdout.strip()
     write_files(project, {"lib.py": "VALUE = 'new'"})
     code = project / ".himl" / "runs" / run / "code"
@@ -239,5 +287,7 @@ def test_missing_trials_run_the_new_code(himl: Himl, project: Path) -> None:
     assert himl("submit", "--resume", run).stderr == message
     himl.ok("submit", "--resume", run, "--new_code")
     assert [himl.ok("runs", "logs", f"{run}_{index}").stdout for index in range(3)] == ["old\n", "new\n", "new\n"]
-    told = [show(himl, each)["tags"].get("himl.new_code", "") for each in (run, *(f"{run}_{index}" for index in range(3)))]
+    told = [
+        show(himl, each)["tags"].get("himl.new_code", "") for each in (run, *(f"{run}_{index}" for index in range(3)))
+    ]
     assert [text.endswith("UTC: 'lib.py'") for text in told] == [True, False, True, True]

@@ -47,7 +47,10 @@ from tests.support.runs import RecordedRuns, posix
 from tests.support.runs import recorded as recorded
 from tests.support.terminals import Terminal
 
-SCRIPT = "import os, sys, time\nprint('started', flush=True)\nwhile not os.path.exists(sys.argv[1]):\n    time.sleep(0.02)\nprint('done', flush=True)\n"
+SCRIPT = (
+    "import os, sys, time\nprint('started', flush=True)\nwhile not os.path.exists(sys.argv[1]):\n"
+    "    time.sleep(0.02)\nprint('done', flush=True)\n"
+)
 SHOWN = "train_1772366400_0a1b2c3d"
 COMPLETED = RunEnd(RunStatus.completed)
 FAILED = RunEnd(RunStatus.failed, "out of memory")
@@ -59,13 +62,30 @@ def ids(outcome: Any) -> list[str]:
 
 
 def test_what_was_submitted_is_listed_apart_from_later_tags(himl: Himl, project: Path) -> None:
-    later = {"mlflow.autologging": "pytorch", "mlflow.loggedArtifacts": "[]", "himl.recorded_from": "lab", "team": "red"}
-    RecordedRuns(project).add("train_1_aa", tags={"build_branch": "main", "command_line": "train.py", "run_recovery_id": "train:train_1_aa", **later})
+    later = {
+        "mlflow.autologging": "pytorch",
+        "mlflow.loggedArtifacts": "[]",
+        "himl.recorded_from": "lab",
+        "team": "red",
+    }
+    RecordedRuns(project).add(
+        "train_1_aa",
+        tags={"build_branch": "main", "command_line": "train.py", "run_recovery_id": "train:train_1_aa", **later},
+    )
     sections = [part.split() for part in himl.ok("runs", "show", "train_1_aa").stdout.split("\n\n")[1:]]
     assert sections[0] == ["Tags", "team", "red"]
     assert sections[1][:2] == ["System", "tags"]
     assert {*sections[1][2::2]} == {"mlflow.autologging", "mlflow.loggedArtifacts", "himl.recorded_from"}
-    assert sections[2] == ["Submitted", "with", "build_branch", "main", "command_line", "train.py", "run_recovery_id", "train:train_1_aa"]
+    assert sections[2] == [
+        "Submitted",
+        "with",
+        "build_branch",
+        "main",
+        "command_line",
+        "train.py",
+        "run_recovery_id",
+        "train:train_1_aa",
+    ]
 
 
 def test_deleting_says_what_goes_and_list_counts(himl: Himl, project: Path) -> None:
@@ -76,8 +96,14 @@ def test_deleting_says_what_goes_and_list_counts(himl: Himl, project: Path) -> N
             runs.add(f"{name}_{number}", parent=name)
     refused = himl("runs", "delete", "sweep")
     assert "Delete run 'sweep' with its 2 trials and all their files?" in refused.stderr
-    assert "Delete 2 runs with all their files: sweep (with its 2 trials), pipe (with its 1 step)?" in himl("runs", "delete", "sweep", "pipe").stderr
-    assert himl.ok("runs", "delete", "sweep", "pipe", "--yes").stdout == "Deleted run 'sweep' and its 2 trials.\nDeleted run 'pipe' and its 1 step.\n"
+    assert (
+        "Delete 2 runs with all their files: sweep (with its 2 trials), pipe (with its 1 step)?"
+        in himl("runs", "delete", "sweep", "pipe").stderr
+    )
+    assert (
+        himl.ok("runs", "delete", "sweep", "pipe", "--yes").stdout
+        == "Deleted run 'sweep' and its 2 trials.\nDeleted run 'pipe' and its 1 step.\n"
+    )
     outcome = himl.ok("runs", "list")
     assert outcome.stdout.splitlines() == ["id\texperiment\tdisplay_name\tstatus\tstarted\tduration\ttags"]
     assert "No runs in local workspace" in outcome.stderr
@@ -96,10 +122,14 @@ def test_logs_are_printed_byte_for_byte(himl: Himl, recorded: RecordedRuns) -> N
     recorded.add("long_9_aa", files={"user_logs/std_log.txt": "".join(lines)})
     for count in (2, 700, 3000, 5000):  # within and beyond the part that himl reads first
         for options in ((), ("--follow",)):
-            assert himl.ok("runs", "logs", "long_9_aa", "--tail", str(count), *options).stdout == "".join(lines[-count:])
+            assert himl.ok("runs", "logs", "long_9_aa", "--tail", str(count), *options).stdout == "".join(
+                lines[-count:]
+            )
     assert himl("runs", "logs", "long_9_aa", "--tail", "0").code == 2
     himl.ok("runs", "delete", "long_9_aa", "--yes")
-    assert himl.ok("runs", "logs", "train_3_cc", "--json").json() == [{"run": "train_3_cc", "log": "epoch 1\n\udcff\udcfe raw\n"}]
+    assert himl.ok("runs", "logs", "train_3_cc", "--json").json() == [
+        {"run": "train_3_cc", "log": "epoch 1\n\udcff\udcfe raw\n"}
+    ]
     recorded.add("train_4_dd", files={"user_logs/std_log.txt": "other\n"})
     outcome = himl.ok("runs", "logs", "train_3_cc", "train_4_dd", "--file", "std_log.txt")
     assert outcome.raw_stdout == b"epoch 1\n\xff\xfe raw\nother\n"
@@ -110,12 +140,19 @@ def test_logs_since_a_time(himl: Himl, recorded: RecordedRuns) -> None:
     """Lines that begin with a time show it. A line without one belongs to the line before it."""
     forms = {
         "zones": ("2026-03-02T09:00:00Z a\n  b\n[2026-03-02T12:00:00.5+02:00] c\n2026-03-02 11:00:00,123 UTC d\ne", ""),
-        "no zone": ("INFO start\n2026-03-02 09:00:00 a\n  b\n2026-03-02 10:00:00,500 INFO c\n2026-03-02 11:00:00.123 d\ne", "have no zone"),
+        "no zone": (
+            "INFO start\n2026-03-02 09:00:00 a\n  b\n2026-03-02 10:00:00,500 INFO c\n2026-03-02 11:00:00.123 d\ne",
+            "have no zone",
+        ),
     }
     for number, (text, told) in enumerate(forms.values()):
         recorded.add(run := f"train_{number}_ee", files={"user_logs/std_log.txt": text})
         lines = text.splitlines(keepends=True)
-        by_time = {"08:00": text[text.index("2026") :].replace("INFO start\n", ""), "09:30": "".join(lines[-3:]), "10:00:00.6": "".join(lines[-2:])}
+        by_time = {
+            "08:00": text[text.index("2026") :].replace("INFO start\n", ""),
+            "09:30": "".join(lines[-3:]),
+            "10:00:00.6": "".join(lines[-2:]),
+        }
         for since, expected in by_time.items():
             outcome = himl.ok("runs", "logs", run, "--since", f"2026-03-02T{since}+00:00")
             assert outcome.stdout == expected
@@ -125,7 +162,10 @@ def test_logs_since_a_time(himl: Himl, recorded: RecordedRuns) -> None:
         assert himl.ok("runs", "logs", run, "--since", "2026-03-01T00:00+00:00", "--json").json()[0]["log"] == text
     unknown = himl("runs", "logs", "train_3_cc", "--since", "2026-03-02")
     assert (unknown.code, unknown.stdout) == (3, "")
-    assert "himl does not know when the lines of 'user_logs/std_log.txt' of run 'train_3_cc' were written" in unknown.stderr
+    assert (
+        "himl does not know when the lines of 'user_logs/std_log.txt' of run 'train_3_cc' were written"
+        in unknown.stderr
+    )
     assert "himl runs logs train_3_cc --tail 100" in unknown.stderr
     assert himl("runs", "logs", "train_3_cc", "--since", "soon").stderr.splitlines() == [
         "error: --since 'soon' is neither a duration (up to ten years) nor a date.",
@@ -136,7 +176,10 @@ def test_logs_since_a_time(himl: Himl, recorded: RecordedRuns) -> None:
 @pytest.mark.large("waits for a note of the size of a log, which takes a second")
 def test_the_supervisor_notes_when_a_log_was_written(himl: Himl, project: Path) -> None:
     go = project.parent / "go"
-    script = "import os, sys, time\nprint('first', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\nprint('second')\n"
+    script = (
+        "import os, sys, time\nprint('first', flush=True)\n"
+        "while not os.path.exists(sys.argv[1]): time.sleep(0.02)\nprint('second')\n"
+    )
     (project / "train.py").write_text(script)
     run = himl.ok("submit", "train.py", "--no_wait", "-q", "--", str(go)).stdout.strip()
     notes = project / ".himl" / "runs" / run / "log_times"
@@ -154,7 +197,9 @@ def test_the_supervisor_notes_when_a_log_was_written(himl: Himl, project: Path) 
 
 
 def test_failure_names_the_users_own_line(himl: Himl, project: Path) -> None:
-    """Of the files of a traceback, the last one of the user's code, below the folder of a copy or in the current folder."""
+    """Of the files of a traceback, the last one of the user's code, below the folder of a copy or in the current
+    folder.
+    """
     runs = RecordedRuns(project)
     for number, (path, line) in enumerate(
         {
@@ -168,7 +213,9 @@ def test_failure_names_the_users_own_line(himl: Himl, project: Path) -> None:
         run_id = f"train_{number}"
         frames = f'  File "{path}", line 12, in f\n  File "/usr/lib/site-packages/torch/a.py", line 3\n'
         log = f"epoch 1\nTraceback (most recent call last):\n{frames}ValueError: bad\n"
-        runs.add(run_id, status=RunStatus.failed, exit_code=1, reason="exit code 1", files={"user_logs/std_log.txt": log})
+        runs.add(
+            run_id, status=RunStatus.failed, exit_code=1, reason="exit code 1", files={"user_logs/std_log.txt": log}
+        )
         place = f" ({line})" if line else ""
         shown = himl.ok("runs", "show", run_id).stdout
         assert f"The last lines of user_logs/std_log.txt{place}\n  epoch 1\n" in shown
@@ -200,23 +247,38 @@ def test_second_deletion_finds_what_the_first_could_not_delete(himl: Himl, proje
 
 @pytest.mark.usefixtures("recorded")
 def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, project: Path) -> None:
-    assert himl.ok("runs", "archive", "--experiment", "train", "--num_runs", "all").stdout == "Archived run 'train_3_cc'.\nArchived run 'train_2_bb'.\n"
+    assert (
+        himl.ok("runs", "archive", "--experiment", "train", "--num_runs", "all").stdout
+        == "Archived run 'train_3_cc'.\nArchived run 'train_2_bb'.\n"
+    )
     assert ids(himl.ok("runs", "list", "--json")) == ["base_1_aa"]
     assert himl.ok("runs", "show", "latest", "-q").stdout == "base_1_aa\n"
     shown = himl("runs", "show", "--experiment", "train").stderr.splitlines()
-    assert shown == ["error: All runs of experiment 'train' are archived.", "hint: See himl runs list --experiment train --archived"]
+    assert shown == [
+        "error: All runs of experiment 'train' are archived.",
+        "hint: See himl runs list --experiment train --archived",
+    ]
     listed = himl.ok("runs", "list", "--archived", "--json").json()
     assert [(run["id"], run["archived"]) for run in listed] == [("train_3_cc", True), ("train_2_bb", True)]
     assert ids(himl.ok("runs", "list", "--archived", "--status", "Failed", "--json")) == ["train_2_bb"]
-    assert "Archived      yes; to restore it: himl runs restore train_2_bb" in himl.ok("runs", "show", "train_2_bb").stdout.splitlines()
+    assert (
+        "Archived      yes; to restore it: himl runs restore train_2_bb"
+        in himl.ok("runs", "show", "train_2_bb").stdout.splitlines()
+    )
     assert himl.ok("runs", "logs", "train_3_cc", "-q").raw_stdout == b"epoch 1\n\xff\xfe raw\n"
     assert himl.ok("runs", "restore", "--experiment", "train").stdout == "Restored run 'train_3_cc'.\n"
     assert ids(himl.ok("runs", "list", "--json")) == ["train_3_cc", "base_1_aa"]
     assert himl.ok("runs", "restore", "latest", "-q").stdout == "train_2_bb\n"
     outcome = himl("runs", "restore", "--experiment", "train")
-    assert (outcome.code, "No run of experiment 'train' is archived." in outcome.stderr, "--archived" in outcome.stderr) == (3, True, True)
+    assert (
+        outcome.code,
+        "No run of experiment 'train' is archived." in outcome.stderr,
+        "--archived" in outcome.stderr,
+    ) == (3, True, True)
     assert himl("runs", "archive").code == 2
-    assert himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
+    assert (
+        himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
+    )
 
 
 def test_changes_take_exact_names_of_experiments_and_reading_takes_old_spellings(himl: Himl, project: Path) -> None:
@@ -237,16 +299,29 @@ def test_changes_take_exact_names_of_experiments_and_reading_takes_old_spellings
         assert (by_id.code, "belongs to experiment 'my_exp', not 'my-exp'" in by_id.stderr) == (3, True), command
     for command in (("submit", "--resume"), ("checkpoint", "push", "a.ckpt", "--from")):
         assert "belongs to experiment 'my_exp', not 'my-exp'" in himl(*command, "my-exp:my_exp_1_aa").stderr, command
-    assert himl.ok("runs", "show", *everything).stderr == "Experiment 'my-exp' has no runs. Using experiment 'my_exp'.\n"
+    assert (
+        himl.ok("runs", "show", *everything).stderr == "Experiment 'my-exp' has no runs. Using experiment 'my_exp'.\n"
+    )
     runs.add("my-exp_3_cc", experiment="my-exp")
     himl.ok("runs", "archive", *everything)
-    for command in (("runs", "cancel"), ("runs", "tag", "a=b"), ("runs", "show"), ("runs", "logs"), ("checkpoint", "fetch")):
+    for command in (
+        ("runs", "cancel"),
+        ("runs", "tag", "a=b"),
+        ("runs", "show"),
+        ("runs", "logs"),
+        ("checkpoint", "fetch"),
+    ):
         outcome = himl(*command, *everything[:2])
-        assert (outcome.code, outcome.stderr.splitlines()[0]) == (3, "error: All runs of experiment 'my-exp' are archived."), command
+        assert (outcome.code, outcome.stderr.splitlines()[0]) == (
+            3,
+            "error: All runs of experiment 'my-exp' are archived.",
+        ), command
     assert himl.ok("runs", "show", "my_exp_1_aa", "--json").json()["tags"] == {}
     runs.add_many(250)
     failed = himl("runs", "show", "--experiment", "my_exp", "--status", "Failed")
-    assert failed.stderr.splitlines()[0] == "error: No run of experiment 'my_exp' is Failed.", "there are 200 newer runs of others"
+    assert failed.stderr.splitlines()[0] == "error: No run of experiment 'my_exp' is Failed.", (
+        "there are 200 newer runs of others"
+    )
 
 
 @pytest.mark.usefixtures("recorded")
@@ -270,35 +345,55 @@ def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> 
     ):
         assert line in text.splitlines()
     metrics = [line.split() for line in text.splitlines() if line.split()[:1] in (["val/loss"], ["grad"], ["big"])]
-    assert metrics == [["big", "-Infinity", "2", "1"], ["grad", "NaN", "2", "1"], ["val/loss", "0.5", "2", "2"], ["val/loss", "0.25", "1", "1", "fold", "0"]]
+    assert metrics == [
+        ["big", "-Infinity", "2", "1"],
+        ["grad", "NaN", "2", "1"],
+        ["val/loss", "0.5", "2", "2"],
+        ["val/loss", "0.25", "1", "1", "fold", "0"],
+    ]
     children = [line.split() for line in text.splitlines() if line.split()[:1] in (["fold_0"], ["fold_1"])]
-    assert children == [["fold_0", "fold", "0", "Completed", "1m", "05s"], ["fold_1", "fold", "1", "Failed", "1m", "05s"]]
+    assert children == [
+        ["fold_0", "fold", "0", "Completed", "1m", "05s"],
+        ["fold_1", "fold", "1", "Failed", "1m", "05s"],
+    ]
     write_files(project, {"most_recent_run.txt": "train:train_2_bb\n", "deep/er/x": ""})
     assert himl.ok("runs", "show", "-q", cwd=project / "deep" / "er").stdout == "train_2_bb\n"
     assert "Outcome       exit code 3\n" in himl.ok("runs", "show").stdout
     assert ids(himl.ok("runs", "show", "--experiment", "base", "--num_runs", "5", "--json")) == ["base_1_aa"]
-    assert ids(himl.ok("runs", "show", "train_3_cc", "--children", "--json")) == ["fold_0", "fold_1"], "in the order that show lists them"
+    assert ids(himl.ok("runs", "show", "train_3_cc", "--children", "--json")) == ["fold_0", "fold_1"], (
+        "in the order that show lists them"
+    )
     alone = himl("runs", "tag", "base_1_aa", "noequals")
     beside = himl("runs", "tag", "base_1_aa", "team=red", "noequals")
     assert (alone.code, beside.code) == (2, 3)
     assert all("A tag is KEY=VALUE" in each.stderr for each in (alone, beside))
     assert "No run 'noequals'" in beside.stderr
     assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had already ended: Failed.\n"
-    assert himl.ok("runs", "tag", "--run", "train_2_bb", "stage=final", "note=a=b c").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b c\n"
+    assert (
+        himl.ok("runs", "tag", "--run", "train_2_bb", "stage=final", "note=a=b c").stdout
+        == "Tagged run 'train_2_bb': stage=final, note=a=b c\n"
+    )
     url = "https://ml.azure.com/runs/train_2_bb?wsid=/subscriptions/s&tid=t"
     tags = himl.ok("runs", "tag", url, "a=b", "--json").json()[0]["tags"]
     assert tags == {"team": "red", "build_branch": "main", "stage": "final", "note": "a=b c", "a": "b"}
     mixed = himl.ok("runs", "tag", "train_2_bb", "base_1_aa", "stage=", "a=c", "note=")
     assert mixed.stdout.splitlines()[0] == "Tagged run 'train_2_bb': stage removed, a=c, note removed"
     shown = himl.ok("runs", "show", "train_2_bb", "base_1_aa", "--json").json()
-    assert [run["tags"] for run in shown] == [{"team": "red", "build_branch": "main", "a": "c"}, {"team": "blue", "a": "c"}]
-    assert himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
+    assert [run["tags"] for run in shown] == [
+        {"team": "red", "build_branch": "main", "a": "c"},
+        {"team": "blue", "a": "c"},
+    ]
+    assert (
+        himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
+    )
     assert himl("runs", "show", "fold_0").code == 3
     assert sorted(path.name for path in (project / ".himl" / "runs").iterdir()) == ["base_1_aa", "train_2_bb"]
 
 
 def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> None:
-    """The arguments that differ and the primary metric, and on request metrics and parameters, with the best value marked."""
+    """The arguments that differ and the primary metric, and on request metrics and parameters, with the best value
+    marked.
+    """
     for number, lr in enumerate(("0.1", "0.01"), 1):
         empty.add(f"train_{number}", command=f"python train.py --lr {lr} --depth 3")
         empty.log(f"train_{number}", [("val/loss", 1.5 / number, 1, 1), ("val/AUC", 0.5, 1, 1)], {"seed": str(number)})
@@ -313,19 +408,37 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
     ]
     document = himl.ok(*asked, "--json").json()
     assert [(run["metrics"], run["parameters"]) for run in document] == [
-        ({"val/AUC": 0.5, "val/loss": 1.5 / number}, {"lr": lr, "depth": "3", "seed": str(number)}) for number, lr in ((1, "0.1"), (2, "0.01"))
+        ({"val/AUC": 0.5, "val/loss": 1.5 / number}, {"lr": lr, "depth": "3", "seed": str(number)})
+        for number, lr in ((1, "0.1"), (2, "0.01"))
     ]
     assert himl.ok("runs", "list", "--where", "lr < 0.1 and status = completed", "-q").stdout == "train_2\n"
     assert "train_2" in (shown := screen(himl, "runs", "list", "--sort", "val/loss", "--goal", "minimize"))
     assert ("*0.75" in shown, "*1.5" in shown, max(map(len, shown.splitlines())) <= 80) == (True, False, True)
-    guess = "The names of metrics decide which values are best: the lowest val/loss and the highest val/AUC. To decide it yourself: --goal"
+    guess = (
+        "The names of metrics decide which values are best: the lowest val/loss and the highest val/AUC. To "
+        "decide it yourself: --goal"
+    )
     assert himl.ok(*asked, "--best").stderr.count(guess) == 1
     assert "decide" not in himl.ok(*asked, "--goal", "minimize").stderr
     assert "the lowest val/loss." in himl.ok("runs", "list", "--where", "val/loss < 1", "--best").stderr
     assert "No metric matches 'acc'. Metrics: val/AUC, val/loss." in himl.ok("runs", "list", "--metrics", "acc").stderr
-    for wrong, code in (("--sort=loss", 3), ("--where=lr <", 2), ("--since=soon", 2), ("--best", 2), ("--watch --params", 2), ("--goal=low", 2)):
-        assert himl("runs", "list", *wrong.split(" --")[:1], *[f"--{more}" for more in wrong.split(" --")[1:]]).code == code, wrong
-    empty.add("sweep_3", command="python train.py", tags={MANY: "sweep", PRIMARY_METRIC: "val/loss", GOAL: "minimize", BEST_TRIAL: "trial_a"})
+    for wrong, code in (
+        ("--sort=loss", 3),
+        ("--where=lr <", 2),
+        ("--since=soon", 2),
+        ("--best", 2),
+        ("--watch --params", 2),
+        ("--goal=low", 2),
+    ):
+        assert (
+            himl("runs", "list", *wrong.split(" --")[:1], *[f"--{more}" for more in wrong.split(" --")[1:]]).code
+            == code
+        ), wrong
+    empty.add(
+        "sweep_3",
+        command="python train.py",
+        tags={MANY: "sweep", PRIMARY_METRIC: "val/loss", GOAL: "minimize", BEST_TRIAL: "trial_a"},
+    )
     empty.add("trial_a", parent="sweep_3")
     empty.log("trial_a", [("val/loss", 0.25, 1, 1)])
     header, sweep, *_ = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
@@ -335,7 +448,10 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
 @posix
 def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path, tmp_path: Path) -> None:
     (project / "slow.py").write_text(SCRIPT)
-    ended, canceled = (himl.ok("submit", "slow.py", "--no_wait", "-q", "--", str(tmp_path / name)).stdout.strip() for name in ("go", "never"))
+    ended, canceled = (
+        himl.ok("submit", "slow.py", "--no_wait", "-q", "--", str(tmp_path / name)).stdout.strip()
+        for name in ("go", "never")
+    )
     watchers = [himl.start("runs", "logs", run_id, "--follow") for run_id in (ended, canceled)]
     for watcher in watchers:
         assert watcher.stdout is not None
@@ -379,12 +495,32 @@ def test_cells_for_programs_are_exact(himl: Himl, empty: RecordedRuns) -> None:
     """Numbers that can be read back, in their shortest form, and in CSV the whole text."""
     empty.add("train_0", tags={"note": 'a,"b"\nc  d\te\x1b[31m'})
     empty.add("train_1")
-    empty.log("train_0", [("loss", 0.1, 0, 0), ("steps", 3, 0, 0), ("huge", 1e300, 0, 0), ("none", math.nan, 0, 0)], {"lr": "1\n2"})
-    options = ("runs", "list", "--metrics", "loss,steps,huge,none", "--params", "--sort", "loss", "--goal", "minimize", "--format")
+    empty.log(
+        "train_0",
+        [("loss", 0.1, 0, 0), ("steps", 3, 0, 0), ("huge", 1e300, 0, 0), ("none", math.nan, 0, 0)],
+        {"lr": "1\n2"},
+    )
+    options = (
+        "runs",
+        "list",
+        "--metrics",
+        "loss,steps,huge,none",
+        "--params",
+        "--sort",
+        "loss",
+        "--goal",
+        "minimize",
+        "--format",
+    )
     head, row, other = csv.reader(himl.ok(*options, "csv").stdout.splitlines(keepends=True))
     found = dict(zip(head, row, strict=True))
     assert found["lr"] == "1\n2"
-    assert {name: found[name] for name in ("loss", "steps", "huge", "none")} == {"loss": "0.1", "steps": "3.0", "huge": "1e+300", "none": "NaN"}
+    assert {name: found[name] for name in ("loss", "steps", "huge", "none")} == {
+        "loss": "0.1",
+        "steps": "3.0",
+        "huge": "1e+300",
+        "none": "NaN",
+    }
     assert found["tags"] == 'note=a,"b"\nc  d\te [31m'
     assert dict(zip(head, other, strict=True))["loss"] == ""
     assert himl.ok(*options, "tsv").stdout.splitlines()[1].split("\t")[-1] == 'note=a,"b" c d e [31m'
@@ -417,11 +553,16 @@ def test_filters_that_are_not_what_they_seem(himl: Himl, empty: RecordedRuns) ->
         assert himl.ok("runs", "list", "-q", "--where", where).stdout.split() == [expected], where
     for where in ("name = we or name = you", "my loss < 1", "(name = we)", "not name = we"):
         refused = himl("runs", "list", "--where", where)
-        assert (refused.code, "hint: Join comparisons by AND only, and write names with spaces in backticks" in refused.stderr) == (2, True), where
+        assert (
+            refused.code,
+            "hint: Join comparisons by AND only, and write names with spaces in backticks" in refused.stderr,
+        ) == (2, True), where
 
 
 def test_lists_have_formats_colours_and_a_pager(himl: Himl, empty: RecordedRuns) -> None:
-    """Formats are the same on a terminal and in a pipe. Colour can be required, and $PAGER gets what a terminal cannot show at once."""
+    """Formats are the same on a terminal and in a pipe. Colour can be required, and $PAGER gets what a terminal
+    cannot show at once.
+    """
     for number in range(30):
         empty.add(f"train_{number}", tags={"note": "a,b" if number else "=1+1", "build_branch": "main"})
     head = "id experiment display_name status started duration tags"
@@ -435,7 +576,10 @@ def test_lists_have_formats_colours_and_a_pager(himl: Himl, empty: RecordedRuns)
         assert [*csv.reader(listed("csv", "-n", "all"))][:2] == [head.split(), [*row, "note=a,b"]]
         assert listed("tsv", "-n", "2")[:2] == [head.replace(" ", "\t"), "\t".join([*row, "note=a,b"])]
         table = [line.split()[:3] for line in listed("table", "-n", "2")]
-        assert table == [["ID", "EXPERIMENT", "STATUS"], *([f"train_{number}", "train", "Completed"] for number in (29, 28))]
+        assert table == [
+            ["ID", "EXPERIMENT", "STATUS"],
+            *([f"train_{number}", "train", "Completed"] for number in (29, 28)),
+        ]
     assert himl("runs", "list", "--format", "csv", "--json").code == 2
     assert himl.ok("runs", "aggregate", "train_1", "--format", "csv").stdout == "metric,train_1\nstatus,Completed\n"
     green = "\x1b[32mCompleted"
@@ -457,7 +601,9 @@ def test_lists_have_formats_colours_and_a_pager(himl: Himl, empty: RecordedRuns)
 
 def test_short_ids_of_tables_name_runs(himl: Himl, empty: RecordedRuns) -> None:
     """A terminal shows the shortest form that is unique, other formats the whole ids. A run represents its trials."""
-    first, second, third = (f"train_177236640{number}_{digits}" for number, digits in enumerate(("0a1b2c3d", "0a1b2d00", "2a74bb10")))
+    first, second, third = (
+        f"train_177236640{number}_{digits}" for number, digits in enumerate(("0a1b2c3d", "0a1b2d00", "2a74bb10"))
+    )
     for run_id in (first, second, third):
         empty.add(run_id)
     empty.add(f"{first}_1", parent=first)
@@ -516,16 +662,22 @@ def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: Recorde
 
 @posix
 def test_trials_are_ranked_again_and_aggregated_in_their_order(himl: Himl, empty: RecordedRuns) -> None:
-    """A sweep whose primary metric no trial logged is ranked by another one. Searches have no mean, unless it is requested."""
+    """A sweep whose primary metric no trial logged is ranked by another one. Searches have no mean, unless it is
+    requested.
+    """
     add_sweep_here(empty, 4, tags={PRIMARY_METRIC: "val/lss"})
     complaint = "No trial logged the primary metric 'val/lss'. Logged: other, val/loss."
     assert complaint in himl.ok("runs", "show", SHOWN).stdout
     ranking = ("runs", "show", SHOWN, "--primary_metric", "val/loss")
     found = himl.ok(*ranking, "--json")
     assert found.json()["primary_metric"] == {"name": "val/loss", "goal": "minimize", "best": f"{SHOWN}_2"}
-    assert "By the name of the metric, the lowest val/loss is best. To decide it yourself: --goal minimize" in found.stderr
+    assert (
+        "By the name of the metric, the lowest val/loss is best. To decide it yourself: --goal minimize" in found.stderr
+    )
     rows = table(himl.ok(*ranking, "--goal", "maximize").stdout)
-    assert [row[0] for row in rows[1:5]] == [f"{SHOWN}_{number}" for number in (0, 1, 3, 2)], "9.0 was the best value of all"
+    assert [row[0] for row in rows[1:5]] == [f"{SHOWN}_{number}" for number in (0, 1, 3, 2)], (
+        "9.0 was the best value of all"
+    )
     assert rows[1][4] == "best"
     for wrong, code, words in (
         ((SHOWN, "--primary_metric", "val"), 3, "Logged: other, val/loss."),
@@ -537,7 +689,9 @@ def test_trials_are_ranked_again_and_aggregated_in_their_order(himl: Himl, empty
         assert (refused.code, words in refused.stderr) == (code, True), refused.stderr
     himl.ok("runs", "tag", SHOWN, f"{PRIMARY_METRIC}=val/loss", f"{BEST_TRIAL}={SHOWN}_2")
     done = himl.ok("runs", "aggregate", SHOWN, "--metrics", "other")
-    order = [f"lr={lr}, opt={opt}" for lr, opt in (("0.003", "sgd"), ("0.004", "adam"), ("0.002", "adam"), ("0.001", "sgd"))]
+    order = [
+        f"lr={lr}, opt={opt}" for lr, opt in (("0.003", "sgd"), ("0.004", "adam"), ("0.002", "adam"), ("0.001", "sgd"))
+    ]
     assert [line.split("\t") for line in done.stdout.splitlines()] == [
         ["metric", *order],
         ["status", *["Completed"] * 4],
@@ -562,7 +716,10 @@ def test_tables_fit_80_columns_and_count_what_is_omitted(himl: Himl, empty: Reco
     assert part[-1] == f"Trial 2 is run {SHOWN}_2."
     assert "… 265 more (265 Completed). A pipe gets all of them …" in part
     turned = screen(himl, "runs", "aggregate", SHOWN, "--metrics", "val/*", "--stats").splitlines()
-    assert (turned[0].split(), turned[1].split()) == (["RUN", "STATUS", "val/loss"], ["*lr=0.003,", "opt=sgd", "Completed", "0.25"])
+    assert (turned[0].split(), turned[1].split()) == (
+        ["RUN", "STATUS", "val/loss"],
+        ["*lr=0.003,", "opt=sgd", "Completed", "0.25"],
+    )
     assert {"mean", "std", "min", "max", "median"} <= {line.partition(" ")[0] for line in turned}
     for number in range(9):
         empty.log(f"{SHOWN}_0", [(f"metric number {number}", 1.0, 1, 2)])
@@ -575,17 +732,40 @@ def empty(project: Path) -> RecordedRuns:
     return RecordedRuns(project)
 
 
-def add_sweep_here(runs: RecordedRuns, count: int, *, goal: str = "minimize", failed: tuple[int, ...] = (), tags: Mapping[str, str] | None = None) -> None:
-    own = {MANY: "sweep", PRIMARY_METRIC: "val/loss", GOAL: goal, SWEPT: "lr=uniform(0,1) opt=adam,sgd, random", **(tags or {})}
+def add_sweep_here(
+    runs: RecordedRuns,
+    count: int,
+    *,
+    goal: str = "minimize",
+    failed: tuple[int, ...] = (),
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    own = {
+        MANY: "sweep",
+        PRIMARY_METRIC: "val/loss",
+        GOAL: goal,
+        SWEPT: "lr=uniform(0,1) opt=adam,sgd, random",
+        **(tags or {}),
+    }
     runs.add(SHOWN, tags=own, exit_code=0)
     for index in range(count):
         values: dict[str, Scalar] = {"lr": (index + 1) / 1000, "opt": "adam" if index % 2 else "sgd"}
         status = RunStatus.failed if index in failed else RunStatus.completed
         trial_tags = {HYPERPARAMETERS: json.dumps(values), TRIAL: str(index)}
-        runs.add(f"{SHOWN}_{index}", parent=SHOWN, status=status, tags=trial_tags, display_name=values_text(values), seconds=index + 1)
+        runs.add(
+            f"{SHOWN}_{index}",
+            parent=SHOWN,
+            status=status,
+            tags=trial_tags,
+            display_name=values_text(values),
+            seconds=index + 1,
+        )
         if index not in failed:
             sign = 1 if goal == "minimize" else -1
-            runs.log(f"{SHOWN}_{index}", [("val/loss", 9.0, 0, 1), ("val/loss", sign * abs(index - 2.25), 1, 2), ("other", 1.0, 1, 2)])
+            runs.log(
+                f"{SHOWN}_{index}",
+                [("val/loss", 9.0, 0, 1), ("val/loss", sign * abs(index - 2.25), 1, 2), ("other", 1.0, 1, 2)],
+            )
 
 
 def table(text: str, header: str = "TRIAL") -> list[list[str]]:
@@ -635,7 +815,11 @@ def test_pipeline_is_a_tree_of_its_steps(himl: Himl, empty: RecordedRuns) -> Non
     assert "himl." not in shown
     assert "himl submit --resume pipe" in shown
     children = {child["id"]: child for child in himl.ok("runs", "show", "pipe", "--json").json()["children"]}
-    assert [child["id"] for child in children["pipe_right"]["children"]] == ["pipe_right_0", "pipe_right_1", "pipe_right_2"]
+    assert [child["id"] for child in children["pipe_right"]["children"]] == [
+        "pipe_right_0",
+        "pipe_right_1",
+        "pipe_right_2",
+    ]
     assert [child["id"] for child in children["pipe_inner"]["children"]] == ["pipe_inner_a"]
     assert "children" not in children["pipe_left"]
     assert children["pipe_join"]["tags"][STEP_AFTER] == "left,right"
@@ -645,13 +829,21 @@ def curve(name: str, *values: float) -> list[Logged]:
     return [writing.scalar(name, value, step) for step, value in enumerate(values)]
 
 
-def record(workspace: LocalWorkspace, run_id: str, entries: Iterable[Logged], end: RunEnd = COMPLETED, **fields: object) -> None:
+def record(
+    workspace: LocalWorkspace, run_id: str, entries: Iterable[Logged], end: RunEnd = COMPLETED, **fields: object
+) -> None:
     workspace.start_run(Run(run_id, **{"experiment": "sweep", **fields}))  # type: ignore[arg-type]
     workspace.log(run_id, list(entries))
     workspace.end_run(run_id, end)
 
 
-def record_trial(workspace: LocalWorkspace, number: int, values: Mapping[str, object], entries: Iterable[Logged], end: RunEnd = COMPLETED) -> None:
+def record_trial(
+    workspace: LocalWorkspace,
+    number: int,
+    values: Mapping[str, object],
+    entries: Iterable[Logged],
+    end: RunEnd = COMPLETED,
+) -> None:
     record(workspace, f"{SWEEP}_{number}", entries, end, parent=SWEEP, tags={HYPERPARAMETERS: json.dumps(values)})
 
 
@@ -660,14 +852,21 @@ def workspace(project: Path) -> LocalWorkspace:
     found = RecordedRuns(project).workspace
     found.start_run(Run(SWEEP, "sweep"))
     machine = curve("system/gpu_0_utilization_percentage", 40.0, 60.0)
-    record_trial(found, 0, {"lr": 0.1}, [*curve("val/loss", 3.0, 1.0), *curve("acc", 0.5), *machine, writing.scalar("word", "tab\there")])
+    record_trial(
+        found,
+        0,
+        {"lr": 0.1},
+        [*curve("val/loss", 3.0, 1.0), *curve("acc", 0.5), *machine, writing.scalar("word", "tab\there")],
+    )
     record_trial(found, 1, {"lr": 0.01}, curve("val/loss", 2.0), FAILED)
     record_trial(found, 2, {"lr": 0.001}, [*curve("val/loss", 9.0, 3.0), *curve("acc", 0.25)])
     found.end_run(SWEEP, COMPLETED)
     return found
 
 
-def test_runs_of_both_workspaces_at_once(himl: Himl, workspace: LocalWorkspace, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_runs_of_both_workspaces_at_once(
+    himl: Himl, workspace: LocalWorkspace, azure_environment: StagedWorkspace, project: Path
+) -> None:
     azure_environment.write_config(project)
     add_sweep(azure_environment, "there", [{"lr": 0.5}, {"lr": 0.25}], lambda number, _: {"val/loss": [1.0, number]})
     record(workspace, "here", curve("val/loss", 7.0))
@@ -718,7 +917,9 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
         ("--metrics system/gpu*", ["system/gpu_0_utilization_percentage"]),
     ):
         assert himl.ok("runs", "aggregate", SWEEP, *words.split(), "--json").json()["metrics"] == names
-    rows = [line.split("\t") for line in himl.ok("runs", "aggregate", SWEEP, "--system", "--no_stats").stdout.splitlines()]
+    rows = [
+        line.split("\t") for line in himl.ok("runs", "aggregate", SWEEP, "--system", "--no_stats").stdout.splitlines()
+    ]
     assert rows[2] == ["system/gpu_0_utilization_percentage", "50.0", "", ""], "the mean of what was logged"
     done = himl.ok("runs", "aggregate", SWEEP)
     assert [line.split("\t") for line in done.stdout.splitlines()] == [
@@ -729,16 +930,35 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
         ["word", "", "", "", "", "", "tab here", "", ""],
     ]
     assert said(done) == ["1 of 3 runs did not complete: 0.01 (Failed). Their metrics count."]
-    done = himl.ok("runs", "aggregate", SWEEP, "--output_csv", "m.csv", "--output_parquet", "m.parquet", "--plot", "m.svg", "--no_stats", "--metrics", "val/*")
+    done = himl.ok(
+        "runs",
+        "aggregate",
+        SWEEP,
+        "--output_csv",
+        "m.csv",
+        "--output_parquet",
+        "m.parquet",
+        "--plot",
+        "m.svg",
+        "--no_stats",
+        "--metrics",
+        "val/*",
+    )
     assert done.stdout.splitlines()[0] == "metric\t0.1\t0.01\t0.001"
-    assert list(csv.reader((project / "m.csv").read_text().splitlines())) == [["metric", "0.1", "0.01", "0.001"], ["val/loss", "1.0", "2.0", "3.0"]]
+    assert list(csv.reader((project / "m.csv").read_text().splitlines())) == [
+        ["metric", "0.1", "0.01", "0.001"],
+        ["val/loss", "1.0", "2.0", "3.0"],
+    ]
     assert (project / "m.parquet").read_bytes()[:4] == b"PAR1"
     assert (project / "m.svg").read_text().startswith("<?xml")
     assert said(done)[:3] == ["Wrote m.csv.", "Wrote m.parquet.", "Wrote m.svg."]
     done = himl("runs", "aggregate", "nope", "--json")
     assert (done.code, done.stdout, done.error_json()["code"]) == (3, "", "run_not_found")
     done = himl("runs", "aggregate", SWEEP, "--metrics", "dice,f*")
-    assert done.stderr.splitlines() == ["error: No metric matches 'dice' or 'f*'.", "hint: Metrics: acc, val/loss, word."]
+    assert done.stderr.splitlines() == [
+        "error: No metric matches 'dice' or 'f*'.",
+        "hint: Metrics: acc, val/loss, word.",
+    ]
     assert (done.code, done.stdout) == (3, "")
     done = himl("runs", "aggregate", SWEEP, "--child_arg", "depth")
     assert done.code == 2
@@ -746,9 +966,21 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
     assert "Available: lr." in done.stderr
     found = himl.ok("runs", "aggregate", "--run", SWEEP, "--json").json()
     assert found["metrics"] == ["acc", "val/loss", "word"]
-    assert found["statistics"]["val/loss"] == {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0, "median": 2.0, "count": 3}
+    assert found["statistics"]["val/loss"] == {
+        "mean": 2.0,
+        "std": 1.0,
+        "min": 1.0,
+        "max": 3.0,
+        "median": 2.0,
+        "count": 3,
+    }
     first, second, _ = found["children"]
-    assert (first["id"], first["label"], first["status"], first["hyperparameters"]) == (f"{SWEEP}_0", "0.1", "Completed", {"lr": 0.1})
+    assert (first["id"], first["label"], first["status"], first["hyperparameters"]) == (
+        f"{SWEEP}_0",
+        "0.1",
+        "Completed",
+        {"lr": 0.1},
+    )
     assert first["last"] == {"acc": 0.5, "val/loss": 1.0, "word": "tab\there"}
     assert (first["series"]["val/loss"]["steps"], first["series"]["val/loss"]["values"]) == ([0, 1], [3.0, 1.0])
     assert first["texts"]["word"][0]["value"] == "tab\there"
@@ -781,7 +1013,14 @@ def test_aggregate_tells_which_nested_runs_of_earlier_attempts_count(himl: Himl,
 
 def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: LocalWorkspace) -> None:
     for number in range(3):
-        record(workspace, f"train_{number}", curve("loss", number), experiment="train", tags={"seed": str(10 - number)}, command=f"train.py --fold {number}")
+        record(
+            workspace,
+            f"train_{number}",
+            curve("loss", number),
+            experiment="train",
+            tags={"seed": str(10 - number)},
+            command=f"train.py --fold {number}",
+        )
     for words, head in (
         ("train_0 train_2", "10\t8"),
         ("--experiment train --num_runs 2", "8\t9"),
@@ -790,9 +1029,18 @@ def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: 
     ):
         assert himl.ok("runs", "aggregate", *words.split(), "--no_stats").stdout.splitlines()[0] == f"metric\t{head}"
     done = himl.ok("runs", "aggregate", "train_1")
-    assert (done.stdout, done.stderr) == ("metric\ttrain_1\nstatus\tCompleted\nloss\t1.0\n", "Run 'train_1' has no child runs.\n")
+    assert (done.stdout, done.stderr) == (
+        "metric\ttrain_1\nstatus\tCompleted\nloss\t1.0\n",
+        "Run 'train_1' has no child runs.\n",
+    )
     for number, tags in enumerate(({"seed": "0"}, {"seed": "1", STOPPED_EARLY: "bandit"}, {"seed": "2"})):
-        record(workspace, f"run_{number}", curve("loss", number), RunEnd(RunStatus.canceled, "stopped") if number else COMPLETED, tags=tags)
+        record(
+            workspace,
+            f"run_{number}",
+            curve("loss", number),
+            RunEnd(RunStatus.canceled, "stopped") if number else COMPLETED,
+            tags=tags,
+        )
     done = himl.ok("runs", "aggregate", "run_0", "run_1", "run_2", "--no_stats")
     assert done.stdout.splitlines()[1:] == ["status\tCompleted\tCanceled\tCanceled", "loss\t0.0\t1.0\t2.0"]
     assert done.stderr.splitlines() == [
@@ -812,7 +1060,8 @@ def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: 
 def test_job_outlives_what_its_supervisor_cannot_see(himl: Himl, project: Path, tmp_path: Path) -> None:
     begun, end, away = tmp_path / "begun", tmp_path / "end", tmp_path / "away"
     script = (
-        f"import os, time\nopen({str(begun)!r}, 'w').write(str(os.getpid()))\nwhile not os.path.exists({str(end)!r}): time.sleep(0.05)\n"
+        f"import os, time\nopen({str(begun)!r}, 'w').write(str(os.getpid()))\n"
+        f"while not os.path.exists({str(end)!r}): time.sleep(0.05)\n"
         "open('outputs/x', 'w').write('all')"
     )
     write_files(project, {"train.py": script})
@@ -852,14 +1101,27 @@ def test_code_is_stored_once_listed_saved_and_freed(himl: Himl, project: Path, t
     assert contents(saved) == {"lib/part.py": b"VALUE = 7\n", "pyproject.toml": b"", "train.py": script.encode()}
     assert os.access(saved / "lib" / "part.py", os.X_OK)
     again, two = himl("runs", "code", "-o", saved), himl("runs", "code", *runs)
-    assert (again.code, "is not empty" in again.stderr, two.code, two.stderr) == (2, True, 2, "error: code takes one run, not 2.\n")
+    assert (again.code, "is not empty" in again.stderr, two.code, two.stderr) == (
+        2,
+        True,
+        2,
+        "error: code takes one run, not 2.\n",
+    )
 
     def garbage(*words: str) -> dict[str, tuple[int, int]]:
         return {each["kind"]: (each["files"], each["size"]) for each in himl.ok("gc", "--json", *words).json()}
 
     assert garbage("--older_than", "1d") == {"copies": (0, 0), "code": (0, 0), "artifacts": (0, 0), "downloads": (0, 0)}
     cache = platformdirs.user_cache_path("himl", appauthor=False)
-    write_files(cache, {"datasets/old-1/files/a/b.csv": "12345", "datasets/new-1/files/b.csv": "123", "tensorboard/x/old/events": "1", "azure/facts": "1"})
+    write_files(
+        cache,
+        {
+            "datasets/old-1/files/a/b.csv": "12345",
+            "datasets/new-1/files/b.csv": "123",
+            "tensorboard/x/old/events": "1",
+            "azure/facts": "1",
+        },
+    )
     for path in (cache / "datasets" / "old-1", cache / "tensorboard" / "x" / "old"):
         for each in (*path.rglob("*"), path):
             os.utime(each, (1e9, 1e9))

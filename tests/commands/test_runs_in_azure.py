@@ -43,14 +43,36 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
     azure = azure_environment
     azure.write_config(project)
     azure.add_run("base_1_aa", "base", display_name="baseline", created=NOON, tags={"team": "blue"})
-    azure.add_run("train_2_bb", "train", status="Failed", created=NOON + timedelta(minutes=1), error="CUDA out of memory", tags={"team": "red"})
-    best = azure.add_run("train_3_cc", "train", created=NOON + timedelta(minutes=2), tags={"team": "blue"}, parameters={"lr": "0.1"})
+    azure.add_run(
+        "train_2_bb",
+        "train",
+        status="Failed",
+        created=NOON + timedelta(minutes=1),
+        error="CUDA out of memory",
+        tags={"team": "red"},
+    )
+    best = azure.add_run(
+        "train_3_cc", "train", created=NOON + timedelta(minutes=2), tags={"team": "blue"}, parameters={"lr": "0.1"}
+    )
     azure.add_run("train_4_dd", "train", status="Running", created=NOON + timedelta(minutes=3))
     for number, loss in ((0, 0.5), (1, 0.25)):
-        child = azure.add_run(f"fold_{number}", "train", parent="train_3_cc", display_name=f"fold {number}", created=NOON + timedelta(minutes=4 + number))
+        child = azure.add_run(
+            f"fold_{number}",
+            "train",
+            parent="train_3_cc",
+            display_name=f"fold {number}",
+            created=NOON + timedelta(minutes=4 + number),
+        )
         azure.add_metric(child, "loss", [loss])
     azure.add_metric(best, "loss", [1.0, 0.75], steps=[1, 2])
-    azure.put_artifacts(best, {"user_logs/std_log.txt": b"epoch 1\n\xff raw\n", "user_logs/std_log_process_1.txt": b"rank 1\n", "outputs/m.bin": b"m"})
+    azure.put_artifacts(
+        best,
+        {
+            "user_logs/std_log.txt": b"epoch 1\n\xff raw\n",
+            "user_logs/std_log_process_1.txt": b"rank 1\n",
+            "outputs/m.bin": b"m",
+        },
+    )
     return azure
 
 
@@ -75,7 +97,11 @@ def test_runs_of_both_workspaces_are_listed_and_kept_apart(himl: Himl, both: Sta
         himl.ok("runs", *command.split())
     assert both.requests() == before
     outcome = himl("runs", "show", "here_2_bc", "--json")
-    assert (outcome.code, outcome.error_json()["code"], "here_2_bb" in outcome.error_json()["hint"]) == (3, "run_not_found", True)
+    assert (outcome.code, outcome.error_json()["code"], "here_2_bb" in outcome.error_json()["hint"]) == (
+        3,
+        "run_not_found",
+        True,
+    )
     assert "train_3_cc" in himl("runs", "show", "train_3_cd").stderr
 
 
@@ -96,7 +122,11 @@ def test_a_failure_is_one_line_a_hint_and_an_exit_code(himl: Himl, failing: Stag
     failing.state.reaches_storage = False
     for arguments in (["--list"], []):
         outcome = himl("download", "train_1_aa", *arguments, env=reader)
-        assert (outcome.code, outcome.stdout, "No access to the files of run 'train_1_aa'" in outcome.stderr) == (4, "", True), "not 'has no files'"
+        assert (outcome.code, outcome.stdout, "No access to the files of run 'train_1_aa'" in outcome.stderr) == (
+            4,
+            "",
+            True,
+        ), "not 'has no files'"
     content = json.loads((project / "config.json").read_text()) | {"workspace_name": "nothing"}
     (project / "config.json").write_text(json.dumps(content))
     outcome = himl("runs", "list")
@@ -114,7 +144,11 @@ def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedW
         for run in runs:
             run.status = status
             before[run.run_id] = len(seeded.requests(rf"GET .*/history/.*/runs/{run.run_id}"))
-        until(lambda: all(len(seeded.requests(rf"GET .*/history/.*/runs/{name}")) >= count + 2 for name, count in before.items()))
+        until(
+            lambda: all(
+                len(seeded.requests(rf"GET .*/history/.*/runs/{name}")) >= count + 2 for name, count in before.items()
+            )
+        )
 
     for run in runs:
         seeded.append_log(run, "first try\n")
@@ -180,10 +214,14 @@ def test_runs_are_listed_and_shown_with_page_in_studio(himl: Himl, seeded: Stage
     for address in (f"https://ml.azure.com/runs/train_3_cc?wsid={elsewhere}", f"{elsewhere}/jobs/train_3_cc"):
         outcome = himl("runs", "show", address)
         assert (outcome.code, outcome.stdout) == (3, "")
-        assert outcome.stderr.startswith(f"error: The address belongs to workspace else/where, but {seeded.label} is open.\n")
+        assert outcome.stderr.startswith(
+            f"error: The address belongs to workspace else/where, but {seeded.label} is open.\n"
+        )
 
 
-def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_metrics_of_machines_are_those_of_azure_monitor(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path
+) -> None:
     azure = azure_environment
     azure.write_config(project)
     for name in ("trained", "logged", "old", "bare"):
@@ -197,14 +235,25 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
         "GpuUtilizationPercentage": gpus,
         "GpuMemoryUtilizationMegabytes": {"2": [15999.0]},
     }
-    machine = "Machine       CPU 40% (peak 50%), peak memory 3.0 GB; GPU 0 100% (peak 100%), peak memory 16.0 GB; GPU 1 55% (peak 60%)"
+    machine = (
+        "Machine       CPU 40% (peak 50%), peak memory 3.0 GB; GPU 0 100% (peak 100%), peak memory 16.0 GB; "
+        "GPU 1 55% (peak 60%)"
+    )
     assert machine in himl.ok("runs", "show", "trained").stdout.splitlines()
     assert "Machine       CPU 20% (peak 30%)" in himl.ok("runs", "show", "logged").stdout.splitlines()
     assert "Machine" not in himl.ok("runs", "show", "old").stdout + himl.ok("runs", "show", "bare").stdout
     himl.ok("runs", "list")
     asked = "Microsoft.Insights/metrics"
-    assert [name for name in azure.state.runs if azure.requests(f"{asked}.*'{name}'|{asked}.*%27{name}%27")] == ["trained", "bare"]
-    names = ["cpu_utilization_percentage", "gpu_0_memory_usage_megabytes", "gpu_0_utilization_percentage", "gpu_1_utilization_percentage"]
+    assert [name for name in azure.state.runs if azure.requests(f"{asked}.*'{name}'|{asked}.*%27{name}%27")] == [
+        "trained",
+        "bare",
+    ]
+    names = [
+        "cpu_utilization_percentage",
+        "gpu_0_memory_usage_megabytes",
+        "gpu_0_utilization_percentage",
+        "gpu_1_utilization_percentage",
+    ]
     found = himl.ok("runs", "aggregate", "trained", "logged", "bare", "--system", "--json").json()
     assert found["metrics"] == [f"system/{name}" for name in (*names, "system_memory_usage_megabytes")]
     assert found["children"][0]["last"]["system/cpu_utilization_percentage"] == 40
@@ -224,7 +273,10 @@ def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_enviro
         "CpuUtilizationPercentage": {"node-b/": [90.0, 70.0], "node-a/": [10.0, 30.0]},
         "GpuUtilizationPercentage": {"node-b/7": [5.0, 5.0], "node-a/9": [1.0, 3.0]},
     }
-    assert "Machine       CPU 50% (peak 50%); GPU 0 5% (peak 5%); GPU 1 2% (peak 3%)" in himl.ok("runs", "show", "bare").stdout.splitlines()
+    assert (
+        "Machine       CPU 50% (peak 50%); GPU 0 5% (peak 5%); GPU 1 2% (peak 3%)"
+        in himl.ok("runs", "show", "bare").stdout.splitlines()
+    )
     found = himl.ok("runs", "show", "bare", "--machine", "--json").json()["machine"]
     by_node = [tuple(use[key] for key in ("node", "metric", "mean", "peak", "last", "count", "run")) for use in found]
     assert by_node == [
@@ -246,36 +298,61 @@ def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl,
     assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Requested cancellation of run 'train_4_dd'.\n"
     assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had already ended: Failed.\n"
     assert len(both.requests("POST .*/cancel")) == 1
-    assert himl.ok("runs", "tag", "train_2_bb", "stage=final", "note=a=b ü").stdout == "Tagged run 'train_2_bb': stage=final, note=a=b ü\n"
-    assert himl.ok("runs", "tag", "train_2_bb", "stage=", "team=red", "more=").stdout == "Tagged run 'train_2_bb': stage removed, team=red, more removed\n"
+    assert (
+        himl.ok("runs", "tag", "train_2_bb", "stage=final", "note=a=b ü").stdout
+        == "Tagged run 'train_2_bb': stage=final, note=a=b ü\n"
+    )
+    assert (
+        himl.ok("runs", "tag", "train_2_bb", "stage=", "team=red", "more=").stdout
+        == "Tagged run 'train_2_bb': stage removed, team=red, more removed\n"
+    )
     assert himl.ok("runs", "show", "train_2_bb", "--json").json()["tags"] == {"team": "red", "note": "a=b ü"}
     assert "Outcome       CUDA out of memory" in himl.ok("runs", "show", "train_2_bb").stdout
     outcome = himl("runs", "delete", "here_1_aa", "train_4_dd", "--yes")
-    assert (outcome.code, outcome.stdout, "Run 'train_4_dd' is running. Nothing was deleted." in outcome.stderr) == (2, "", True)
+    assert (outcome.code, outcome.stdout, "Run 'train_4_dd' is running. Nothing was deleted." in outcome.stderr) == (
+        2,
+        "",
+        True,
+    )
     gone = "Deleted run 'here_1_aa'.\nDeleted run 'train_2_bb': 0 files, 0 B.\n"
     assert himl.ok("runs", "delete", "here_1_aa", "train_2_bb", "--yes").stdout == gone
     assert [himl("runs", "show", name).code for name in ("here_1_aa", "train_2_bb")] == [3, 3]
 
 
-def test_details_of_a_large_sweep_take_few_requests(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_details_of_a_large_sweep_take_few_requests(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path
+) -> None:
     """Trials with child runs, or that MLflow lacks, are shown in full."""
     azure = azure_environment
     azure.write_config(project)
-    add_sweep(azure, "sweep_1_aa", [{"lr": number} for number in range(505)], lambda number, _: {"loss": [1.0, float(number)]})
+    add_sweep(
+        azure, "sweep_1_aa", [{"lr": number} for number in range(505)], lambda number, _: {"loss": [1.0, float(number)]}
+    )
     azure.add_metric(azure.add_run("nested", "tuning", parent="sweep_1_aa_7"), "own", [1.0])
     himl.ok("runs", "show", "sweep_1_aa_0")
     azure.stage.log.clear()
     shown = himl.ok("runs", "show", "sweep_1_aa", "--children", "--json")
     assert len(azure.stage.log.all()) < 60
-    assert shown.stderr == "Of more than 500 runs, himl shows only the last values that MLflow has. To see all values, show fewer runs.\n"
+    assert (
+        shown.stderr
+        == "Of more than 500 runs, himl shows only the last values that MLflow has. To see all values, show "
+        "fewer runs.\n"
+    )
     by_id = {run["id"]: run for run in shown.json()}
-    assert by_id["sweep_1_aa_504"]["metrics"] == [{"name": "loss", "value": 504.0, "step": 1, "count": None, "run": "sweep_1_aa_504"}]
-    assert [(each["name"], each["count"], each["run"]) for each in by_id["sweep_1_aa_7"]["metrics"]] == [("loss", 2, "sweep_1_aa_7"), ("own", 1, "nested")]
+    assert by_id["sweep_1_aa_504"]["metrics"] == [
+        {"name": "loss", "value": 504.0, "step": 1, "count": None, "run": "sweep_1_aa_504"}
+    ]
+    assert [(each["name"], each["count"], each["run"]) for each in by_id["sweep_1_aa_7"]["metrics"]] == [
+        ("loss", 2, "sweep_1_aa_7"),
+        ("own", 1, "nested"),
+    ]
     assert [child["id"] for child in by_id["sweep_1_aa_7"]["children"]] == ["nested"]
     assert (len(by_id), by_id["sweep_1_aa_3"]["children"]) == (505, [])
 
 
-def test_one_failure_stops_no_other_run_and_busy_services_get_time(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_one_failure_stops_no_other_run_and_busy_services_get_time(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path
+) -> None:
     azure = azure_environment
     azure.write_config(project)
     ids = [azure.add_run(f"train_{number}_aa", "train").run_id for number in range(8)]
@@ -389,7 +466,10 @@ def note_of(project: Path) -> Path | None:
 
 
 def wait_until_told(project: Path) -> None:
-    until(lambda: note_of(project) is None, lambda: [path.read_text() for path in (project / ".himl" / "recordings").iterdir()])
+    until(
+        lambda: note_of(project) is None,
+        lambda: [path.read_text() for path in (project / ".himl" / "recordings").iterdir()],
+    )
 
 
 def kill(project: Path, module: str) -> None:
@@ -416,7 +496,9 @@ def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorks
 
 
 @posix
-def test_ctrl_c_while_it_is_submitted_cancels_it(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+def test_ctrl_c_while_it_is_submitted_cancels_it(
+    himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path
+) -> None:
     with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
         with azure_project.stage.holding("POST .*/history/.*/events"):
             until(lambda: azure_project.state.runs)
@@ -432,7 +514,9 @@ def test_ctrl_c_while_it_is_submitted_cancels_it(himl: Himl, azure_project: Stag
 @posix
 @proc
 @pytest.mark.parametrize("module", ["train.py", "himl_cli.workspaces.local.supervisor"])
-def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path, module: str) -> None:
+def test_what_is_killed_has_failed_there(
+    himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path, module: str
+) -> None:
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
     until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     himl.ok("runs", "tag", run_id, "stage=mid")
@@ -446,9 +530,16 @@ def test_what_is_killed_has_failed_there(himl: Himl, azure_project: StagedWorksp
 
 
 @posix
-def test_ctrl_c_after_job_end_leaves_upload_to_background(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_ctrl_c_after_job_end_leaves_upload_to_background(
+    himl: Himl, azure_project: StagedWorkspace, project: Path
+) -> None:
     with azure_project.stage.holding("PUT .*best.txt"), himl.start(*SUBMIT) as waiting:
-        until(lambda: bool(azure_project.state.runs) and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1)
+        until(
+            lambda: (
+                bool(azure_project.state.runs)
+                and himl("runs", "show", "--workspace", "local", "--json").stdout.count("Completed") == 1
+            )
+        )
         os.kill(waiting.pid, signal.SIGINT)
         printed, said = waiting.communicate(timeout=100)
     assert (waiting.returncode, printed) == (130, b"trained\n"), said
@@ -458,12 +549,17 @@ def test_ctrl_c_after_job_end_leaves_upload_to_background(himl: Himl, azure_proj
     assert (run.status, azure_project.artifacts(run.run_id)["outputs/deep/best.txt"]) == ("Completed", b"0.9")
 
 
-def test_what_cannot_be_is_said_before_anything_is_made(himl: Himl, project: Path, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_is_said_before_anything_is_made(
+    himl: Himl, project: Path, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_files(project, {"train.py": TRAIN})
     for name, value in azure.environment().items():
         monkeypatch.setenv(name, value)
     outcome = himl(*SUBMIT)
-    assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: --record_in azure needs an Azure ML workspace, and none is configured.")
+    assert (outcome.code, outcome.stderr.splitlines()[0]) == (
+        2,
+        "error: --record_in azure needs an Azure ML workspace, and none is configured.",
+    )
     azure.write_config(project)
     for options, message in {
         ("--display_name", "n" * 300): "Azure ML allows 256",
@@ -480,14 +576,30 @@ def test_job_here_is_seen_there(himl: Himl, azure_project: StagedWorkspace, proj
     outcome = himl.ok(*SUBMIT, "--tag", "team=blue", "--display_name", "First try", "--description", "by hand")
     assert outcome.stdout == "trained\n"
     run = the_run(azure_project)
-    assert (run.status, run.experiment.name, run.display_name, run.description) == ("Completed", "train", "First try", "by hand")
-    assert (run.tags["team"], run.tags["run_recovery_id"], bool(run.tags["himl.recorded_from"])) == ("blue", f"train:{run.run_id}", True)
+    assert (run.status, run.experiment.name, run.display_name, run.description) == (
+        "Completed",
+        "train",
+        "First try",
+        "by hand",
+    )
+    assert (run.tags["team"], run.tags["run_recovery_id"], bool(run.tags["himl.recorded_from"])) == (
+        "blue",
+        f"train:{run.run_id}",
+        True,
+    )
     assert "command_line" in run.tags
-    assert f"Run {run.run_id} (experiment train) in local workspace '.himl', recorded in {azure_project.label}. Studio: https://ml.azure.com/" in outcome.stderr
+    assert (
+        f"Run {run.run_id} (experiment train) in local workspace '.himl', recorded in "
+        f"{azure_project.label}. Studio: https://ml.azure.com/" in outcome.stderr
+    )
     assert points(azure_project, "loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert [point.data for point in run.metrics["fruit/size"].points] == [{"fruit/size": 2.0}]
     files = azure_project.artifacts(run.run_id)
-    assert (files["user_logs/std_log.txt"], files["outputs/deep/best.txt"], files["outputs/empty"]) == (b"trained\n", b"0.9", b"")
+    assert (files["user_logs/std_log.txt"], files["outputs/deep/best.txt"], files["outputs/empty"]) == (
+        b"trained\n",
+        b"0.9",
+        b"",
+    )
     assert b"fig" in files["logged/fruit.jsonl"]
     assert (project / "most_recent_run.txt").read_text() == f"train:{run.run_id}\n"
     assert [*(project / ".himl" / "recordings").iterdir()] == []
@@ -497,13 +609,19 @@ def test_job_here_is_seen_there(himl: Himl, azure_project: StagedWorkspace, proj
     assert "Studio        https://ml.azure.com/runs/" in shown
 
 
-def test_metrics_of_the_machine_here_are_told_there(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+def test_metrics_of_the_machine_here_are_told_there(
+    himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path
+) -> None:
     name = "system/cpu_utilization_percentage"
     with himl.start(*SUBMIT, "--env_var", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL=0.2") as waiting:
         until(lambda: azure_project.state.runs and name in the_run(azure_project).metrics)
         go.touch()
         assert waiting.communicate(timeout=100)[0] == b"up\ndone\n"
-    (here,) = [metric for metric in LocalWorkspace(project / ".himl").metrics(the_run(azure_project).run_id) if metric.name == name]
+    (here,) = [
+        metric
+        for metric in LocalWorkspace(project / ".himl").metrics(the_run(azure_project).run_id)
+        if metric.name == name
+    ]
     assert points(azure_project, name) == [(point.step, point.value) for point in here.points]
     (elsewhere := project.parent / "elsewhere").mkdir()
     azure_project.write_config(elsewhere)
@@ -511,8 +629,13 @@ def test_metrics_of_the_machine_here_are_told_there(himl: Himl, azure_project: S
     assert not azure_project.requests("Microsoft.Insights/metrics")
 
 
-def test_job_that_fails_failed_there_for_the_same_reason(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    write_files(project, {"train.py": "import os\nprint('rank', os.environ['RANK'])\nraise SystemExit(7 * int(os.environ['RANK']))\n"})
+def test_job_that_fails_failed_there_for_the_same_reason(
+    himl: Himl, azure_project: StagedWorkspace, project: Path
+) -> None:
+    write_files(
+        project,
+        {"train.py": "import os\nprint('rank', os.environ['RANK'])\nraise SystemExit(7 * int(os.environ['RANK']))\n"},
+    )
     assert himl(*SUBMIT, "--processes_per_node", "2").code == 1
     run_id = the_run(azure_project).run_id
     with opened(azure_project, project) as there:
@@ -531,7 +654,9 @@ def test_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: Sta
 
 @posix
 @proc
-def test_killed_recording_is_taken_up_by_the_next_command(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+def test_killed_recording_is_taken_up_by_the_next_command(
+    himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path
+) -> None:
     with himl.start(*SUBMIT) as waiting:
         until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
         waiting.kill()
@@ -550,7 +675,9 @@ def status_here(himl: Himl, run_id: str) -> str:
 
 
 @posix
-def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(
+    himl: Himl, azure_project: StagedWorkspace, project: Path
+) -> None:
     with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
         until(lambda: azure_project.state.runs)
         os.kill(submitting.pid, signal.SIGINT)
@@ -567,9 +694,13 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azu
     assert himl.ok("runs", "list", "--workspace", "local", "-q").stdout == ""
 
 
-def test_refused_files_and_metrics_are_told_and_sent_later(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+def test_refused_files_and_metrics_are_told_and_sent_later(
+    himl: Himl, azure_project: StagedWorkspace, project: Path
+) -> None:
     """Everything else is sent. The next attempt is only due after a while."""
-    azure_project.stage.faults.add(Status(403, code="AuthorizationFailed", message="You shall not write."), "/metric/|/artifact/", times=None)
+    azure_project.stage.faults.add(
+        Status(403, code="AuthorizationFailed", message="You shall not write."), "/metric/|/artifact/", times=None
+    )
     outcome = himl.ok(*SUBMIT)
     assert (outcome.stdout, "ot all of the run is in" in outcome.stderr) == ("trained\n", True)
     run = the_run(azure_project)
@@ -589,7 +720,9 @@ def test_refused_files_and_metrics_are_told_and_sent_later(himl: Himl, azure_pro
 
 
 def test_files_that_are_refused_do_not_keep_back_the_rest(himl: Himl, azure_project: StagedWorkspace) -> None:
-    azure_project.stage.faults.add(Status(403, code="AuthorizationFailed", message="You shall not write."), "/artifact/", times=None)
+    azure_project.stage.faults.add(
+        Status(403, code="AuthorizationFailed", message="You shall not write."), "/artifact/", times=None
+    )
     outcome = himl.ok(*SUBMIT)
     run = the_run(azure_project)
     assert f"warning: not all of the run is in {azure_project.label}: its files: " in " ".join(outcome.stderr.split())
@@ -601,14 +734,20 @@ def test_who_may_not_write_there_starts_nothing(himl: Himl, azure_project: Stage
     for status, match in ((403, "/history/"), (401, "/history/"), (403, "PATCH .*/history/")):
         azure_project.stage.faults.add(Status(status, code="AuthorizationFailed"), match, times=None)
         refused = himl(*SUBMIT)
-        assert (refused.code, refused.stdout, "Nothing was started." in refused.stderr) == (4, "", match == "/history/"), refused.stderr
+        assert (refused.code, refused.stdout, "Nothing was started." in refused.stderr) == (
+            4,
+            "",
+            match == "/history/",
+        ), refused.stderr
         azure_project.stage.faults.clear()
         assert note_of(project) is None
     assert himl("runs", "list", "--workspace", "local", "-q").stdout == ""
 
 
 @proc
-def test_damaged_note_or_setting_puts_the_recording_off(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
+def test_damaged_note_or_setting_puts_the_recording_off(
+    himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path
+) -> None:
     run_id = himl.ok(*SUBMIT, "--no_wait", "-q").stdout.strip()
     until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     path = note_of(project)

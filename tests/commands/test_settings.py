@@ -50,12 +50,19 @@ def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Pa
         write_files(project, {"himl.toml": f"[submit]\n{content}\n"})
         outcome = himl("submit", "train.py")
         said = outcome.stderr.splitlines()[0]
-        assert (outcome.code, complaint in said, said.endswith(f"is set by {project / 'himl.toml'}:2.")) == (2, True, True)
+        assert (outcome.code, complaint in said, said.endswith(f"is set by {project / 'himl.toml'}:2.")) == (
+            2,
+            True,
+            True,
+        )
         name = content.partition(" ")[0]
         outcome = himl("submit", "train.py", env={f"HIML_SUBMIT_{name.upper()}": content.partition("= ")[2].strip("'")})
         assert outcome.stderr.splitlines()[0].endswith(f"is set by HIML_SUBMIT_{name.upper()}.")
     for content in ["tenant = 'x'", "cloud = 'Mars'"]:
-        write_files(project, {"himl.toml": f"[azure]\n{content}\n", "environment.yml": "name: x\ndependencies:\n- python=3.11\n"})
+        write_files(
+            project,
+            {"himl.toml": f"[azure]\n{content}\n", "environment.yml": "name: x\ndependencies:\n- python=3.11\n"},
+        )
         outcome = himl("submit", "train.py", "--cluster", "gpu", "--dry_run")
         assert (outcome.code, outcome.stdout) == (2, "")
         assert f"'{project / 'himl.toml'}', line 2: " in outcome.stderr
@@ -64,12 +71,37 @@ def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Pa
 @pytest.mark.usefixtures("script")
 def test_every_option_can_be_set_in_a_file_and_by_a_variable(himl: Himl, project: Path) -> None:
     shown = himl.ok("submit", "--show_settings", "--json").json()
-    options = {row["option"] for row in shown if not row["option"].startswith("azure.")} - {"json", "quiet", "module", "show_settings"}
+    options = {row["option"] for row in shown if not row["option"].startswith("azure.")} - {
+        "json",
+        "quiet",
+        "module",
+        "show_settings",
+    }
     switches = {row["option"] for row in shown if row["value"] == "false"} | {"wait"}
-    numbers = {"num_nodes", "processes_per_node", "retries", "max_trials", "max_concurrent", "max_failures", "crossval", "different_seeds", "gpus"}
+    numbers = {
+        "num_nodes",
+        "processes_per_node",
+        "retries",
+        "max_trials",
+        "max_concurrent",
+        "max_failures",
+        "crossval",
+        "different_seeds",
+        "gpus",
+    }
     pairs = {"tag", "env_var", "set"}
     known = {"format": "json", "workspace": None, "config_file": None}
-    assert {"cluster", "identity", "conda_env", "docker_args", "private_wheel", "sdk", "dry_run", "record_in", "build_number"} <= options
+    assert {
+        "cluster",
+        "identity",
+        "conda_env",
+        "docker_args",
+        "private_wheel",
+        "sdk",
+        "dry_run",
+        "record_in",
+        "build_number",
+    } <= options
     values: dict[str, str] = {}
     for name in sorted(options):
         value = known.get(name, "a=b" if name in pairs else "x")
@@ -87,13 +119,24 @@ def test_every_option_can_be_set_in_a_file_and_by_a_variable(himl: Himl, project
 
 @pytest.mark.usefixtures("script")
 def test_the_settings_of_azure_are_shown_and_secrets_are_masked(himl: Himl, project: Path) -> None:
-    config = {"subscription_id": "12345678-1234-1234-1234-123456789abc", "resource_group": "group", "workspace_name": "lab"}
+    config = {
+        "subscription_id": "12345678-1234-1234-1234-123456789abc",
+        "resource_group": "group",
+        "workspace_name": "lab",
+    }
     private = "[azure]\ntenant_id = 'from-file'\nservice_principal_password = 'marked-secret'\n"
     remote = '[remote.gpubox]\nsetup = ["a", "b"]\n'
     write_files(project, {"config.json": json.dumps(config), "himl.private.toml": private, "himl.toml": remote})
     index = "https://ada:marked-secret@pypi.example.org/simple"
     env = {"HIML_TENANT_ID": "from-variable", "HIML_EXPERIMENT_NAME": "exp"}
-    options = ("--pip_extra_index_url", index, "--env_var", "DB_PASSWORD=marked-secret", "--docker_args", "-e TOKEN=marked-secret")
+    options = (
+        "--pip_extra_index_url",
+        index,
+        "--env_var",
+        "DB_PASSWORD=marked-secret",
+        "--docker_args",
+        "-e TOKEN=marked-secret",
+    )
     outcome = himl.ok("submit", "--show_settings", "--json", *options, env=env)
     assert "marked-secret" not in outcome.stdout
     rows = {row["option"]: (row["value"], row["source"]) for row in outcome.json()}
@@ -114,11 +157,14 @@ def test_tags_and_variables_of_all_sources_join_by_key(himl: Himl, project: Path
         "train.py": "import os\nprint([os.environ.get(name) for name in 'ABCDE'])\n",
     })  # fmt: skip
     env = {"HIML_SUBMIT_ENV_VAR": "C=variable\nD=variable"}
-    assert himl.ok("submit", "train.py", "--env_var", "D=typed", "--env_var", "E=a=b", "--tag", "x=typed", env=env).stdout == (
-        "['toml', 'private', 'variable', 'typed', 'a=b']\n"
-    )
+    assert himl.ok(
+        "submit", "train.py", "--env_var", "D=typed", "--env_var", "E=a=b", "--tag", "x=typed", env=env
+    ).stdout == ("['toml', 'private', 'variable', 'typed', 'a=b']\n")
     assert himl.ok("runs", "show", "latest", "--json").json()["tags"].items() >= {"team": "blue", "x": "typed"}.items()
-    rows = {row["option"]: row["value"] for row in himl.ok("submit", "train.py", "--tag", "y=1", "--show_settings", "--json").json()}
+    rows = {
+        row["option"]: row["value"]
+        for row in himl.ok("submit", "train.py", "--tag", "y=1", "--show_settings", "--json").json()
+    }
     assert (rows["tag"], rows["env_var"]) == ("team=blue, x=toml, y=1", "A=toml, B=private, C=toml")
 
 
@@ -136,7 +182,10 @@ def test_of_follow_and_no_wait_the_one_that_is_typed_counts(himl: Himl, project:
 @pytest.mark.usefixtures("script")
 def test_flag_beats_variable_beats_settings(himl: Himl, project: Path) -> None:
     def experiment(*options: str, env: dict[str, str] | None = None) -> tuple[str, str]:
-        rows = {row["option"]: row for row in himl.ok("submit", "train.py", "--show_settings", "--json", *options, env=env).json()}
+        rows = {
+            row["option"]: row
+            for row in himl.ok("submit", "train.py", "--show_settings", "--json", *options, env=env).json()
+        }
         return rows["experiment"]["value"], rows["experiment"]["source"].removeprefix(str(project / "x")[:-1])
 
     assert experiment()[1] == "default"
@@ -156,11 +205,21 @@ def test_shared_link_and_variable_of_no_option_are_refused(himl: Himl, project: 
         write_files(project, {file: '[submit]\ncheckpoint = "https://example.org/a.ckpt?sig=hush"\n'})
         outcome = himl("submit", "train.py", "--show_settings")
         (project / file).unlink()
-        assert (outcome.code, "Move it to himl.private.toml" in outcome.stderr, "hush" in outcome.stderr + outcome.stdout) == (code, code == 2, False)
+        assert (
+            outcome.code,
+            "Move it to himl.private.toml" in outcome.stderr,
+            "hush" in outcome.stderr + outcome.stdout,
+        ) == (code, code == 2, False)
     outcome = himl("submit", "train.py", env={"HIML_SUBMIT_CLUSTR": "gpu"})
-    told = ["error: The variable HIML_SUBMIT_CLUSTR sets no option of 'himl submit'.", "hint: Did you mean HIML_SUBMIT_CLUSTER?"]
+    told = [
+        "error: The variable HIML_SUBMIT_CLUSTR sets no option of 'himl submit'.",
+        "hint: Did you mean HIML_SUBMIT_CLUSTER?",
+    ]
     assert (outcome.code, outcome.stderr.splitlines()) == (2, told)
-    assert "Did you mean HIML_SUBMIT_EXPERIMENT?" in himl("submit", "train.py", env={"HIML_SUBMIT_EXPERIMENT_NAME": "x"}).stderr
+    assert (
+        "Did you mean HIML_SUBMIT_EXPERIMENT?"
+        in himl("submit", "train.py", env={"HIML_SUBMIT_EXPERIMENT_NAME": "x"}).stderr
+    )
     assert himl.ok("submit", "train.py", env={"HIML_SUBMIT_CLUSTR": ""}).stdout == "[]\n"
 
 
@@ -168,10 +227,15 @@ IDS = {"subscription_id": "0a1b2c3d-0000-4000-8000-000000000001", "resource_grou
 FLAGS = [part for key, value in IDS.items() for part in (f"--{key}", value)]
 VARIABLES = {f"HIML_{key.upper()}": value for key, value in IDS.items()}
 SETTINGS = (
-    "variables:\n  tenant_id: 'ten-ant'\n" + "".join(f"  {key}: '{value}'\n" for key, value in IDS.items()) + "  cluster: 'gpu'\n  docker_shm_size: '440g'\n"
+    "variables:\n  tenant_id: 'ten-ant'\n"
+    + "".join(f"  {key}: '{value}'\n" for key, value in IDS.items())
+    + "  cluster: 'gpu'\n  docker_shm_size: '440g'\n"
 )
 PRIVATE = "variables:\n  application_id: 'app-1'\n  application_key: 'hunter2'\n  cluster: 'mine'\n"
-SCOPE = f"/subscriptions/{IDS['subscription_id']}/resourceGroups/team/providers/Microsoft.MachineLearningServices/workspaces/lab"
+SCOPE = (
+    f"/subscriptions/{IDS['subscription_id']}/resourceGroups/team/providers/Microsoft.MachineLearningServices/"
+    "workspaces/lab"
+)
 
 
 def config(project: Path) -> object:
@@ -184,7 +248,11 @@ def test_links_that_lead_nowhere_are_left_alone(himl: Himl, project: Path) -> No
     (project / ".himl").symlink_to("elsewhere")
     for arguments in (("init",), ("submit", "train.py")):
         outcome = himl(*arguments)
-        assert (outcome.code, outcome.stdout, "is a link to a folder that does not exist" in outcome.stderr) == (1, "", True)
+        assert (outcome.code, outcome.stdout, "is a link to a folder that does not exist" in outcome.stderr) == (
+            1,
+            "",
+            True,
+        )
     (project / "himl.toml").symlink_to("nowhere")
     outcome = himl("init", "--from", "settings.yml")
     assert (outcome.code, "Nothing was written" in outcome.stderr) == (2, True)
@@ -196,9 +264,15 @@ def test_flags_complete_a_file_and_one_that_says_more_will_do(himl: Himl, projec
     write_files(project, {"settings.yml": SETTINGS, "himl.toml": content, ".azureml/config.json": json.dumps(IDS)})
     himl.ok("init", "--from", "settings.yml")
     assert ((project / "himl.toml").read_text(), (project / "config.json").exists()) == (content, False)
-    write_files(project, {"part/settings.yml": "variables: {subscription_id: '', resource_group: team, workspace_name: lab}"})
+    write_files(
+        project, {"part/settings.yml": "variables: {subscription_id: '', resource_group: team, workspace_name: lab}"}
+    )
     outcome = himl("init", "--from", "settings.yml", cwd=project / "part")
-    assert (outcome.code, "lacks subscription_id" in outcome.stderr, "--subscription_id" in outcome.stderr) == (2, True, True)
+    assert (outcome.code, "lacks subscription_id" in outcome.stderr, "--subscription_id" in outcome.stderr) == (
+        2,
+        True,
+        True,
+    )
     himl.ok("init", "--from", "settings.yml", *FLAGS[:2], cwd=project / "part")
     assert config(project / "part") == IDS
 
@@ -249,7 +323,9 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(himl: Himl, project:
         ("pyproject.toml", '[tool.himl.submit]\ncluster = "gpu"\n', "pyproject.toml"),
     ],
 )
-def test_init_refuses_conflicting_file_and_writes_nothing(himl: Himl, project: Path, name: str, content: str, named: str) -> None:
+def test_init_refuses_conflicting_file_and_writes_nothing(
+    himl: Himl, project: Path, name: str, content: str, named: str
+) -> None:
     write_files(project, {"settings.yml": SETTINGS, name: content})
     before = sorted(path.name for path in project.rglob("*"))
     outcome = himl("init", "--from", "settings.yml")
@@ -271,12 +347,23 @@ def test_a_folder_that_cannot_be_written_says_so(himl: Himl, project: Path, read
 def test_innereye_settings_are_taken_over(himl: Himl, project: Path) -> None:
     settings = SETTINGS + "  datasets_container: 'data'\n"
     script = "import os; print(sorted(set(os.listdir()) - {'logs', 'outputs'}))"
-    write_files(project, {"InnerEye/settings.yml": settings, "InnerEyePrivateSettings.yml": PRIVATE, ".env": "SUBSCRIPTION_ID=x", "train.py": script})
+    write_files(
+        project,
+        {
+            "InnerEye/settings.yml": settings,
+            "InnerEyePrivateSettings.yml": PRIVATE,
+            ".env": "SUBSCRIPTION_ID=x",
+            "train.py": script,
+        },
+    )
     outcome = himl.ok("init", "--from", "InnerEye/settings.yml")
     assert config(project) == IDS
     assert (project / "himl.toml").read_text() == '[submit]\ncluster = "mine"\nshm_size = "440g"\n'
     private = project / "himl.private.toml"
-    assert private.read_text() == '[azure]\ntenant_id = "ten-ant"\nservice_principal_id = "app-1"\nservice_principal_password = "hunter2"\n'
+    assert (
+        private.read_text()
+        == '[azure]\ntenant_id = "ten-ant"\nservice_principal_id = "app-1"\nservice_principal_password = "hunter2"\n'
+    )
     assert sys.platform == "win32" or stat.S_IMODE(private.stat().st_mode) == 0o600
     assert "Read InnerEye/settings.yml, InnerEyePrivateSettings.yml".replace("/", os.sep) in outcome.stdout
     assert "datasets_container: register the storage account" in outcome.stdout
@@ -284,22 +371,36 @@ def test_innereye_settings_are_taken_over(himl: Himl, project: Path) -> None:
     assert himl.ok("init", "--from", "InnerEye/settings.yml", "-q").stdout == ""
     assert {path.name: path.stat().st_mtime_ns for path in project.iterdir()} == before
     shown = himl.ok("submit", "train.py", "--show_settings").stdout
-    assert all(f"{row}\t" in shown for row in ("cluster\tmine", "azure.workspace_name\tlab", "azure.service_principal_id\tapp-1"))
+    assert all(
+        f"{row}\t" in shown
+        for row in ("cluster\tmine", "azure.workspace_name\tlab", "azure.service_principal_id\tapp-1")
+    )
     assert "hunter2" not in outcome.stdout + outcome.stderr + shown
-    assert himl.ok("submit", "train.py", "--cluster", "local").stdout.splitlines()[0] == "['config.json', 'himl.toml', 'train.py']"
+    assert (
+        himl.ok("submit", "train.py", "--cluster", "local").stdout.splitlines()[0]
+        == "['config.json', 'himl.toml', 'train.py']"
+    )
 
 
 def test_json_and_quiet(himl: Himl, project: Path) -> None:
     write_files(project, {"settings.yml": SETTINGS + "  workers_per_node: 2\n"})
     done = himl.ok("init", "--from", "settings.yml", "--json").json()
-    assert [(Path(file["path"]).name, file["is_new"]) for file in done["files"]] == [("config.json", True), ("himl.toml", True), ("himl.private.toml", True)]
+    assert [(Path(file["path"]).name, file["is_new"]) for file in done["files"]] == [
+        ("config.json", True),
+        ("himl.toml", True),
+        ("himl.private.toml", True),
+    ]
     assert [left["name"] for left in done["left_out"]] == ["workers_per_node"]
     (project / "config.json").unlink()
     assert himl.ok("init", "--from", "settings.yml", "-q").stdout == f"{project / 'config.json'}\n"
     (project / "config.json").unlink()
     (project / "config.json").mkdir()
     outcome = himl("init", *FLAGS)
-    assert (outcome.code, outcome.stdout, "config.json' exists and is not a workspace config" in outcome.stderr) == (2, "", True)
+    assert (outcome.code, outcome.stdout, "config.json' exists and is not a workspace config" in outcome.stderr) == (
+        2,
+        "",
+        True,
+    )
 
 
 def test_where_a_config_names_a_workspace_no_other_is_made(himl: Himl, project: Path) -> None:
@@ -316,8 +417,13 @@ def test_where_a_config_names_a_workspace_no_other_is_made(himl: Himl, project: 
 
 
 def test_settings_from_outside_the_project_are_named_first(himl: Himl, project: Path) -> None:
-    write_files(project, {"himl.toml": "[submit]\nexperiment = 'ours'\n", "lab/pyproject.toml": "", "lab/src/train.py": ""})
-    words, where = ("submit", "train.py", "--cluster", "gpu", "--environment", "x:1", "--dry_run"), project / "lab" / "src"
+    write_files(
+        project, {"himl.toml": "[submit]\nexperiment = 'ours'\n", "lab/pyproject.toml": "", "lab/src/train.py": ""}
+    )
+    words, where = (
+        ("submit", "train.py", "--cluster", "gpu", "--environment", "x:1", "--dry_run"),
+        project / "lab" / "src",
+    )
     first = f"himl uses settings from outside the project '{project / 'lab'}': '{project / 'himl.toml'}'."
     assert himl.ok(*words, cwd=where).stderr.splitlines()[0] == first
     assert himl.ok(*words, "--show_settings", cwd=where).stderr.splitlines()[0] == first
@@ -337,12 +443,20 @@ def test_a_workspace_that_all_users_can_write_to_is_not_used(himl: Himl, project
     for words in (("runs", "list"), ("submit", "train.py")):
         outcome = himl(*words)
         assert (outcome.code != 0, outcome.stdout) == (True, "")
-        assert f"all users can write to '{project / '.himl'}'. To use it, run chmod o-w '{project / '.himl'}'." in outcome.stderr
-    assert himl.ok("runs", "list", "-q", "--workspace", ".himl").stdout.count("train_") == 1, "a workspace that is named is used"
+        assert (
+            f"all users can write to '{project / '.himl'}'. To use it, run chmod o-w '{project / '.himl'}'."
+            in outcome.stderr
+        )
+    assert himl.ok("runs", "list", "-q", "--workspace", ".himl").stdout.count("train_") == 1, (
+        "a workspace that is named is used"
+    )
 
 
 def test_a_workspace_that_this_user_cannot_write_to_stops_no_submit(started_himl: Himl, shared: Path) -> None:
-    for owner, said in ((0, "himl records this job in '{}', because '{}' belongs to user 'root'."), (BOB, "himl does not use '{1}'")):
+    for owner, said in (
+        (0, "himl records this job in '{}', because '{}' belongs to user 'root'."),
+        (BOB, "himl does not use '{1}'"),
+    ):
         lab, project = shared / f"lab_{owner}", shared / f"lab_{owner}" / "project"
         RecordedRuns(lab)
         write_files(project, {"train.py": "print('trained')"})

@@ -84,8 +84,12 @@ def test_members_of_a_group_share_a_workspace_and_readers_leave_nothing(started_
     with serving(Himl(PROGRAM, project), ui, prefix=eve, command=["ui"]) as board:
         shown = board.ask("ajax-api/2.0/mlflow/runs/get", run_id=first)["run"]
         assert (shown["info"]["status"], shown["data"]["metrics"][0]["value"]) == ("FAILED", 0.5)
-        assert sorted(path.name for path in (project / ".himl").iterdir()) == before, "a reader's server leaves no files"
-        looked = subprocess.run([*bob, sys.executable, "-c", STRANGER, str(board.port)], input=board.token, capture_output=True, text=True)
+        assert sorted(path.name for path in (project / ".himl").iterdir()) == before, (
+            "a reader's server leaves no files"
+        )
+        looked = subprocess.run(
+            [*bob, sys.executable, "-c", STRANGER, str(board.port)], input=board.token, capture_output=True, text=True
+        )
         assert (looked.stdout, looked.stderr) == ("403 403\n", ""), "another user is refused and finds no token"
     himl(bob, "runs", "cancel", running)
     until(lambda: "Canceled" in himl(eve, "runs", "show", running))
@@ -151,7 +155,9 @@ def test_run_whose_lock_is_not_visible_is_neither_ended_nor_deleted(himl: Himl, 
         with pytest.raises(BadUsage, match="It is unknown whether run 'elsewhere' is in progress"):
             act("elsewhere")
     assert "It is unknown whether" in himl("submit", "--resume", "elsewhere").stderr
-    assert {path.name for path in runs["elsewhere"].iterdir()} == {"job.json", "lock"}, "nothing was requested or deleted"
+    assert {path.name for path in runs["elsewhere"].iterdir()} == {"job.json", "lock"}, (
+        "nothing was requested or deleted"
+    )
 
     himl("runs", "cancel", "elsewhere", "--force")
     ended = himl("runs", "show", "elsewhere", "nested", "--json").json()
@@ -190,13 +196,30 @@ def test_a_job_of_another_user_is_queued_or_unknown(started_himl: Himl, shared: 
     os.chown(project, ADA, LAB)
     project.chmod(0o2775)
     invalid = "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n"
-    programs = {"sbatch": "#!/bin/sh\ncat >/dev/null\necho 7\n", "squeue": SQUEUE.format(hidden=hidden, name=name), "scontrol": invalid, "sacct": invalid}
-    write_files(shared, {"project/train.py": "", "project/pyproject.toml": "", **{f"bin/{each}": text for each, text in programs.items()}})
+    programs = {
+        "sbatch": "#!/bin/sh\ncat >/dev/null\necho 7\n",
+        "squeue": SQUEUE.format(hidden=hidden, name=name),
+        "scontrol": invalid,
+        "sacct": invalid,
+    }
+    write_files(
+        shared,
+        {
+            "project/train.py": "",
+            "project/pyproject.toml": "",
+            **{f"bin/{each}": text for each, text in programs.items()},
+        },
+    )
     for each in programs:
         (shared / "bin" / each).chmod(0o755)
 
     def himl(user: int, *words: str) -> str:
-        done = started_himl(*words, cwd=project, prefix=as_user(user, shared, LAB), env={"PATH": f"{shared / 'bin'}:{os.environ['PATH']}"})
+        done = started_himl(
+            *words,
+            cwd=project,
+            prefix=as_user(user, shared, LAB),
+            env={"PATH": f"{shared / 'bin'}:{os.environ['PATH']}"},
+        )
         assert done.code == 0, done.stderr
         return done.stdout
 

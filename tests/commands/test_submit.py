@@ -36,9 +36,15 @@ from tests.support.running import Himl, until, write_files
 from tests.support.runs import STUBBORN, latest, posix, runs, started, status
 from tests.support.terminals import Terminal
 
-SHOW = "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'env': dict(os.environ), 'python': sys.executable}))"
+SHOW = (
+    "import json, os, sys; print(json.dumps({'argv': sys.argv[1:], 'cwd': os.getcwd(), 'env': "
+    "dict(os.environ), 'python': sys.executable}))"
+)
 COUNT = "import os, sys; print(len(sys.stdin.buffer.read()), 'bytes', os.environ.get('RANK', ''))"
-RANK = "import os, sys; print(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')), len(sys.stdin.buffer.read()))"
+RANK = (
+    "import os, sys; print(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', "
+    "'MASTER_PORT')), len(sys.stdin.buffer.read()))"
+)
 ARGUMENTS = "import os, sys; print(sys.argv[1:], os.environ.get('RANK'), os.path.exists('.himl'))\n"
 ELSEWHERE = """
 import os, pathlib, shutil, helper
@@ -57,7 +63,8 @@ JOBS = {
 }
 SECRETS = {".env": "A=1", ".ssh/id_rsa": "k", "lib/key.pem": "-----BEGIN PRIVATE KEY-----\n", "x/.netrc": "n"}
 LEFT_OUT = (
-    "himl left out 4 files that may contain secrets: '.env', '.ssh/id_rsa', 'lib/key.pem' and 1 more. To include one, use 'himl submit --include_secret GLOB'."
+    "himl left out 4 files that may contain secrets: '.env', '.ssh/id_rsa', 'lib/key.pem' and 1 more. To "
+    "include one, use 'himl submit --include_secret GLOB'."
 )
 
 
@@ -85,7 +92,13 @@ x = 41
 breakpoint()
 print("x is", x)
 """
-    write_files(project, {"train.py": script, "read.py": "print(sys.stdout.isatty(), repr(input()))".replace("sys", "__import__('sys')")})
+    write_files(
+        project,
+        {
+            "train.py": script,
+            "read.py": "print(sys.stdout.isatty(), repr(input()))".replace("sys", "__import__('sys')"),
+        },
+    )
     terminal = Terminal([str(himl.program), "submit", "train.py", "--tty"], cwd=project, columns=99)
     terminal.wait_for("(Pdb)")
     terminal.type("x = x + 1\n")
@@ -109,22 +122,59 @@ def test_ranks_get_their_variables_and_logs(himl: Himl, started_himl: Himl, proj
     lines = [(logs / f"std_log_process_{rank}.txt").read_text().split() for rank in range(3)]
     port = lines[0][4]
     assert 10_000 <= int(port) < 30_000, "no client gets it before a rank listens there"
-    assert lines == [[str(rank), str(rank), "3", "127.0.0.1", port, "0" if rank or os.name == "nt" else "3"] for rank in range(3)]
+    assert lines == [
+        [str(rank), str(rank), "3", "127.0.0.1", port, "0" if rank or os.name == "nt" else "3"] for rank in range(3)
+    ]
     assert outcome.stdout.split() == lines[0]
     env = seen(himl, "submit", "show.py", "--processes_per_node", "1", "--distribution", "mpi")["env"]
     assert (env["OMPI_COMM_WORLD_RANK"], env["OMPI_COMM_WORLD_SIZE"]) == ("0", "1")
     launched = {"PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2", "PMIX_RANK": "1", "GROUP_RANK": "0"}
-    inner = f"import os; print(sorted(name for name in os.environ if name in {('RANK', 'WORLD_SIZE', *launched)} or name.startswith('AZURE_ML_')))"
+    inner = (
+        f"import os; print(sorted(name for name in os.environ if name in {('RANK', 'WORLD_SIZE', *launched)} or "
+        "name.startswith('AZURE_ML_')))"
+    )
     outer = f"import subprocess; subprocess.run(['{himl.program}', 'submit', 'inner.py'], check=True)"
     write_files(project, {"inner.py": inner, "outer.py": outer})
-    assert himl.ok("submit", "outer.py", "--processes_per_node", "1", "--output", "preds").stdout.splitlines().count("[]") == 1
+    assert (
+        himl.ok("submit", "outer.py", "--processes_per_node", "1", "--output", "preds").stdout.splitlines().count("[]")
+        == 1
+    )
     assert himl.ok("submit", "inner.py", env=launched).stdout == "[]\n"
 
 
 def test_script_runs_here_with_what_it_is_given(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import pathlib, sys\nprint('epochs', sys.argv[2])\npathlib.Path('outputs/best.txt').write_text('0.9')\n"})
-    names = ("--display_name", "First try", "--description", "With dropout", "--tag", "team=blue", "--tag", "note=a=b", "--build_number", "42")
-    outcome = himl.ok("submit", "train.py", *names, "--env_var", "API_TOKEN=marked-secret", "-v", "--", "--epochs", "5", "--password", "marked-secret")
+    write_files(
+        project,
+        {
+            "train.py": "import pathlib, sys\nprint('epochs', sys.argv[2])\n"
+            "pathlib.Path('outputs/best.txt').write_text('0.9')\n"
+        },
+    )
+    names = (
+        "--display_name",
+        "First try",
+        "--description",
+        "With dropout",
+        "--tag",
+        "team=blue",
+        "--tag",
+        "note=a=b",
+        "--build_number",
+        "42",
+    )
+    outcome = himl.ok(
+        "submit",
+        "train.py",
+        *names,
+        "--env_var",
+        "API_TOKEN=marked-secret",
+        "-v",
+        "--",
+        "--epochs",
+        "5",
+        "--password",
+        "marked-secret",
+    )
     assert outcome.stdout == "epochs 5\n"
     run = latest(himl)
     assert (run["status"], run["experiment"], run["exit_code"]) == ("Completed", "train", 0)
@@ -132,12 +182,42 @@ def test_script_runs_here_with_what_it_is_given(himl: Himl, project: Path) -> No
     assert (project / "most_recent_run.txt").read_text() == f"train:{run['id']}\n"
     assert (project / ".himl" / "runs" / run["id"] / "code" / "outputs" / "best.txt").read_text() == "0.9"
     assert (run["display_name"], run["description"]) == ("First try", "With dropout")
-    assert {"team": "blue", "note": "a=b", "build_number": "42", "run_recovery_id": f"train:{run['id']}"}.items() <= run["tags"].items()
-    assert all(words in outcome.stderr for words in ("Created a local workspace", run["id"], "snapshot root", "starting a supervisor"))
+    assert {
+        "team": "blue",
+        "note": "a=b",
+        "build_number": "42",
+        "run_recovery_id": f"train:{run['id']}",
+    }.items() <= run["tags"].items()
+    assert all(
+        words in outcome.stderr
+        for words in ("Created a local workspace", run["id"], "snapshot root", "starting a supervisor")
+    )
     assert ("marked-secret" in outcome.stderr, files_with(project / ".himl", "marked-secret")) == (False, [])
     write_files(project, {"sub/show.py": SHOW, "pyproject.toml": ""})
-    arguments = ["--a b", "", "'", '"', "--", "-m", "$HOME", "*", "ä€", "--num-runs", "\n", *([os.fsdecode(b"\xff\xfe")] if os.name == "posix" else [])]
-    options = ("--env_var", "COLOUR=blue=ish", "--env_var", "EMPTY=", "--experiment", "my exp", "--python", sys.executable)
+    arguments = [
+        "--a b",
+        "",
+        "'",
+        '"',
+        "--",
+        "-m",
+        "$HOME",
+        "*",
+        "ä€",
+        "--num-runs",
+        "\n",
+        *([os.fsdecode(b"\xff\xfe")] if os.name == "posix" else []),
+    ]
+    options = (
+        "--env_var",
+        "COLOUR=blue=ish",
+        "--env_var",
+        "EMPTY=",
+        "--experiment",
+        "my exp",
+        "--python",
+        sys.executable,
+    )
     job = seen(himl, "submit", "sub/show.py", *options, "--", *arguments)
     run = latest(himl)
     assert (job["argv"], job["python"]) == (arguments, sys.executable)
@@ -162,12 +242,16 @@ def test_script_runs_here_with_what_it_is_given(himl: Himl, project: Path) -> No
 @pytest.mark.usefixtures("script")
 def test_plain_command_runs_without_bash_but_shell_line_fails(himl: Himl, project: Path) -> None:
     env = {"PATH": str(project / "nothing")}
-    assert himl.ok("submit", "--command", "python lab/train.py --a 'b c'", env=env).stdout == "['--a', 'b c'] None False\n"
+    assert (
+        himl.ok("submit", "--command", "python lab/train.py --a 'b c'", env=env).stdout == "['--a', 'b c'] None False\n"
+    )
     done = himl("submit", "--command", "cd lab && python train.py", env=env)
     assert (done.code, "for bash, which is not installed on this machine" in done.stderr) == (3, True)
 
 
-def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: Path, script: Path, tmp_path: Path) -> None:
+def test_command_runs_from_a_snapshot_and_keeps_no_secret(
+    himl: Himl, project: Path, script: Path, tmp_path: Path
+) -> None:
     cases = {
         ("lab/train.py", "--command", "x"): "A script and --command cannot be combined.",
         ("-m", "lab.train", "--command", "x"): "-m MODULE and --command cannot be combined.",
@@ -186,12 +270,19 @@ def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: P
     ):
         assert himl.ok("submit", "--command", line, "--", "--lr", "$X").stdout == f"{said}\n"
         run = latest(himl)
-        assert (run["experiment"], run["status"], run["tags"]["command_line"].partition(" ")[0]) == (experiment, "Completed", "--command")
+        assert (run["experiment"], run["status"], run["tags"]["command_line"].partition(" ")[0]) == (
+            experiment,
+            "Completed",
+            "--command",
+        )
     if sys.platform != "win32":  # not a text file on Windows
         other = project / "other-python"
         other.write_text(f'#!/bin/sh\necho this one\nexec {sys.executable} "$@"\n')
         other.chmod(0o755)
-        assert himl.ok("submit", "--command", "python lab/train.py", "--python", str(other)).stdout == "this one\n[] None False\n"
+        assert (
+            himl.ok("submit", "--command", "python lab/train.py", "--python", str(other)).stdout
+            == "this one\n[] None False\n"
+        )
     himl.ok("submit", "--command", "python lab/train.py --password marked-secret", "-v")
     kept = files_with(tmp_path, "marked-secret")
     assert [path.name for path in kept] == ["std_log.txt"]  # the script printed it
@@ -202,7 +293,10 @@ def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: P
 
 
 def test_jobs_in_one_folder_at_once_say_whose_files_are_uncertain(himl: Himl, project: Path) -> None:
-    script = "import os, sys, time\nopen(f'outputs/{sys.argv[1]}', 'w').close()\nwhile sys.argv[1] == 'a' and not os.path.exists('go'):\n    time.sleep(0.02)"
+    script = (
+        "import os, sys, time\nopen(f'outputs/{sys.argv[1]}', 'w').close()\n"
+        "while sys.argv[1] == 'a' and not os.path.exists('go'):\n    time.sleep(0.02)"
+    )
     write_files(project, {"train.py": script, "pyproject.toml": ""})
     first = himl.ok("submit", "train.py", "--in_place", "--no_wait", "-q", "--", "a").stdout.strip()
     until((project / "outputs" / "a").exists)
@@ -210,7 +304,10 @@ def test_jobs_in_one_folder_at_once_say_whose_files_are_uncertain(himl: Himl, pr
     assert f"The results may include files of '{first}', which ran in the same folder then.\n" in second.stderr
     write_files(project, {"go": ""})
     until(lambda: latest_of(himl, first)["status"] == "Completed")
-    assert latest_of(himl, first)["reason"] == f"the results may include files of '{latest(himl)['id']}', which ran in the same folder then"
+    assert (
+        latest_of(himl, first)["reason"]
+        == f"the results may include files of '{latest(himl)['id']}', which ran in the same folder then"
+    )
     assert "may include" not in himl.ok("submit", "train.py", "--in_place", "--", "c").stderr
 
 
@@ -219,15 +316,23 @@ def latest_of(himl: Himl, run_id: str) -> Any:
 
 
 def test_what_is_new_is_kept_in_place_and_what_is_not_is_told(himl: Himl, project: Path) -> None:
-    script = "import os, pathlib\nprint(os.getcwd())\npathlib.Path('outputs/new.txt').write_text('n')\npathlib.Path('outputs/old.txt').write_text('changed')\n"
+    script = (
+        "import os, pathlib\nprint(os.getcwd())\npathlib.Path('outputs/new.txt').write_text('n')\n"
+        "pathlib.Path('outputs/old.txt').write_text('changed')\n"
+    )
     if sys.platform != "win32":  # where links need a right
         script += "os.symlink('../../key', 'outputs/key')\n"
         write_files(project.parent, {"key": "private"})
-    write_files(project, {"train.py": script, "outputs/old.txt": "old", "outputs/same.txt": "same", "pyproject.toml": ""})
+    write_files(
+        project, {"train.py": script, "outputs/old.txt": "old", "outputs/same.txt": "same", "pyproject.toml": ""}
+    )
     outcome = himl.ok("submit", "train.py", "--in_place")
     assert outcome.stdout == f"{project}\n"
     kept = project / ".himl" / "runs" / latest(himl)["id"] / "code"
-    assert {path.relative_to(kept).as_posix(): path.read_text() for path in files_below(kept)} == {"outputs/new.txt": "n", "outputs/old.txt": "changed"}
+    assert {path.relative_to(kept).as_posix(): path.read_text() for path in files_below(kept)} == {
+        "outputs/new.txt": "n",
+        "outputs/old.txt": "changed",
+    }
     said = "links that lead out of the project are not saved: 'outputs/key'"
     assert (said in latest(himl)["reason"]) is (sys.platform != "win32")
     files = {"helper.py": "", "data/old.csv": "1", "lab/logs/old.txt": ""}
@@ -239,7 +344,10 @@ def test_what_is_new_is_kept_in_place_and_what_is_not_is_told(himl: Himl, projec
         outcome = himl("submit", script)
         place = project / ".himl" / "runs" / latest(himl)["id"] / "code"
         assert outcome.code == code
-        told += f" not part of the results: '{place / 'a.txt' if script == 'one.py' else place}'. To keep such files, add --keep "
+        told += (
+            f" not part of the results: '{place / 'a.txt' if script == 'one.py' else place}'. To keep such "
+            "files, add --keep "
+        )
         assert told + glob in outcome.stderr.splitlines()
         assert "not part of" not in himl("submit", script, "--keep", glob.strip("'")).stderr
 
@@ -261,11 +369,20 @@ def test_event_files_count_as_logs_and_what_is_kept_as_outputs(himl: Himl, proje
     himl.ok("download", "latest", "--output_dir", "got")
     (run,) = [folder for folder in (project / "got").iterdir() if folder.is_dir()]
     got = {path.relative_to(run).as_posix(): path.read_text() for path in files_below(run)}
-    assert got.keys() == {*(f"logs/{name}" for name in LOGGED), *(f"outputs/{name}" for name in KEPT), "user_logs/std_log.txt"}
+    assert got.keys() == {
+        *(f"logs/{name}" for name in LOGGED),
+        *(f"outputs/{name}" for name in KEPT),
+        "user_logs/std_log.txt",
+    }
     assert all(text == name.partition("/")[2] for name, text in got.items() if text)
-    assert himl.ok("tb", "latest", "--sync_only", "-q").stdout.strip() == str(project / ".himl" / "runs" / run.name / "code" / "logs")
+    assert himl.ok("tb", "latest", "--sync_only", "-q").stdout.strip() == str(
+        project / ".himl" / "runs" / run.name / "code" / "logs"
+    )
     again = "import os\nis_first = not os.path.exists('lightning_logs')\nos.makedirs('lightning_logs', exist_ok=True)\n"
-    again += "open('part', 'w').write('first' if is_first else 'second')\nos.replace('part', 'lightning_logs/a.txt')\nraise SystemExit(is_first)"
+    again += (
+        "open('part', 'w').write('first' if is_first else 'second')\n"
+        "os.replace('part', 'lightning_logs/a.txt')\nraise SystemExit(is_first)"
+    )
     write_files(project, {"again.py": again})
     assert himl("submit", "again.py").code == 1
     himl.ok("submit", "--resume", "latest")
@@ -282,7 +399,9 @@ def test_event_files_count_as_logs_and_what_is_kept_as_outputs(himl: Himl, proje
 def test_what_is_piped_in_reaches_the_script_alone(started_himl: Himl, project: Path, himl: Himl) -> None:
     # Jobs of this himl get its standard input.
     himl = started_himl
-    write_files(project, {"count.py": COUNT, "read.py": "import sys; print(text := sys.stdin.read()); sys.exit(text != 'good')"})
+    write_files(
+        project, {"count.py": COUNT, "read.py": "import sys; print(text := sys.stdin.read()); sys.exit(text != 'good')"}
+    )
     assert himl("submit", "count.py", input=b"x" * 3_000_000).stdout == "3000000 bytes \n"
     run = himl("submit", "count.py", "--no_wait", "-q", input=b"hi\n").stdout.strip()
     assert himl.ok("runs", "logs", run, "--follow").stdout == "3 bytes \n"
@@ -293,8 +412,16 @@ def test_what_is_piped_in_reaches_the_script_alone(started_himl: Himl, project: 
         ("printf 'a\\nb\\nc\\n' | while read -r x; do {himl} submit show.py -- $x; done", "a\nb\nc\n"),
         ("{himl} submit show.py -- a <&-", "a\n"),
     ]:
-        write_files(project, {"first.py": "import sys; print(sys.stdin.readline().strip())", "show.py": "import sys; print(sys.argv[1])"})
-        done = subprocess.run(line.format(himl=himl.program), shell=True, cwd=project, capture_output=True, text=True, timeout=250)
+        write_files(
+            project,
+            {
+                "first.py": "import sys; print(sys.stdin.readline().strip())",
+                "show.py": "import sys; print(sys.argv[1])",
+            },
+        )
+        done = subprocess.run(
+            line.format(himl=himl.program), shell=True, cwd=project, capture_output=True, text=True, timeout=250
+        )
         assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
@@ -312,7 +439,10 @@ def large_file(path: Path, size: int) -> None:
 def test_include_secret_sends_file_by_option_and_by_setting(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print(open('.env').read(), end='')", ".env": "A=1", "b.env": "B=2"})
     outcome = himl.ok("submit", "train.py", "--include_secret", "/.env")
-    assert (outcome.stdout, "himl left out one file that may contain secrets: 'b.env'." in outcome.stderr) == ("A=1", True)
+    assert (outcome.stdout, "himl left out one file that may contain secrets: 'b.env'." in outcome.stderr) == (
+        "A=1",
+        True,
+    )
     write_files(project, {"himl.toml": "[submit]\ninclude_secret = ['.env', 'b.env']\n"})
     outcome = himl.ok("submit", "train.py")
     assert (outcome.stdout, "secrets" in outcome.stderr) == ("A=1", False)
@@ -321,7 +451,9 @@ def test_include_secret_sends_file_by_option_and_by_setting(himl: Himl, project:
 
 
 @pytest.mark.parametrize(("files", "named"), [({}, ".gitignore"), ({".amlignore": "*.log\n"}, ".amlignore")])
-def test_large_snapshot_warning_names_folders_and_ignore_file(himl: Himl, project: Path, files: dict[str, str], named: str) -> None:
+def test_large_snapshot_warning_names_folders_and_ignore_file(
+    himl: Himl, project: Path, files: dict[str, str], named: str
+) -> None:
     write_files(project, {"train.py": "", "small/a": "1", **files})
     large_file(project / "data" / "a.bin", LARGE_SNAPSHOT_BYTES)
     large_file(project / "models" / "a.ckpt", 1 << 20)
@@ -349,9 +481,18 @@ def test_secrets_stay_here_and_one_line_says_so(himl: Himl, project: Path, targe
 
 def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project: Path) -> None:
     """Only that: a folder in which the user has files keeps them."""
-    look = "import glob, os, subprocess; print(sorted(glob.glob('**', recursive=True))); open('outputs/made.py', 'w').write('1')\n"
+    look = (
+        "import glob, os, subprocess; print(sorted(glob.glob('**', recursive=True))); open('outputs/made.py', "
+        "'w').write('1')\n"
+    )
     look += "subprocess.run(['./tool.sh'], check=os.name != 'nt')"
-    files = {"train.py": look, "lib/net.py": "", "own/outputs/kept": "1", "pyproject.toml": "", "tool.sh": "#!/bin/sh\necho ran >&2\n"}
+    files = {
+        "train.py": look,
+        "lib/net.py": "",
+        "own/outputs/kept": "1",
+        "pyproject.toml": "",
+        "tool.sh": "#!/bin/sh\necho ran >&2\n",
+    }
     write_files(project, files)
     (project / "tool.sh").chmod(0o755)
     himl.ok("submit", "train.py")
@@ -375,19 +516,28 @@ def test_home_folder_is_refused_unless_it_is_named(himl: Himl, project: Path, mo
     write_files(project, {"environment.yml": "", "train.py": "", "sub/train.py": "", "notes/a.txt": "1"})
     for script in ("train.py", "sub/train.py"):
         outcome = himl("submit", script)
-        assert (outcome.code, "all of your home folder" in outcome.stderr, "--snapshot_root" in outcome.stderr) == (2, True, True)
+        assert (outcome.code, "all of your home folder" in outcome.stderr, "--snapshot_root" in outcome.stderr) == (
+            2,
+            True,
+            True,
+        )
         assert not (project / ".himl").exists()
     himl.ok("submit", "train.py", "--in_place")
     himl.ok("submit", "sub/train.py", "--snapshot_root", ".")
 
 
-def test_job_here_gets_data_from_azure(azure_environment: StagedWorkspace, stage: Stage, himl: Himl, project: Path) -> None:
+def test_job_here_gets_data_from_azure(
+    azure_environment: StagedWorkspace, stage: Stage, himl: Himl, project: Path
+) -> None:
     azure_environment.write_config(project)
     azure_environment.put_blobs("workspaceblobstore", {"scans/a.png": b"1", "scans/deep/b.png": b"22"})
     look = "import os; print(sorted(os.listdir(os.environ['AZURE_ML_INPUT_scans'])))"
     write_files(project, {"train.py": look, "himl.toml": '[submit]\ndefault_datastore = "workspaceblobstore"\n'})
     missing = himl("submit", "train.py", "--input", "scans=lungs")
-    assert (missing.code, f"unknown data asset 'lungs' in {azure_environment.label}" in " ".join(missing.stderr.split())) == (3, True)
+    assert (
+        missing.code,
+        f"unknown data asset 'lungs' in {azure_environment.label}" in " ".join(missing.stderr.split()),
+    ) == (3, True)
     assert not (project / ".himl").exists()
     for _ in range(2):
         stage.log.clear()
@@ -398,20 +548,34 @@ def test_job_here_gets_data_from_azure(azure_environment: StagedWorkspace, stage
     assert himl.ok("submit", "look.py", "--input", "scans,target=got/scans").stdout == "['a.png', 'deep']\n"
 
 
-def test_local_input_at_its_target_is_a_link_in_the_folder_of_the_job(himl: Himl, project: Path, git: Callable[..., str]) -> None:
+def test_local_input_at_its_target_is_a_link_in_the_folder_of_the_job(
+    himl: Himl, project: Path, git: Callable[..., str]
+) -> None:
     """So a script whose data git ignores runs unchanged, also if git tracks a file beside the data."""
-    look = "import os, sys; print(*((open(f'{each}/a.csv').read(), os.path.islink(each)) for each in sys.argv[1:] if os.path.isdir(each)))\n"
-    write_files(project, {"train.py": look, "data/a.csv": "1", "data/.gitkeep": "", "conf/x": "", ".gitignore": "data/*\n!.gitkeep\n"})
+    look = (
+        "import os, sys; print(*((open(f'{each}/a.csv').read(), os.path.islink(each)) for each in sys.argv[1:] "
+        "if os.path.isdir(each)))\n"
+    )
+    write_files(
+        project,
+        {"train.py": look, "data/a.csv": "1", "data/.gitkeep": "", "conf/x": "", ".gitignore": "data/*\n!.gitkeep\n"},
+    )
     git(project, "init", "-q")
     git(project, "add", ".")
     data = ("--input", "x,local=data,target=data", "--input", "y,local=data,target=conf/deep/in")
     assert himl.ok("submit", "train.py", *data, "--", "data", "conf/deep/in").stdout == "('1', True) ('1', True)\n"
     himl.ok("submit", "train.py", *data, "--sweep", "lr=1,2", "--", "data")
-    assert [himl.ok("runs", "logs", f"{latest(himl)['id']}_{number}").stdout for number in range(2)] == ["('1', True)\n"] * 2
+    assert [himl.ok("runs", "logs", f"{latest(himl)['id']}_{number}").stdout for number in range(2)] == [
+        "('1', True)\n"
+    ] * 2
     in_place = himl.ok("submit", "train.py", "--in_place", *data, "--", "data")
     assert re.findall(r"no link for a job in place, and ignores '(.*?)'", in_place.stderr) == ["target=conf/deep/in"]
     for targets, why in {"conf": "the snapshot has files there", "a a/b": "one is inside the other"}.items():
-        inputs = [word for number, target in enumerate(targets.split()) for word in ("--input", f"x{number}=x,local=data,target={target}")]
+        inputs = [
+            word
+            for number, target in enumerate(targets.split())
+            for word in ("--input", f"x{number}=x,local=data,target={target}")
+        ]
         outcome = himl("submit", "train.py", *inputs)
         assert (outcome.code, why in outcome.stderr) == (2, True)
     himl.ok("runs", "delete", "--experiment", "train", "--num_runs", "all", "--yes")
@@ -419,8 +583,12 @@ def test_local_input_at_its_target_is_a_link_in_the_folder_of_the_job(himl: Himl
 
 
 def test_what_ran_is_on_record_with_the_changes_of_its_code(himl: Himl, project: Path, git: Callable[..., str]) -> None:
-    """The diff contains the files of the snapshot only, and makes them of the commit. Runs that start from a trial have it."""
-    write_files(project, {"train.py": "print(1)\n", "old.py": "k = 1\n", ".env": "TOKEN=marked-old\n", "big.bin": b"\0" * 9})
+    """The diff contains the files of the snapshot only, and makes them of the commit. Runs that start from a trial
+    have it.
+    """
+    write_files(
+        project, {"train.py": "print(1)\n", "old.py": "k = 1\n", ".env": "TOKEN=marked-old\n", "big.bin": b"\0" * 9}
+    )
     git(project, "init", "-q")
     git(project, "add", ".")
     git(project, "commit", "-qm", "First")
@@ -434,7 +602,11 @@ def test_what_ran_is_on_record_with_the_changes_of_its_code(himl: Himl, project:
     document = himl.ok("runs", "show", "--environment", "--json").json()
     found = document["environment"]
     assert (found["python"], found["version"]) == (sys.executable, ".".join(map(str, sys.version_info[:3])))
-    assert (found["packages"]["pytest"], found["problem"], document["tags"]["build_source_dirty"]) == (pytest.__version__, "", "true")
+    assert (found["packages"]["pytest"], found["problem"], document["tags"]["build_source_dirty"]) == (
+        pytest.__version__,
+        "",
+        "true",
+    )
     shown = himl.ok("runs", "show", f"{document['id']}_0", "--environment").stdout
     assert re.search(rf"^  pytest +{re.escape(pytest.__version__)}$", shown, re.MULTILINE)
     assert found["changes"].startswith("Deleted: old.py\nNot in this diff: raw.bin\ndiff --git ")
@@ -444,7 +616,12 @@ def test_what_ran_is_on_record_with_the_changes_of_its_code(himl: Himl, project:
     git(project, "stash", "-u")
     (project / "run.diff").write_text(found["changes"])
     git(project, "apply", "run.diff")
-    assert [(project / name).read_bytes() for name in ("train.py", "new.py", "empty.py", "big.bin")] == [b"print(2)\n", b"x = 1", b"", b"\0" * 8]
+    assert [(project / name).read_bytes() for name in ("train.py", "new.py", "empty.py", "big.bin")] == [
+        b"print(2)\n",
+        b"x = 1",
+        b"",
+        b"\0" * 8,
+    ]
 
 
 PIPELINE_OF_TWO = """type: pipeline
@@ -454,14 +631,20 @@ jobs:
 """
 
 
-def test_changes_of_all_steps_are_on_record_and_unknown_ones_are_told(himl: Himl, project: Path, git: Callable[..., str]) -> None:
+def test_changes_of_all_steps_are_on_record_and_unknown_ones_are_told(
+    himl: Himl, project: Path, git: Callable[..., str]
+) -> None:
     step = {"name": "one", "type": "PythonScriptStep", "script": "train.py", "source_directory": "one"}
-    write_files(project, {"one/train.py": "print(1)\n", "two/train.py": "print(1)\n", "big.txt": f"{'k' * 1023}\n" * (9 << 10)})
+    write_files(
+        project, {"one/train.py": "print(1)\n", "two/train.py": "print(1)\n", "big.txt": f"{'k' * 1023}\n" * (9 << 10)}
+    )
     write_files(project, {"flow.yml": PIPELINE_OF_TWO, "flow.json": json.dumps({"step1": step})})
     git(project, "init", "-q")
     git(project, "add", ".")
     git(project, "commit", "-qm", "First")
-    write_files(project, {"one/train.py": "print(2)\n", "two/train.py": "print(3)\n", "big.txt": f"{'z' * 1023}\n" * (9 << 10)})
+    write_files(
+        project, {"one/train.py": "print(2)\n", "two/train.py": "print(3)\n", "big.txt": f"{'z' * 1023}\n" * (9 << 10)}
+    )
 
     def changes(run: str) -> str:
         return str(himl.ok("runs", "show", run, "--environment", "--json").json()["environment"]["changes"])
@@ -470,7 +653,9 @@ def test_changes_of_all_steps_are_on_record_and_unknown_ones_are_told(himl: Himl
     pipeline = himl.ok("runs", "show", "--json").json()
     of_both = changes(pipeline["id"])
     assert re.findall(r"^[-+].*", of_both, re.MULTILINE) == [
-        line for name, number in (("one", 2), ("two", 3)) for line in (f"--- a/{name}/train.py", f"+++ b/{name}/train.py", "-print(1)", f"+print({number})")
+        line
+        for name, number in (("one", 2), ("two", 3))
+        for line in (f"--- a/{name}/train.py", f"+++ b/{name}/train.py", "-print(1)", f"+print({number})")
     ]
     assert changes(pipeline["children"][0]["id"]) == of_both
     himl.ok("submit", "flow.json")
@@ -516,7 +701,9 @@ def test_a_run_is_submitted_again_with_changed_arguments(himl: Himl, project: Pa
     lacking = himl("submit", "--from", first["id"], "--", "--api_key", "marked-key")
     assert (lacking.code, "Set them again: --env_var TOKEN=" in lacking.stderr) == (2, True)
     given = ("--env_var", "TOKEN=marked-other", "--tag", "kind=b")
-    again = himl.ok("submit", "--from", first["id"], *given, "--", "--lr=0.2", "--api_key=marked-key", "--random_seed", "7")
+    again = himl.ok(
+        "submit", "--from", first["id"], *given, "--", "--lr=0.2", "--api_key=marked-key", "--random_seed", "7"
+    )
     second = latest(himl)
     assert again.stdout == f"lr=0.2 epochs=3 api_key=marked-key random_seed=7 marked-other {second['id']}\n"
     tags = {**first["tags"], "kind": "b", "himl.repeats": first["id"], "run_recovery_id": second["recovery_id"]}
@@ -526,9 +713,13 @@ def test_a_run_is_submitted_again_with_changed_arguments(himl: Himl, project: Pa
     shown = himl.ok("submit", "--from", "latest", *given, "--dry_run", "--only_args").stdout.splitlines()
     assert shown[0] == f"# To save the code there: himl runs code {second['id']} --output_dir code_of_{second['id']}"
     assert f"code: {project}/code_of_{second['id']}" in shown
-    only = himl.ok("submit", "--from", "latest", *given, "--primary_metric", "loss", "--only_args", "--", "--epochs", "1")
+    only = himl.ok(
+        "submit", "--from", "latest", *given, "--primary_metric", "loss", "--only_args", "--", "--epochs", "1"
+    )
     assert only.stdout.startswith("epochs=1 marked-other ")
-    assert {name: value for name, value in latest(himl)["tags"].items() if name in ("himl.primary_metric", "himl.goal")} == {"himl.primary_metric": "loss"}
+    assert {
+        name: value for name, value in latest(himl)["tags"].items() if name in ("himl.primary_metric", "himl.goal")
+    } == {"himl.primary_metric": "loss"}
     assert {path.name for path in files_with(project, "marked-key")} == {"std_log.txt"}, "what the script prints"
 
 
@@ -545,7 +736,15 @@ def test_a_trial_a_seed_and_a_step_are_repeated_alone(himl: Himl, project: Path)
     assert himl.ok("runs", "logs", whole["children"][0]["id"]).stdout.startswith("lr=0.1 epochs=5 - ")
     himl.ok("submit", "train.py", "--different_seeds", "2", "-q")
     assert himl.ok("submit", "--from", f"{latest(himl)['id']}_1").stdout.startswith("random_seed=1 - ")
-    steps = {"step1": {"type": "PythonScriptStep", "name": "a", "script": "train.py", "arguments": ["--lr", "9"], "source_directory": "."}}
+    steps = {
+        "step1": {
+            "type": "PythonScriptStep",
+            "name": "a",
+            "script": "train.py",
+            "arguments": ["--lr", "9"],
+            "source_directory": ".",
+        }
+    }
     write_files(project, {"pipe.json": json.dumps(steps)})
     himl.ok("submit", "pipe.json")
     pipeline = latest(himl)["id"]
@@ -570,8 +769,19 @@ given = sys.argv[sys.argv.index("--input_data") + 1] if "--input_data" in sys.ar
 print(sys.argv[2], *sorted(os.listdir(given)) if given else "", os.environ["TOKEN"])
 """
 DATA_PIPELINE = {
-    "step1": {"script": "fill.py", "source_directory": "one", "arguments": ["--lr", "1"], "output": "made", "input_dataset_name": "digits"},
-    "step2": {"script": "fill.py", "source_directory": "two", "arguments": ["--lr", "2"], "input_datareference_name": "made"},
+    "step1": {
+        "script": "fill.py",
+        "source_directory": "one",
+        "arguments": ["--lr", "1"],
+        "output": "made",
+        "input_dataset_name": "digits",
+    },
+    "step2": {
+        "script": "fill.py",
+        "source_directory": "two",
+        "arguments": ["--lr", "2"],
+        "input_datareference_name": "made",
+    },
 }
 
 
@@ -580,10 +790,21 @@ def test_a_whole_pipeline_is_repeated(himl: Himl, project: Path) -> None:
     steps = {key: {"type": "PythonScriptStep", "name": f"{key} of it", **step} for key, step in DATA_PIPELINE.items()}
     write_files(project, {"one/fill.py": FILL, "two/fill.py": FILL, "pipe.json": json.dumps(steps)})
     write_files(project, {".himl/datastores/local/digits/a.csv": "1"})
-    options = ["--tag", "team=blue", "--display_name", "base", "--env_var", "TOKEN=marked-one", "--max_run_duration", "5m"]
+    options = [
+        "--tag",
+        "team=blue",
+        "--display_name",
+        "base",
+        "--env_var",
+        "TOKEN=marked-one",
+        "--max_run_duration",
+        "5m",
+    ]
     himl.ok("submit", "pipe.json", *options)
     first = latest(himl)["id"]
-    write_files(project, {"one/fill.py": "raise SystemExit(1)", "two/fill.py": "raise SystemExit(1)", "pipe.json": "{}"})
+    write_files(
+        project, {"one/fill.py": "raise SystemExit(1)", "two/fill.py": "raise SystemExit(1)", "pipe.json": "{}"}
+    )
     lacking = himl("submit", "--from", first)
     assert (lacking.code, "Set them again: --env_var TOKEN=" in lacking.stderr) == (2, True)
     himl.ok("submit", "--from", first, "--env_var", "TOKEN=other", "--tag", "kind=b", "--same_environment")
@@ -595,8 +816,13 @@ def test_a_whole_pipeline_is_repeated(himl: Himl, project: Path) -> None:
         "himl.repeats": first,
         "command_line": "pipe.json",
     }
-    assert [(step["id"], step["display_name"]) for step in again["children"]] == [(f"{again['id']}_{key}", f"{key} of it") for key in steps]
-    assert [himl.ok("runs", "logs", step["id"]).stdout for step in again["children"]] == ["1 a.csv other\n", "2 made.txt other\n"]
+    assert [(step["id"], step["display_name"]) for step in again["children"]] == [
+        (f"{again['id']}_{key}", f"{key} of it") for key in steps
+    ]
+    assert [himl.ok("runs", "logs", step["id"]).stdout for step in again["children"]] == [
+        "1 a.csv other\n",
+        "2 made.txt other\n",
+    ]
     stored = json.loads((project / ".himl" / "runs" / again["id"] / "plan.json").read_text())["many"]
     assert [job["spec"]["max_seconds"] for job in stored["jobs"]] == [300, 300]
     assert himl.ok("runs", "diff", first, again["id"], "--json").json()["code"] == []
@@ -613,15 +839,37 @@ def test_a_whole_pipeline_is_repeated(himl: Himl, project: Path) -> None:
 
 
 def test_what_a_repeated_pipeline_does_not_take(himl: Himl, project: Path) -> None:
-    step = {"type": "PythonScriptStep", "name": "a", "script": "train.py", "source_directory": ".", "arguments": ["--api_key", "marked-key"]}
+    step = {
+        "type": "PythonScriptStep",
+        "name": "a",
+        "script": "train.py",
+        "source_directory": ".",
+        "arguments": ["--api_key", "marked-key"],
+    }
     write_files(project, {"train.py": "print(1)\n", "pipe.json": json.dumps({"step1": step})})
     himl.ok("submit", "pipe.json")
     run = latest(himl)["id"]
     for words, problem, hint in [
-        ([], f"himl does not store values of run '{run}' that look like secrets: --api_key of step1.", f"himl submit pipe.json --from {run}"),
-        (["--", "--lr", "1"], f"Run '{run}' is a pipeline, whose steps have arguments.", f"himl submit --from {run}_STEP -- --NAME VALUE"),
-        (["--only_args"], f"Run '{run}' is a pipeline, whose steps have arguments.", f"himl submit --from {run}_STEP -- --NAME VALUE"),
-        (["--sweep", "lr=1,2"], f"--sweep cannot be used with --from and the pipeline '{run}'.", "himl submit pipe.json"),
+        (
+            [],
+            f"himl does not store values of run '{run}' that look like secrets: --api_key of step1.",
+            f"himl submit pipe.json --from {run}",
+        ),
+        (
+            ["--", "--lr", "1"],
+            f"Run '{run}' is a pipeline, whose steps have arguments.",
+            f"himl submit --from {run}_STEP -- --NAME VALUE",
+        ),
+        (
+            ["--only_args"],
+            f"Run '{run}' is a pipeline, whose steps have arguments.",
+            f"himl submit --from {run}_STEP -- --NAME VALUE",
+        ),
+        (
+            ["--sweep", "lr=1,2"],
+            f"--sweep cannot be used with --from and the pipeline '{run}'.",
+            "himl submit pipe.json",
+        ),
         (["--max_concurrent", "2"], "--max_concurrent cannot be used", "himl submit pipe.json"),
         (["--input", "digits"], "--input cannot be used", "himl submit pipe.json"),
     ]:
@@ -653,7 +901,10 @@ def test_a_run_is_repeated_only_with_the_same_packages(himl: Himl, project: Path
     place.write_text(json.dumps(found))
     refused = himl("submit", "--from", run, "--same_environment")
     assert refused.code == 2
-    assert f"packages differ from those of run '{run}': pytest 1.0 -> {pytest.__version__}, torch 2.4 -> missing." in refused.stderr
+    assert (
+        f"packages differ from those of run '{run}': pytest 1.0 -> {pytest.__version__}, torch 2.4 -> missing."
+        in refused.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -679,7 +930,10 @@ def test_given_arguments_replace_those_of_the_same_name(old: str, new: str, expe
 
 
 def test_job_stays_completed_when_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:
-    script = "import os, pathlib\nrun = os.environ['AZUREML_RUN_ID']\n(pathlib.Path('.himl/runs') / run / 'code' / 'outputs').write_text('in the way')\n"
+    script = (
+        "import os, pathlib\nrun = os.environ['AZUREML_RUN_ID']\n"
+        "(pathlib.Path('.himl/runs') / run / 'code' / 'outputs').write_text('in the way')\n"
+    )
     write_files(project, {"train.py": script + "pathlib.Path('outputs/new').write_text('n')\n"})
     assert himl("submit", "train.py", "--in_place").code == 0
     (run,) = runs(himl)
@@ -698,18 +952,28 @@ def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk)
 
 def test_a_job_that_is_refused_for_want_of_space_leaves_nothing(himl: Himl, small_disk: SmallDisk) -> None:
     """There is space for the workspace and the run's folder, but not for recording the end of the run."""
-    begin = "printf 'print(1)' > train.py; mkdir -p .himl/runs; dd if=/dev/zero of=fill bs=1k 2>/dev/null; truncate -s -60K fill"
+    begin = (
+        "printf 'print(1)' > train.py; mkdir -p .himl/runs; dd if=/dev/zero of=fill bs=1k 2>/dev/null; "
+        "truncate -s -60K fill"
+    )
     done = on_disk(himl, small_disk, f"{begin}; himl submit train.py; echo code $?; ls .himl/runs | wc -l")
     assert done.stdout.split() == ["code", "1", "0"], done.stdout + done.stderr
     assert "Cannot record the run: No space left" in done.stderr
 
 
 def test_a_full_disk_takes_jobs_again_and_is_read(himl: Himl, small_disk: SmallDisk) -> None:
-    begin = """printf "print(1); open('outputs/model', 'wb').write(bytes(500_000))" > train.py; cat /dev/zero > fill 2>/dev/null"""
-    refused = "himl submit train.py; echo code $?; rm fill; himl runs list --json; himl submit train.py -q >/dev/null; echo code $?"
+    script = "print(1); open('outputs/model', 'wb').write(bytes(500_000))"
+    begin = f'printf "{script}" > train.py; cat /dev/zero > fill 2>/dev/null'
+    refused = (
+        "himl submit train.py; echo code $?; rm fill; himl runs list --json; himl submit train.py -q "
+        ">/dev/null; echo code $?"
+    )
     # An ending supervisor frees space.
     settle = "while [ -e .himl/workspace.db-wal ]; do sleep 0.05; done; dd if=/dev/zero of=fill bs=1k 2>/dev/null"
-    look = "himl runs list --json; himl runs logs latest; himl runs delete latest --yes; echo code $?; himl runs list --json"
+    look = (
+        "himl runs list --json; himl runs logs latest; himl runs delete latest --yes; echo code $?; himl runs "
+        "list --json"
+    )
     done = on_disk(himl, small_disk, f"{begin}; {refused}; {settle}; {look}")
     lines = done.stdout.splitlines()
     assert lines[:3] == ["code 1", "[]", "code 0"], done.stdout + done.stderr
@@ -721,48 +985,79 @@ def test_a_disk_that_is_too_small_for_the_snapshot(himl: Himl, small_disk: Small
     (project / "big.bin").write_bytes(os.urandom(9_000_000))
     write_files(project, {"train.py": ""})
     workspace = f"--workspace '{small_disk.folder}/lab'"
-    done = on_disk(himl, small_disk, f"cd '{project}'; himl submit train.py {workspace}; echo code $?; himl runs list --json {workspace}")
-    assert ("code 1" in done.stdout, '"Failed"' in done.stdout, "No space left on device" in done.stderr) == (True, True, True), done.stderr
+    done = on_disk(
+        himl,
+        small_disk,
+        f"cd '{project}'; himl submit train.py {workspace}; echo code $?; himl runs list --json {workspace}",
+    )
+    assert ("code 1" in done.stdout, '"Failed"' in done.stdout, "No space left on device" in done.stderr) == (
+        True,
+        True,
+        True,
+    ), done.stderr
 
 
 def test_full_disk_during_trials_still_records_sweep_failure(himl: Himl, small_disk: SmallDisk) -> None:
     write = 'with open("outputs/x", "wb") as s: s.write(b"x" * (9000000 if os.path.exists(os.environ["FILL"]) else 1))'
-    submit = f"printf 'import os\\n{write}\\n' > train.py; FILL=$PWD/train.py himl submit train.py --sweep n=1,2; echo code $?"
+    submit = (
+        f"printf 'import os\\n{write}\\n' > train.py; FILL=$PWD/train.py himl submit train.py --sweep n=1,2; "
+        "echo code $?"
+    )
     resume = "rm -f .himl/runs/*/code/outputs/x; FILL=/nowhere himl submit --resume latest -q >/dev/null; echo code $?"
     done = on_disk(himl, small_disk, f"{submit}; himl runs show latest --json; {resume}; himl runs show latest --json")
     told = [line for line in done.stdout.splitlines() if line.startswith(("code", "{"))]
     assert [told[0], told[2]] == ["code 1", "code 0"], done.stdout + done.stderr
     before, after = json.loads(told[1]), json.loads(told[3])
     reason, _, why = before["reason"].partition(" (")
-    assert (before["status"], reason, "No space left" in why) == ("Failed", "2 of 2 trials failed", True), "a sweep names what kept a trial from starting"
+    assert (before["status"], reason, "No space left" in why) == ("Failed", "2 of 2 trials failed", True), (
+        "a sweep names what kept a trial from starting"
+    )
     assert [run["status"] for run in after["children"]] == ["Completed", "Completed"]
 
 
 def on_disk(himl: Himl, disk: SmallDisk, script: str) -> subprocess.CompletedProcess[str]:
     code = f'cd "{disk.folder}" && himl() {{ "{himl.program}" "$@"; }} && {script}'
-    return subprocess.run([*disk.prefix, "sh", "-c", code], capture_output=True, text=True, timeout=100, env=dict(os.environ))
+    return subprocess.run(
+        [*disk.prefix, "sh", "-c", code], capture_output=True, text=True, timeout=100, env=dict(os.environ)
+    )
 
 
-def test_project_that_may_only_be_read(himl: Himl, project: Path, tmp_path: Path, read_only: Callable[[Path], Path]) -> None:
+def test_project_that_may_only_be_read(
+    himl: Himl, project: Path, tmp_path: Path, read_only: Callable[[Path], Path]
+) -> None:
     write_files(project, {"train.py": "print('ran')"})
     run = himl.ok("submit", "train.py", "-q").stdout.strip()
     read_only(project)
     refused = himl("submit", "train.py")
-    assert (refused.code, len(refused.stderr.strip().splitlines()), "--workspace" in refused.stderr) == (1, 3, True), refused.stderr
+    assert (refused.code, len(refused.stderr.strip().splitlines()), "--workspace" in refused.stderr) == (1, 3, True), (
+        refused.stderr
+    )
     elsewhere = himl("submit", "train.py", "--workspace", tmp_path / "lab")
     assert (elsewhere.code, elsewhere.stdout, "most_recent_run.txt" in elsewhere.stderr) == (0, "ran\n", True)
     assert (himl.ok("runs", "list", "-q").stdout, himl.ok("runs", "logs", run).stdout) == (f"{run}\n", "ran\n")
     refused = himl("runs", "tag", run, "a=b")
-    assert (refused.code, refused.stdout, "Cannot write" in refused.stderr, "workspace.db" in refused.stderr) == (1, "", True, True)
+    assert (refused.code, refused.stdout, "Cannot write" in refused.stderr, "workspace.db" in refused.stderr) == (
+        1,
+        "",
+        True,
+        True,
+    )
 
 
 SLEEPER = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
-DAEMON = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n{SLEEPER}"
+DAEMON = (
+    "import subprocess, sys\n"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+    f"{SLEEPER}"
+)
 RUN = Run(id="train_7", experiment="train", status=RunStatus.queued, created=datetime(2026, 1, 1, tzinfo=timezone.utc))
 
 
 def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project: Path) -> None:
-    nested = "import mlflow, os\nmlflow.start_run()\nmlflow.start_run(nested=True)\nmlflow.log_metric('loss', 0.5)\nos._exit(3)\n"
+    nested = (
+        "import mlflow, os\nmlflow.start_run()\nmlflow.start_run(nested=True)\nmlflow.log_metric('loss', 0.5)\n"
+        "os._exit(3)\n"
+    )
     write_files(project, {"train.py": nested})
     assert himl("submit", "train.py").code == 1
     shown = himl.ok("runs", "show", "latest", "--json").json()
@@ -775,7 +1070,13 @@ def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project:
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_no_harm(himl: Himl, project: Path, closed: str) -> None:
     write_files(project, {"train.py": "print('ran')"})
-    done = subprocess.run(["sh", "-c", f'"{himl.program}" submit train.py {closed}; echo $?'], cwd=project, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        ["sh", "-c", f'"{himl.program}" submit train.py {closed}; echo $?'],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.stdout.splitlines()[-1:] == ["0"], done
     assert "Traceback" not in done.stderr
     assert "bug" not in done.stderr
@@ -793,11 +1094,17 @@ def test_killed_helpers_leave_no_process_and_a_failed_run(himl: Himl, project: P
     if victims.endswith("supervisor"):
         os.kill(supervisor_of(project), signal.SIGTERM if "SIGTERM" in victims else signal.SIGKILL)
     else:
-        for pid in processes_below(project / ".himl", "shim.py") if victims == "shim" else processes_below(project, "himl_cli"):
+        for pid in (
+            processes_below(project / ".himl", "shim.py") if victims == "shim" else processes_below(project, "himl_cli")
+        ):
             os.kill(pid, signal.SIGKILL)
     _, talk = process.communicate(timeout=100)
     (run,) = runs(himl)
-    assert (process.returncode, run["status"], "SIGTERM" in run["reason"]) == (1, "Failed", victims == "SIGTERM to supervisor")
+    assert (process.returncode, run["status"], "SIGTERM" in run["reason"]) == (
+        1,
+        "Failed",
+        victims == "SIGTERM to supervisor",
+    )
     assert (b"supervisor" in talk, run["duration"]) == (True, None) or victims != "supervisor"
     until(lambda: processes_below(project) == [])
     assert himl.ok("runs", "logs", run["id"]).stdout == "up\n"
@@ -807,7 +1114,10 @@ def test_killed_helpers_leave_no_process_and_a_failed_run(himl: Himl, project: P
 
 @posix
 def test_script_that_ends_by_signal_or_cannot_start_says_so(himl: Himl, project: Path, tmp_path: Path) -> None:
-    dies = "import os, signal, sys\nsys.stdout.buffer.write(bytes(range(256)))\nsys.stdout.flush()\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+    dies = (
+        "import os, signal, sys\nsys.stdout.buffer.write(bytes(range(256)))\nsys.stdout.flush()\n"
+        "os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
     write_files(project, {"train.py": dies, "run.sh": "exec /nowhere/python train.py\n"})
     outcome = himl("submit", "train.py")
     assert (outcome.code, "signal 11 (SIGSEGV)" in outcome.stderr, outcome.raw_stdout) == (1, True, bytes(range(256)))
@@ -822,24 +1132,37 @@ def test_script_that_ends_by_signal_or_cannot_start_says_so(himl: Himl, project:
 
 
 def test_submits_at_once_are_all_recorded(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import os, pathlib\npathlib.Path('outputs/id').write_text(os.environ['AZUREML_RUN_ID'])\n"})
+    write_files(
+        project,
+        {"train.py": "import os, pathlib\npathlib.Path('outputs/id').write_text(os.environ['AZUREML_RUN_ID'])\n"},
+    )
     processes = [himl.start("submit", "train.py", "-q") for _ in range(5)]
     ids = {process.communicate(timeout=100)[0].decode().strip() for process in processes}
     assert [process.returncode for process in processes] == [0] * 5
     recorded = runs(himl)
     assert ({run["id"] for run in recorded}, {run["status"] for run in recorded}, len(ids)) == (ids, {"Completed"}, 5)
-    assert all((project / ".himl" / "runs" / run_id / "code" / "outputs" / "id").read_text() == run_id for run_id in ids)
+    assert all(
+        (project / ".himl" / "runs" / run_id / "code" / "outputs" / "id").read_text() == run_id for run_id in ids
+    )
     assert is_sound(project)
 
 
 @posix
 @pytest.mark.parametrize(("number", "quiet", "group"), [(signal.SIGTERM, True, False), (signal.SIGINT, False, True)])
-def test_interrupting_waiting_submit_cancels_the_job(himl: Himl, project: Path, number: signal.Signals, quiet: bool, group: bool) -> None:
+def test_interrupting_waiting_submit_cancels_the_job(
+    himl: Himl, project: Path, number: signal.Signals, quiet: bool, group: bool
+) -> None:
     """One case sends the signal to the whole process group, which excludes the supervisor.
 
     With --quiet, himl still prints the run's id.
     """
-    write_files(project, {"train.py": "import time\ntry:\n    print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('saved')\n"})
+    write_files(
+        project,
+        {
+            "train.py": "import time\ntry:\n    print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n"
+            "    print('saved')\n"
+        },
+    )
     process = started(himl, project, *(["-q"] if quiet else []))
     (os.killpg if group else os.kill)(process.pid, number)
     output, talk = process.communicate(timeout=100)
@@ -864,9 +1187,14 @@ def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
-def test_closed_terminal_or_killed_submit_leaves_job_running(himl: Himl, project: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_closed_terminal_or_killed_submit_leaves_job_running(
+    himl: Himl, project: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     go = tmp_path / "go"
-    script = f"import os, time\nprint('up', flush=True)\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.05)\nprint('done')\n"
+    script = (
+        f"import os, time\nprint('up', flush=True)\nwhile not os.path.exists({str(go)!r}):\n"
+        "    time.sleep(0.05)\nprint('done')\n"
+    )
     write_files(project, {"train.py": script})
     process = started(himl, project)
     os.killpg(process.pid, number)
@@ -894,7 +1222,10 @@ def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: p
     # Before that, the caller handles the interruption.
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    with pytest.raises(Interrupted, match="Interrupted after the creation of job 'train_7'") as caught, created_job("train_7"):
+    with (
+        pytest.raises(Interrupted, match="Interrupted after the creation of job 'train_7'") as caught,
+        created_job("train_7"),
+    ):
         raise KeyboardInterrupt
     assert caught.value.hint == "To stop it: himl runs cancel train_7"
     replace = os.replace
@@ -916,10 +1247,24 @@ def test_second_ctrl_c_stops_waiting_for_run_to_end(himl: Himl, project: Path) -
     SIGKILL ends rank 1, which ignores both.
     """
     ignores = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ['RANK'] == '1' else lambda *_: sys.exit('told to'))\n"
+    stubborn = (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ['RANK'] == '1' else lambda *_: "
+        "sys.exit('told to'))\n"
+    )
     write_files(project, {"train.py": f"{ignores}{stubborn}print('up', flush=True)\ntime.sleep(600)\n"})
     process = himl.start("submit", "train.py", "--processes_per_node", "2")
-    until(lambda: len([log for log in (project / ".himl" / "runs").glob("*/user_logs/std_log_process_*.txt") if log.read_bytes()]) == 2)
+    until(
+        lambda: (
+            len(
+                [
+                    log
+                    for log in (project / ".himl" / "runs").glob("*/user_logs/std_log_process_*.txt")
+                    if log.read_bytes()
+                ]
+            )
+            == 2
+        )
+    )
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     while b"Canceling run" not in (line := process.stderr.readline()):

@@ -16,12 +16,30 @@ import pytest
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.folders import files_with
 from tests.support.running import Himl, Outcome, until, write_files
-from tests.support.sweeps import KEEPER, NOTING, SUPERVISOR, children, kill, lines, log_of, notes_folder, pids, show, statuses
+from tests.support.sweeps import (
+    KEEPER,
+    NOTING,
+    SUPERVISOR,
+    children,
+    kill,
+    lines,
+    log_of,
+    notes_folder,
+    pids,
+    show,
+    statuses,
+)
 from tests.support.sweeps import lab as lab
 from tests.support.sweeps import script as script
 
-ARGUMENTS = "import json, os, sys\nopen('outputs/seen.json', 'w').write(json.dumps([sys.argv[1:], dict(os.environ), open('data.txt').read()]))\n"
-LOSS_OF_LR = "import sys\nfrom himl_cli import RUN_CONTEXT\nlr = float(sys.argv[2])\nfor step in range(3):\n    RUN_CONTEXT.log('val/loss', lr * (3 - step))\n"
+ARGUMENTS = (
+    "import json, os, sys\nopen('outputs/seen.json', 'w').write(json.dumps([sys.argv[1:], dict(os.environ), "
+    "open('data.txt').read()]))\n"
+)
+LOSS_OF_LR = (
+    "import sys\nfrom himl_cli import RUN_CONTEXT\nlr = float(sys.argv[2])\nfor step in range(3):\n"
+    "    RUN_CONTEXT.log('val/loss', lr * (3 - step))\n"
+)
 # A trial with a high loss logs it, then waits until it is stopped.
 POOR_ONES_WAIT = """
 import sys, time
@@ -89,7 +107,9 @@ def seen(project: Path, run: str) -> tuple[list[str], dict[str, str], str]:
 
 @pytest.mark.large("imports MLflow in jobs")
 def test_poor_trials_are_stopped_early_and_not_run_again(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": POOR_ONES_WAIT + "import os\nsys.exit('BROKEN' in os.environ and loss == 0.05)\n"})
+    write_files(
+        project, {"train.py": POOR_ONES_WAIT + "import os\nsys.exit('BROKEN' in os.environ and loss == 0.05)\n"}
+    )
     parent = sweep(himl, "--sweep", "loss=0.1,50,0.05", "--early_stop", "bandit(slack_factor=0.5)", code=1, BROKEN="1")
     found = children(himl, parent)
     assert [run["status"] for run in found] == ["Completed", "Canceled", "Failed"]
@@ -107,30 +127,73 @@ def drawn(himl: Himl, parent: str) -> list[dict[str, float]]:
 
 
 def test_grid_runs_every_combination_with_its_values(himl: Himl, project: Path) -> None:
-    script = ARGUMENTS + "from pathlib import Path\n(Path(os.environ['AZURE_ML_OUTPUT_model']) / 'm').write_text(sys.argv[2])\n"
-    write_files(project, {"train.py": script, "data.txt": "snapshot", "site/sitecustomize.py": "print('welcome', end='', flush=True)\n"})
-    options = ("--sweep", "lr=0.10,0.033234493303921135", "--sweep", 'net=small,"64,32"', "--max_concurrent", "2", "--output", "model=models")
+    script = (
+        ARGUMENTS
+        + "from pathlib import Path\n(Path(os.environ['AZURE_ML_OUTPUT_model']) / 'm').write_text(sys.argv[2])\n"
+    )
+    write_files(
+        project,
+        {"train.py": script, "data.txt": "snapshot", "site/sitecustomize.py": "print('welcome', end='', flush=True)\n"},
+    )
+    options = (
+        "--sweep",
+        "lr=0.10,0.033234493303921135",
+        "--sweep",
+        'net=small,"64,32"',
+        "--max_concurrent",
+        "2",
+        "--output",
+        "model=models",
+    )
     variables = ("--env_var", "WANDB_API_KEY=very-secret-1", "--processes_per_node", "1")
-    outcome = himl("submit", "train.py", *options, *variables, "--", "--epochs", "3", "--rate=${{search_space.lr}}", env={"PYTHONPATH": str(project / "site")})
+    outcome = himl(
+        "submit",
+        "train.py",
+        *options,
+        *variables,
+        "--",
+        "--epochs",
+        "3",
+        "--rate=${{search_space.lr}}",
+        env={"PYTHONPATH": str(project / "site")},
+    )
     assert outcome.code == 0, outcome.stderr
-    assert outcome.stderr.splitlines()[0] == 'Sweep: lr=0.10,0.033234493303921135 net=small,"64,32", grid, 4 trials, minimize val/loss.'
+    assert (
+        outcome.stderr.splitlines()[0]
+        == 'Sweep: lr=0.10,0.033234493303921135 net=small,"64,32", grid, 4 trials, minimize val/loss.'
+    )
     parent = himl.ok("runs", "list", "-q").stdout.strip()
     assert f"Compare all metrics: himl runs aggregate {parent}" in outcome.stderr
     found = children(himl, parent)
-    names = ["lr=0.10, net=small", "lr=0.10, net=64,32", "lr=0.033234493303921135, net=small", "lr=0.033234493303921135, net=64,32"]
-    assert [(run["id"], run["status"], run["display_name"]) for run in found] == [(f"{parent}_{n}", "Completed", name) for n, name in enumerate(names)]
+    names = [
+        "lr=0.10, net=small",
+        "lr=0.10, net=64,32",
+        "lr=0.033234493303921135, net=small",
+        "lr=0.033234493303921135, net=64,32",
+    ]
+    assert [(run["id"], run["status"], run["display_name"]) for run in found] == [
+        (f"{parent}_{n}", "Completed", name) for n, name in enumerate(names)
+    ]
     assert "trial 2, lr=0.0332345, net=small: started" in log_of(project, parent), "numbers in six digits"
     assert drawn(himl, parent)[3] == {"lr": 0.033234493303921135, "net": "64,32"}
     arguments, environment, data = seen(project, f"{parent}_1")
     assert (arguments, data) == (["--epochs", "3", "--rate=0.10", "--net", "64,32"], "snapshot")
-    wanted = {"AZUREML_SWEEP_lr": "0.10", "AZUREML_SWEEP_net": "64,32", "AZUREML_RUN_ID": f"{parent}_1", "AZUREML_ROOT_RUN_ID": parent, "RANK": "0"}
+    wanted = {
+        "AZUREML_SWEEP_lr": "0.10",
+        "AZUREML_SWEEP_net": "64,32",
+        "AZUREML_RUN_ID": f"{parent}_1",
+        "AZUREML_ROOT_RUN_ID": parent,
+        "RANK": "0",
+    }
     assert {name: environment[name] for name in wanted} == wanted
     assert show(himl, f"{parent}_1")["parameters"] == {"lr": "0.10", "net": "64,32"}
     store = project / ".himl/datastores/local/models"
     assert {path.parent.name for path in store.glob("*/m")} == {f"{parent}_{number}" for number in range(4)}
     himl.ok("download", f"{parent}_1", "--output_key", "model", "--output_dir", "got", "--flat")
     assert (project / "got/m").read_text() == "3"
-    assert [path.name for path in files_with(project / ".himl", "very-secret-1")] == ["seen.json"] * 4, "which the script wrote"
+    assert [path.name for path in files_with(project / ".himl", "very-secret-1")] == ["seen.json"] * 4, (
+        "which the script wrote"
+    )
 
 
 @pytest.mark.large("runs many trials")
@@ -146,10 +209,17 @@ parser.parse_known_args()
 print(json.dumps(sys.argv[1:]))
 sys.exit("1e-4" in sys.argv)
 """
-    write_files(project, {"train.py": script, "himl.toml": '[submit]\nsweep.lr = [1e-4, 1e5]\nsweep.v = ["3.10"]\nmax_concurrent = 4\n'})
+    write_files(
+        project,
+        {"train.py": script, "himl.toml": '[submit]\nsweep.lr = [1e-4, 1e5]\nsweep.v = ["3.10"]\nmax_concurrent = 4\n'},
+    )
     rows: list[tuple[list[str], list[list[str]], list[str]]] = [
         ([], [["--lr", "1e-4", "--v", "3.10"], ["--lr", "1e5", "--v", "3.10"]], ["lr=1e-4, v=3.10", "lr=1e5, v=3.10"]),
-        (["--sweep", "amp=true,false", "--sweep", "ema=False"], [["--amp", "--no-ema"], ["--no-ema"]], ["amp=true, ema=False", "amp=false, ema=False"]),
+        (
+            ["--sweep", "amp=true,false", "--sweep", "ema=False"],
+            [["--amp", "--no-ema"], ["--no-ema"]],
+            ["amp=true, ema=False", "amp=false, ema=False"],
+        ),
         (
             ["--sweep", 'sizes="64 32",128', "--sweep", "py=3.10"],
             [["--sizes", "64", "32", "--py", "3.10"], ["--sizes", "128", "--py", "3.10"]],
@@ -169,8 +239,14 @@ sys.exit("1e-4" in sys.argv)
         if not options:
             assert himl("submit", "--resume", "latest").code == 1
             assert log_of(project, f"{latest(himl)}_0") == '["--lr", "1e-4", "--v", "3.10"]\n', "the second attempt"
-            assert [run["tags"]["hyperparameters"] for run in found] == ['{"lr": 1e-4, "v": "3.10"}', '{"lr": 1e5, "v": "3.10"}']
-            assert [run["hyperparameters"] for run in show(himl, latest(himl))["children"]] == [{"lr": 1e-4, "v": "3.10"}, {"lr": 1e5, "v": "3.10"}]
+            assert [run["tags"]["hyperparameters"] for run in found] == [
+                '{"lr": 1e-4, "v": "3.10"}',
+                '{"lr": 1e5, "v": "3.10"}',
+            ]
+            assert [run["hyperparameters"] for run in show(himl, latest(himl))["children"]] == [
+                {"lr": 1e-4, "v": "3.10"},
+                {"lr": 1e5, "v": "3.10"},
+            ]
             assert show(himl, f"{latest(himl)}_1")["parameters"] == {"lr": "1e5", "v": "3.10"}
             assert himl.ok("runs", "aggregate", "--child_arg", "lr", "--json").json()["children"][1]["label"] == "1e5"
             assert "trial 1, lr=1e5, v=3.10: started" in log_of(project, latest(himl))
@@ -188,7 +264,9 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     assert {name: run["tags"][f"himl.{name}"] for name in wanted} == wanted
     told = [line.split(" ", 1)[1] for line in log_of(project, parent).splitlines()]
     assert told[:2] == ["3 trials, 1 at once", f"trial 0, lr=0.5: started, {parent}_0"]
-    assert all(datetime.fromisoformat(line.split(" ")[0]).tzinfo for line in log_of(project, parent).splitlines()), "with the zone"
+    assert all(datetime.fromisoformat(line.split(" ")[0]).tzinfo for line in log_of(project, parent).splitlines()), (
+        "with the zone"
+    )
     assert told[2].startswith("trial 0, lr=0.5: completed after ")
     assert told[2].endswith("s, val/loss 0.5 (1 of 3 ended)")
     assert re.search(r"exit code 3.*; last line of its log: boom \(2 of 3 ended\)", log_of(project, parent))
@@ -198,13 +276,19 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     assert show(himl, broken)["tags"]["himl.best_trial"] == f"{broken}_1"
     assert "best (no trial completed, this one is failed): trial 1, lr=0.25" in log_of(project, broken)
     misnamed = sweep(himl, "--sweep", "lr=0.5,0.25", "--primary_metric", "val/lss", FAILS_BELOW="0")
-    complaints = [line for line in log_of(project, misnamed).splitlines() if "without the primary metric 'val/lss'" in line]
-    assert [[*line.split(" ")[1:3], line.endswith(", logged: val/loss (1 of 2 ended)")] for line in complaints] == [["trial", "0,", True]]
+    complaints = [
+        line for line in log_of(project, misnamed).splitlines() if "without the primary metric 'val/lss'" in line
+    ]
+    assert [[*line.split(" ")[1:3], line.endswith(", logged: val/loss (1 of 2 ended)")] for line in complaints] == [
+        ["trial", "0,", True]
+    ]
 
 
 @pytest.mark.usefixtures("known_disk")
 def test_trials_keep_only_files_that_differ_from_those_of_the_sweep(himl: Himl, project: Path, tmp_path: Path) -> None:
-    """The unchanged copies go when a trial ends, and come back when it runs again, except where a result is a link to one."""
+    """The unchanged copies go when a trial ends, and come back when it runs again, except where a result is a link
+    to one.
+    """
     script = f"""
 import os, sys, lib.part
 from pathlib import Path
@@ -240,20 +324,33 @@ sys.exit(x == "2" and not Path({str(tmp_path / "again")!r}).exists())
 
 @pytest.mark.large("runs many trials")
 def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import sys\nsys.exit(float(sys.argv[2]) > 2)\n", "himl.toml": "[submit]\nmax_failures = 1\n"})
+    write_files(
+        project,
+        {"train.py": "import sys\nsys.exit(float(sys.argv[2]) > 2)\n", "himl.toml": "[submit]\nmax_failures = 1\n"},
+    )
     given_up = himl("submit", "train.py", "--sweep", "size=4,3,1")
     run = latest(himl)
     hint = f"himl submit --resume {run}"
     assert f"error: Run '{run}' failed: the first trial to end failed; 2 of 3 were not started.\n" in given_up.stderr
     assert himl("submit", "--resume", run).code == 1
-    assert (show(himl, run)["reason"], statuses(himl, run)) == ("the first trial to end failed; 1 of 3 was not started", ["Failed"] * 2)
+    assert (show(himl, run)["reason"], statuses(himl, run)) == (
+        "the first trial to end failed; 1 of 3 was not started",
+        ["Failed"] * 2,
+    )
     resumed = himl("submit", "--resume", run)
-    assert (resumed.code, show(himl, run)["reason"], statuses(himl, run)) == (1, "2 of 3 trials failed", ["Failed"] * 2 + ["Completed"])
+    assert (resumed.code, show(himl, run)["reason"], statuses(himl, run)) == (
+        1,
+        "2 of 3 trials failed",
+        ["Failed"] * 2 + ["Completed"],
+    )
     assert re.findall(r"(trial \d), size=\d: started", resumed.stdout) == ["trial 2", "trial 0", "trial 1"]
     again = himl("submit", "--resume", run)
     reason = f"the first trial to end failed; 1 of 3 was not started again; to run all: {hint} --max_failures 0"
     assert (again.code, show(himl, run)["reason"]) == (1, reason)
-    assert again.stderr.splitlines()[-2:] == [f"error: Run '{run}' failed: {reason}.", f"hint: Show the cause: himl runs logs {run}_0"]
+    assert again.stderr.splitlines()[-2:] == [
+        f"error: Run '{run}' failed: {reason}.",
+        f"hint: Show the cause: himl runs logs {run}_0",
+    ]
     assert "To resume" not in himl.ok("runs", "show", run).stdout, "which the reason names"
     ended = himl(*hint.split()[1:], "--max_failures", "0")
     assert (ended.code, ended.stdout.count(": started"), show(himl, run)["reason"]) == (1, 2, "2 of 3 trials failed")
@@ -265,7 +362,10 @@ def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path
 
 @pytest.mark.large("runs many trials")
 def test_folds_and_seeds_pass_their_number_and_none_is_best(himl: Himl, project: Path) -> None:
-    script = "import sys\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('val/loss', 1 + 2 * int(sys.argv[-1]))\nprint(*sys.argv[1:])\n"
+    script = (
+        "import sys\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('val/loss', 1 + 2 * int(sys.argv[-1]))\n"
+        "print(*sys.argv[1:])\n"
+    )
     write_files(project, {"train.py": script, "himl.toml": "[submit]\nearly_stop = 'median'\n"})
     outcome = himl.ok("submit", "train.py", "--crossval", "3", "--json")
     run = outcome.json()
@@ -273,10 +373,18 @@ def test_folds_and_seeds_pass_their_number_and_none_is_best(himl: Himl, project:
     assert "Cross-validation: crossval_index=0,1,2, 3 runs, mean of val/loss." in outcome.stderr.splitlines()
     assert "trial 1, crossval_index=1: completed" in outcome.stderr
     told = log_of(project, run["id"])
-    assert ("himl.best_trial" in run["tags"], "best" in told, "val/loss: mean 3, std 2 of 3 runs" in told) == (False, False, True)
-    assert [log_of(project, f"{run['id']}_{fold}") for fold in range(3)] == [f"--crossval_index {fold}\n" for fold in range(3)]
+    assert ("himl.best_trial" in run["tags"], "best" in told, "val/loss: mean 3, std 2 of 3 runs" in told) == (
+        False,
+        False,
+        True,
+    )
+    assert [log_of(project, f"{run['id']}_{fold}") for fold in range(3)] == [
+        f"--crossval_index {fold}\n" for fold in range(3)
+    ]
     write_files(project, {"train.py": "import sys\nprint(*sys.argv[1:])\n"})
-    folds = sweep(himl, "--crossval", "2", "--crossval_arg", "fold", "--crossval-count-arg", "folds", "--max_concurrent", "2")
+    folds = sweep(
+        himl, "--crossval", "2", "--crossval_arg", "fold", "--crossval-count-arg", "folds", "--max_concurrent", "2"
+    )
     assert log_of(project, f"{folds}_1") == "--folds 2 --fold 1\n"
     quiet = himl.ok("submit", "train.py", "--different_seeds", "2", "-q").stdout.strip()
     assert log_of(project, f"{quiet}_0") == "--random_seed 0\n"
@@ -301,8 +409,14 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_made(himl: Himl, lab: Sta
         (("--sweep", "lr=1,2", "--in_place"), "--in_place applies to a single run"),
         (("--max_trials", "3"), "--max_trials needs --sweep"),
         (("--seed_arg", "seed", "--crossval", "2"), "--seed_arg needs --different_seeds"),
-        (("--crossval", "2", "--crossval_arg", "--fold", "--crossval_count_arg", "fold"), "--crossval_arg and --crossval_count_arg are both 'fold'."),
-        (("--sweep", "lr=1,2", "--", "${{search_space.depth}}"), "'${{search_space.depth}}' names no hyperparameter; there are: lr."),
+        (
+            ("--crossval", "2", "--crossval_arg", "--fold", "--crossval_count_arg", "fold"),
+            "--crossval_arg and --crossval_count_arg are both 'fold'.",
+        ),
+        (
+            ("--sweep", "lr=1,2", "--", "${{search_space.depth}}"),
+            "'${{search_space.depth}}' names no hyperparameter; there are: lr.",
+        ),
         (("--create_cluster",), "--create_cluster is for pipelines"),
     ]:
         assert said in refused(himl, project, *options).stderr.splitlines()[0]
@@ -311,13 +425,16 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_made(himl: Himl, lab: Sta
     outcome = refused(himl, project, "--sweep", "lr=0.1,0.01", "--crossval", "2", "--different_seeds", "3")
     assert outcome.stderr.splitlines() == [
         "error: --sweep and --crossval and --different_seeds cannot be combined.",
-        "hint: To run every combination, list all values: --sweep lr=0.1,0.01 --sweep crossval_index=0,1 --sweep random_seed=0,1,2",
+        "hint: To run every combination, list all values: --sweep lr=0.1,0.01 --sweep crossval_index=0,1 "
+        "--sweep random_seed=0,1,2",
     ]
     himl.ok("submit", "train.py", "--sweep", "token_count=1,2", "--dry_run")
 
 
 @pytest.mark.parametrize("fails", [pytest.param(False, marks=pytest.mark.large("runs trials on the double")), True])
-def test_wait_exits_1_for_failed_trial_of_completed_sweep(lab: StagedWorkspace, himl: Himl, project: Path, *, fails: bool) -> None:
+def test_wait_exits_1_for_failed_trial_of_completed_sweep(
+    lab: StagedWorkspace, himl: Himl, project: Path, *, fails: bool
+) -> None:
     write_files(project, {"train.py": SCORES})
     with lab.run_jobs(fails_with_a_trial=fails):
         done = himl("submit", "train.py", *BY_SCORE, "--sweep", "lr=0.1", "--sweep", "name=good,fails", "--wait", "-q")
@@ -344,10 +461,20 @@ def test_sweep_in_settings_takes_lists_and_options_override_it(himl: Himl, proje
     assert arguments("--crossval", "2") == ["--crossval_index 0", "--crossval_index 1"]
     assert himl.ok("submit", "train.py", "--in_place").stdout == "\n", "a debugger's run is one run"
     assert arguments(HIML_SUBMIT_SWEEP="n=1,2\nname=a b") == ["--n 1 --name a b", "--n 2 --name a b"]
-    config = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
-    write_files(project, {"himl.toml": f"[submit]\nrecord_in = 'azure'\n[submit.sweep]\n{sweep}", "config.json": json.dumps(config)})
+    config = {
+        "subscription_id": "00000000-1111-2222-3333-444444444444",
+        "resource_group": "team",
+        "workspace_name": "lab",
+    }
+    write_files(
+        project,
+        {"himl.toml": f"[submit]\nrecord_in = 'azure'\n[submit.sweep]\n{sweep}", "config.json": json.dumps(config)},
+    )
     outcome = himl("submit", "train.py")
-    assert (outcome.code, "--record_in applies to a single run, but --sweep starts many." in outcome.stderr) == (2, True)
+    assert (outcome.code, "--record_in applies to a single run, but --sweep starts many." in outcome.stderr) == (
+        2,
+        True,
+    )
     assert f"--record_in is set by {project / 'himl.toml'}:2." in outcome.stderr
     assert "Add --record_in local" in outcome.stderr
 
@@ -357,9 +484,20 @@ def test_random_sweep_repeats_values_only_with_seed(himl: Himl, project: Path) -
     write_files(project, {"lab/train.py": "import sys; print(sys.argv[1:])", "pyproject.toml": ""})
     for line in ("python lab/train.py --lr ${{search_space.lr}}", "cd lab && python train.py"):
         run_id = himl.ok("submit", "--command", line, "--sweep", "lr=1,2", "-q").stdout.strip()
-        assert sorted(log_of(project, f"{run_id}_{index}") for index in (0, 1)) == [f"['--lr', '{value}']\n" for value in (1, 2)]
+        assert sorted(log_of(project, f"{run_id}_{index}") for index in (0, 1)) == [
+            f"['--lr', '{value}']\n" for value in (1, 2)
+        ]
     write_files(project, {"train.py": ""})
-    options = ("--sweep", "lr=loguniform(-6,-1)", "--sweep", "seed=randint(1000)", "--max_trials", "2", "--max_concurrent", "2")
+    options = (
+        "--sweep",
+        "lr=loguniform(-6,-1)",
+        "--sweep",
+        "seed=randint(1000)",
+        "--max_trials",
+        "2",
+        "--max_concurrent",
+        "2",
+    )
     first = sweep(himl, *options)
     values = drawn(himl, first)
     assert len({value["lr"] for value in values}) == 2, "not one value for all"
@@ -394,7 +532,20 @@ def test_resume_takes_same_options_again_and_refuses_others(himl: Himl, project:
         refused = himl("submit", "--resume", run, *variable, *options)
         assert (refused.code, refused.stdout, said in refused.stderr.splitlines()[0]) == (2, "", True)
     (project / "most_recent_run.txt").unlink()
-    resumed = himl.ok("submit", "once.py", "--resume", "latest", *variable, "--different_seeds", "3", "--max_concurrent", "2", "--", "--fixed", "1")
+    resumed = himl.ok(
+        "submit",
+        "once.py",
+        "--resume",
+        "latest",
+        *variable,
+        "--different_seeds",
+        "3",
+        "--max_concurrent",
+        "2",
+        "--",
+        "--fixed",
+        "1",
+    )
     assert "trial 1, random_seed=1: completed" in resumed.stdout
     assert "trial 0" not in resumed.stdout, "what was shown before is not shown again"
     assert statuses(himl, run) == ["Completed"] * 3
@@ -418,7 +569,10 @@ def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: 
     parent, notes = held_sweep(himl, project, tmp_path, "--sweep", "n=1,2,3")
     stuck = project / ".himl" / "runs" / f"{parent}_0" / "canceled"
     stuck.mkdir()
-    assert himl.ok("runs", "cancel", parent).stdout == f"Requested cancellation of run '{parent}'. Its trials stop with it.\n"
+    assert (
+        himl.ok("runs", "cancel", parent).stdout
+        == f"Requested cancellation of run '{parent}'. Its trials stop with it.\n"
+    )
     until(lambda: "himl retries it." in log_of(project, parent))
     until(lambda: show(himl, f"{parent}_1")["status"] == "Canceled")
     stuck.rmdir()
@@ -507,8 +661,19 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
     assert himl("submit", "fails.py", "--env_var", "SEED=1", "--", "--token_count", "2").code == 1
     check(latest(himl), "--env_var SEED=")
     run = latest(himl)
-    check(run, "has the arguments of 'fails.py --token_count 2', not '--token_count 3'", "--env_var", "SEED=2", "--", "--token_count", "3")
-    assert himl.ok("submit", "--resume", run, "--env_var", "SEED=2", "--", "--token_count", "2").stdout == "['--token_count', '2']\n"
+    check(
+        run,
+        "has the arguments of 'fails.py --token_count 2', not '--token_count 3'",
+        "--env_var",
+        "SEED=2",
+        "--",
+        "--token_count",
+        "3",
+    )
+    assert (
+        himl.ok("submit", "--resume", run, "--env_var", "SEED=2", "--", "--token_count", "2").stdout
+        == "['--token_count', '2']\n"
+    )
     assert show(himl, run)["status"] == "Completed"
     assert himl("submit", "fails.py", "--", "--api_key", "sesame-open-1").code == 1
     run = latest(himl)
@@ -526,7 +691,10 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
 @pytest.mark.large("runs many trials")
 def test_masked_arguments_given_again_resume_a_run(himl: Himl, project: Path) -> None:
     write_files(project, {"t.py": "import os, sys\nprint(sys.argv[1:])\nsys.exit(not os.environ.get('PASSES'))\n"})
-    again, secret = ("submit", "--resume", "latest", "--env_var", "PASSES=1"), ("--api_key", "sesame-open-1", "--label_key", "y")
+    again, secret = (
+        ("submit", "--resume", "latest", "--env_var", "PASSES=1"),
+        ("--api_key", "sesame-open-1", "--label_key", "y"),
+    )
     assert himl("submit", "t.py", "--", *secret).code == 1
     assert himl.ok(*again, "t.py", "--", *secret).stdout == f"{[*secret]}\n"
     assert show(himl, latest(himl))["command"] == "python t.py --api_key '***' --label_key y"
@@ -553,7 +721,9 @@ def test_masked_arguments_given_again_resume_a_run(himl: Himl, project: Path) ->
 @pytest.mark.parametrize("many", ["trial", "step"])
 def test_failed_restart_on_resume_does_not_repeat_old_error(himl: Himl, project: Path, many: str) -> None:
     step = {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}
-    write_files(project, {"train.py": "print('of the first try')\nraise SystemExit(9)", "p.json": json.dumps({"step1": step})})
+    write_files(
+        project, {"train.py": "print('of the first try')\nraise SystemExit(9)", "p.json": json.dumps({"step1": step})}
+    )
     submitted = himl("submit", *(("train.py", "--sweep", "n=1,2") if many == "trial" else ("p.json",)))
     assert (submitted.code, "exit code 9" in submitted.stdout) == (1, True)
     run = latest(himl)
@@ -593,9 +763,12 @@ def test_resume_after_killed_sweep_loses_no_result(himl: Himl, project: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("begin", "end", "earlier", "best"), [(2, 6, [100.0, 100.0], 0), pytest.param(0, 2, [], 1, marks=pytest.mark.large("runs many trials"))]
+    ("begin", "end", "earlier", "best"),
+    [(2, 6, [100.0, 100.0], 0), pytest.param(0, 2, [], 1, marks=pytest.mark.large("runs many trials"))],
 )
-def test_later_try_replaces_metrics_from_its_first_step_on(himl: Himl, project: Path, begin: int, end: int, earlier: list[float], best: int) -> None:
+def test_later_try_replaces_metrics_from_its_first_step_on(
+    himl: Himl, project: Path, begin: int, end: int, earlier: list[float], best: int
+) -> None:
     """If the script starts from the beginning, no metrics of the first attempt remain.
 
     If it continues, earlier steps remain. The choice of the best trial uses the same values.
@@ -618,7 +791,10 @@ def test_later_try_replaces_metrics_from_its_first_step_on(himl: Himl, project: 
 def test_sweep_on_a_cluster_is_followed_but_not_resumed(himl: Himl, lab: StagedWorkspace) -> None:
     with lab.run_jobs():
         outcome = himl.ok("submit", "train.py", "--cluster", "cpu-cluster", "--crossval", "2", "--follow")
-    assert lab.artifacts(himl.ok("runs", "list", "--json").json()[0]["id"])["azureml-logs/hyperdrive.txt"].decode() in outcome.stdout
+    assert (
+        lab.artifacts(himl.ok("runs", "list", "--json").json()[0]["id"])["azureml-logs/hyperdrive.txt"].decode()
+        in outcome.stdout
+    )
     assert "No trial logged the primary metric 'val/loss'. To use another one, set --primary_metric." in outcome.stderr
     lab.add_run("there_1", "e", status="Failed")
     outcome = himl("submit", "--resume", "there_1")

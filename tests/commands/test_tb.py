@@ -27,7 +27,10 @@ from tests.support.runs import RecordedRuns, posix
 from tests.support.tensorboard import LONG, NAME, PROJECTOR, SHORT, WRITER, event_bytes, is_closed, scalars, serving
 
 READERS = {
-    "data server behind a proxy": ({"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}, "GrpcDataProvider"),
+    "data server behind a proxy": (
+        {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"},
+        "GrpcDataProvider",
+    ),
     "none": ({"TENSORBOARD_DATA_SERVER_BINARY": "/no/such/file"}, "MultiplexerDataProvider"),
 }
 GROWS = f"""
@@ -52,10 +55,14 @@ serves = pytest.mark.large("starts TensorBoard")
 @serves
 @posix
 @pytest.mark.parametrize(("reader", "folder"), [*zip(READERS, ("lightning_logs/version_0", "logs/train"), strict=True)])
-def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Path, tmp_path: Path, reader: str, folder: str) -> None:
+def test_a_run_of_here_is_shown_where_it_lies_and_grows(
+    himl: Himl, project: Path, tmp_path: Path, reader: str, folder: str
+) -> None:
     (env, provider), name = READERS[reader], folder.removeprefix("logs/")
     write_files(project, {"train.py": GROWS})
-    run = himl.ok("submit", "train.py", "--no_wait", "-q", "--display_name", "First try", "--", str(tmp_path / "go"), folder).stdout.strip()
+    run = himl.ok(
+        "submit", "train.py", "--no_wait", "-q", "--display_name", "First try", "--", str(tmp_path / "go"), folder
+    ).stdout.strip()
     try:
         with serving(himl, tmp_path, env=env) as board:
             board.shows(f"First_try-{run}/{name}", [1.0, 0.5])
@@ -69,14 +76,18 @@ def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Pat
     finally:
         (tmp_path / "go").touch()
         himl("runs", "logs", "--follow")
-    assert [*(tmp_path / "home").rglob("*tfevents*"), *(tmp_path / "tmp").glob("himl*")] == [], "nothing is copied, and nothing stays behind"
+    assert [*(tmp_path / "home").rglob("*tfevents*"), *(tmp_path / "tmp").glob("himl*")] == [], (
+        "nothing is copied, and nothing stays behind"
+    )
 
 
 @pytest.fixture
 def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
     azure = azure_environment
     azure.write_config(project)
-    azure.put_artifacts(azure.add_run("train_1_aa", "train", display_name="Done"), {f"logs/{NAME}": LONG, "outputs/model.pt": b"m"})
+    azure.put_artifacts(
+        azure.add_run("train_1_aa", "train", display_name="Done"), {f"logs/{NAME}": LONG, "outputs/model.pt": b"m"}
+    )
     going = azure.add_run("train_2_bb", "train", status="Running", display_name="Going on")
     azure.state.storage.append("azureml", f"{going.artifact_prefix}logs/{NAME}", SHORT)
     azure.put_artifact(azure.add_run("train_3_cc", "train", status="Failed"), "user_logs/std_log.txt", b"boom")
@@ -92,8 +103,15 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
     with serving(himl, tmp_path, "train_2_bb", "hunt") as board:
         board.shows("Going_on-train_2_bb", [1.0, 0.5])
         board.shows("lr=0.1-hunt_0", [1.0, 0.5, 0.25, 0.125])
-        expired = json.dumps({"error": "invalid_client", "error_description": "AADSTS7000222: The provided client secret keys for app are expired."})
-        seeded.stage.faults.add(Status(401, code="Unauthorized", message="Expired."), r"/history/|management", times=None)
+        expired = json.dumps(
+            {
+                "error": "invalid_client",
+                "error_description": "AADSTS7000222: The provided client secret keys for app are expired.",
+            }
+        )
+        seeded.stage.faults.add(
+            Status(401, code="Unauthorized", message="Expired."), r"/history/|management", times=None
+        )
         seeded.stage.faults.add(Page(expired, 401, "application/json"), r"POST .*/oauth2/v2.0/token", times=None)
         board.says("the client secret has expired.")
         half = len(SHORT) + (len(LONG) - len(SHORT)) // 2 + 3
@@ -112,14 +130,18 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
         board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
         assert board.end() == 0
         said = board.talk.splitlines()
-        assert [line for line in said if "responds" not in line and "hunt" not in line and "himl keeps trying" not in line] == ["Press Ctrl-C to stop it."]
+        assert [
+            line for line in said if "responds" not in line and "hunt" not in line and "himl keeps trying" not in line
+        ] == ["Press Ctrl-C to stop it."]
         assert (board.talk.count("himl keeps trying"), board.talk.count("New run: hunt_2.")) == (1, 1)
 
 
 @serves
 @posix
 def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, project: Path, tmp_path: Path) -> None:
-    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG} | {f"logs/{name}": text for name, text in PROJECTOR.items()})
+    RecordedRuns(project).add(
+        "train_1_aa", files={f"logs/{NAME}": LONG} | {f"logs/{name}": text for name, text in PROJECTOR.items()}
+    )
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
@@ -127,7 +149,10 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
         with serving(himl, tmp_path, "--run", "latest", "--host", "0.0.0.0", "--port", str(port)) as board:
             assert port < board.port <= port + 100
             assert f"Port {port} is in use, so TensorBoard uses {board.port}." in board.talk
-            assert f"Other machines can reach 0.0.0.0:{board.port}. The token and the runs are sent unencrypted." in board.talk
+            assert (
+                f"Other machines can reach 0.0.0.0:{board.port}. The token and the runs are sent unencrypted."
+                in board.talk
+            )
             board.shows("train_1_aa", [1.0, 0.5, 0.25, 0.125])
             until(lambda: board.ask("data/plugin/projector/runs") == ["train_1_aa"], "the projector has the run")
             (vectors,) = board.ask("data/plugin/projector/info", run="train_1_aa")["embeddings"]
@@ -138,17 +163,27 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
 @serves
 @posix
 def test_file_is_shown_while_the_rest_of_it_comes(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    """The file arrives in ranges of 4 MiB. TensorBoard shows each range once it is verified. Other runs keep growing."""
-    seeded.put_artifact(seeded.state.runs["train_1_aa"], f"logs/{NAME}", SHORT + event_bytes([0.0] * 500, tag="long" * 3000) + LONG[len(SHORT) :])
+    """The file arrives in ranges of 4 MiB. TensorBoard shows each range once it is verified. Other runs keep
+    growing.
+    """
+    seeded.put_artifact(
+        seeded.state.runs["train_1_aa"],
+        f"logs/{NAME}",
+        SHORT + event_bytes([0.0] * 500, tag="long" * 3000) + LONG[len(SHORT) :],
+    )
     seeded.stage.faults.add(Stall(60.0), rf"GET .*train_1_aa/logs/{NAME}", times=None, skip=1)
     with serving(himl, tmp_path, "train_1_aa", "train_2_bb") as board:
         board.shows("Done-train_1_aa", [1.0, 0.5])
-        seeded.state.storage.append("azureml", f"{seeded.state.runs['train_2_bb'].artifact_prefix}logs/{NAME}", LONG[len(SHORT) :])
+        seeded.state.storage.append(
+            "azureml", f"{seeded.state.runs['train_2_bb'].artifact_prefix}logs/{NAME}", LONG[len(SHORT) :]
+        )
         board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
         assert board.end() == 0
 
 
-def test_sync_only_fetches_once_and_prints_where(himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_sync_only_fetches_once_and_prints_where(
+    himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
     options = ("tb", "--experiment", "train", "--num_runs", "all", "--sync_only", "--run-logs-dir", "copies")
     first = himl.ok(*options)
     going, done = project / "copies" / "Going_on-train_2_bb", project / "copies" / "Done-train_1_aa"
@@ -160,8 +195,14 @@ def test_sync_only_fetches_once_and_prints_where(himl: Himl, seeded: StagedWorks
     assert one == {"run": "train_1_aa", "display_name": "Done", "folder": str(done), "files": 1, "new_bytes": 0}
     assert scalars(done) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
     assert [path.name for path in done.iterdir()] == [NAME]
-    folder = Path(himl.ok("tb", "--run_recovery_ids", "train:train_1_aa", "--log-dir", "logs", "--sync-only", "-q").stdout.strip())
-    assert (folder.name, (folder / NAME).read_bytes(), tmp_path / "home" in folder.parents) == ("train_1_aa", LONG, True)
+    folder = Path(
+        himl.ok("tb", "--run_recovery_ids", "train:train_1_aa", "--log-dir", "logs", "--sync-only", "-q").stdout.strip()
+    )
+    assert (folder.name, (folder / NAME).read_bytes(), tmp_path / "home" in folder.parents) == (
+        "train_1_aa",
+        LONG,
+        True,
+    )
     outcome = himl("tb", "train_3_cc", "--sync_only")
     assert (outcome.code, outcome.stdout) == (3, "")
     assert outcome.stderr.startswith("error: Run 'train_3_cc' has no event files.\n")
@@ -172,7 +213,14 @@ def test_sync_only_fetches_once_and_prints_where(himl: Himl, seeded: StagedWorks
 def test_bad_options_are_exit_2(himl: Himl, project: Path) -> None:
     RecordedRuns(project).add(RUN, files={f"logs/{NAME}": LONG})
     write_files(project, {"train.py": ""})
-    for options in ["--refresh 0", "--port 65536", "--host= ", "--host no.such.host.invalid", "--run_logs_dir train.py", "--log_dir ../x"]:
+    for options in [
+        "--refresh 0",
+        "--port 65536",
+        "--host= ",
+        "--host no.such.host.invalid",
+        "--run_logs_dir train.py",
+        "--log_dir ../x",
+    ]:
         assert himl("tb", RUN, *([options] if "=" in options else options.split())).code == 2
 
 
@@ -194,7 +242,11 @@ def left_in(tmp_path: Path) -> list[str]:
 @pytest.mark.usefixtures("recorded", "mark")
 @pytest.mark.parametrize(
     ("number", "form"),
-    [pytest.param(signal.SIGKILL, "human", marks=serves), pytest.param(signal.SIGHUP, "quiet", marks=serves), (signal.SIGTERM, "json")],
+    [
+        pytest.param(signal.SIGKILL, "human", marks=serves),
+        pytest.param(signal.SIGHUP, "quiet", marks=serves),
+        (signal.SIGTERM, "json"),
+    ],
 )
 def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: signal.Signals, form: str) -> None:
     browser = tmp_path / "browser"
@@ -203,10 +255,20 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
     with serving(himl, tmp_path, RUN, "--open", "--format", form, env={"BROWSER": f"{browser} %s"}) as board:
         document = json.dumps({"url": board.address, "runs": [RUN]})
         validator("tb").validate(json.loads(document))
-        assert board.line == {"human": f"TensorBoard: {board.address}\n", "quiet": f"{board.address}\n", "json": f"{document}\n"}[form]
-        until(lambda: (tmp_path / "opened").is_file() and (tmp_path / "opened").read_text() != "", "the browser is started")
+        assert (
+            board.line
+            == {"human": f"TensorBoard: {board.address}\n", "quiet": f"{board.address}\n", "json": f"{document}\n"}[
+                form
+            ]
+        )
+        until(
+            lambda: (tmp_path / "opened").is_file() and (tmp_path / "opened").read_text() != "",
+            "the browser is started",
+        )
         page = Path((tmp_path / "opened").read_text().removeprefix("file://").rstrip())
-        assert (board.address in page.read_text(), page.parent.stat().st_mode & 0o077) == (True, 0), "other users cannot read it"
+        assert (board.address in page.read_text(), page.parent.stat().st_mode & 0o077) == (True, 0), (
+            "other users cannot read it"
+        )
         assert left_in(tmp_path) != []
         assert board.end(number) == (0 if number == signal.SIGTERM else -number)
         assert board.talk in ("", LAST) if form != "quiet" else board.talk == ""
@@ -233,7 +295,10 @@ def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp
         board.shows(RUN, VALUES)
         kill("server_program")
         assert board.process.wait(60) == 1
-        said = re.fullmatch(r"error: TensorBoard was ended by SIGKILL: .*\nhint: .*\n", board.talk.partition("himl restarts TensorBoard.\n")[2])
+        said = re.fullmatch(
+            r"error: TensorBoard was ended by SIGKILL: .*\nhint: .*\n",
+            board.talk.partition("himl restarts TensorBoard.\n")[2],
+        )
         assert said, board.talk
     assert left_in(tmp_path) == []
 
@@ -246,8 +311,12 @@ def recorded(project: Path) -> None:
 @serves
 @posix
 @pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize(("command", "data"), [(["tb", RUN], "/data/runs"), (["ui"], f"/ajax-api/2.0/mlflow/runs/get?run_id={RUN}")])
-def test_only_the_printed_address_opens_the_pages(himl: Himl, tmp_path: Path, command: list[str], data: str, mark: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "data"), [(["tb", RUN], "/data/runs"), (["ui"], f"/ajax-api/2.0/mlflow/runs/get?run_id={RUN}")]
+)
+def test_only_the_printed_address_opens_the_pages(
+    himl: Himl, tmp_path: Path, command: list[str], data: str, mark: str
+) -> None:
     with serving(himl, tmp_path, command=command) as board:
 
         def answer(path: str, **headers: str) -> tuple[int, str | None, bytes]:
@@ -257,8 +326,13 @@ def test_only_the_printed_address_opens_the_pages(himl: Himl, tmp_path: Path, co
                 return answered.status, answered.headers["Set-Cookie"], answered.read()
 
         wrong, cookie = board.token[::-1], f"himl_{board.port}={board.token}"
-        strangers: list[tuple[str, dict[str, str]]] = [(path, {}) for path in ("/", data, "/favicon.ico", "/?token=", f"/?token={wrong}", "//", "/%2e%2e/")]
-        strangers += [(data, {"Cookie": text}) for text in (f"himl_{board.port}={wrong}", f"himl_{board.port}=", f"other={board.token}", "ö=;;")]
+        strangers: list[tuple[str, dict[str, str]]] = [
+            (path, {}) for path in ("/", data, "/favicon.ico", "/?token=", f"/?token={wrong}", "//", "/%2e%2e/")
+        ]
+        strangers += [
+            (data, {"Cookie": text})
+            for text in (f"himl_{board.port}={wrong}", f"himl_{board.port}=", f"other={board.token}", "ö=;;")
+        ]
         strangers += [(data, {"Authorization": text}) for text in (f"Bearer {wrong}", "Bearer ", "Basic Og==")]
         assert [(path, headers) for path, headers in strangers if answer(path, **headers)[:2] != (403, None)] == []
         assert answer(f"/?token={board.token}")[:2] == (200, f"{cookie}; Path=/; HttpOnly; SameSite=Strict")
@@ -266,16 +340,28 @@ def test_only_the_printed_address_opens_the_pages(himl: Himl, tmp_path: Path, co
         assert RUN.encode() in answer(data, Authorization=f"Bearer {board.token}")[2]
         assert board.token not in board.talk
         if Path("/proc").is_dir():
-            assert [line for line in processes_marked(mark, patience=0) if board.token in line] == [], "not among the arguments"
+            assert [line for line in processes_marked(mark, patience=0) if board.token in line] == [], (
+                "not among the arguments"
+            )
     with serving(himl, tmp_path, "--no_token", *(["--read_only"] if "ui" in command else []), command=command) as board:
         assert (board.address, board.token, answer(data)[0]) == (board.url, "", 200)
         assert "Without a token, anyone who can reach localhost:" in board.talk
         change, search = {"run_id": RUN, "key": "a", "value": "b"}, {"max_results": 1}
-        for action, document, status in (("delete", change, 403), ("set-tag", change, 403), ("search", search, 200)) if "ui" in command else ():
+        for action, document, status in (
+            (("delete", change, 403), ("set-tag", change, 403), ("search", search, 200)) if "ui" in command else ()
+        ):
             with closing(HTTPConnection("127.0.0.1", board.port, timeout=60)) as connection:
-                connection.request("POST", f"/ajax-api/2.0/mlflow/runs/{action}", json.dumps(document), {"Content-Type": "application/json"})
+                connection.request(
+                    "POST",
+                    f"/ajax-api/2.0/mlflow/runs/{action}",
+                    json.dumps(document),
+                    {"Content-Type": "application/json"},
+                )
                 answered = connection.getresponse()
-                assert (answered.status, b"--read_only accepts no changes" in answered.read()) == (status, status == 403)
+                assert (answered.status, b"--read_only accepts no changes" in answered.read()) == (
+                    status,
+                    status == 403,
+                )
 
 
 @serves
@@ -285,7 +371,9 @@ def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: 
     (tmp_path / "runs").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with closing(TensorBoard(tmp_path / "runs", "127.0.0.1", port, 1, Access.new(has_token=False), events.append)) as board:
+        with closing(
+            TensorBoard(tmp_path / "runs", "127.0.0.1", port, 1, Access.new(has_token=False), events.append)
+        ) as board:
 
             def is_up() -> bool:
                 board.check()
@@ -293,13 +381,20 @@ def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: 
 
             until(is_up, "TensorBoard answers at another port")
             other_port = int(board.url.rstrip("/").rpartition(":")[2])
-            assert (other_port > port, events) == (True, [Notice(f"Port {port} is in use, so TensorBoard uses {other_port}.")])
+            assert (other_port > port, events) == (
+                True,
+                [Notice(f"Port {port} is in use, so TensorBoard uses {other_port}.")],
+            )
 
 
 @posix
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.skipif(sys.platform == "darwin", reason="whoever runs this may have any port")
 def test_port_for_administrators_is_refused(himl: Himl, require_program: Callable[[str], str]) -> None:
-    without_right = (require_program("setpriv"), "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service") if os.geteuid() == 0 else ()
+    without_right = (
+        (require_program("setpriv"), "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service")
+        if os.geteuid() == 0
+        else ()
+    )
     outcome = himl("tb", RUN, "--port", "80", prefix=without_right)
     assert (outcome.code, outcome.stderr.splitlines()[0]) == (2, "error: Port 80 is for administrators only.")

@@ -116,7 +116,9 @@ def ask(board: Board, path: str, document: Any = None, headers: Mapping[str, str
 
 @dataclass(frozen=True)
 class World:
-    """A folder with runs in the local workspace and in Azure ML, the variables that reach them, and a server. `growing` is the run in progress."""
+    """A folder with runs in the local workspace and in Azure ML, the variables that reach them, and a server.
+    `growing` is the run in progress.
+    """
 
     folder: Path
     variables: Mapping[str, str]
@@ -133,10 +135,15 @@ class World:
 
     def address(self, name: str, tab: str = "") -> str:
         """Return the URL of the run or experiment of that name."""
-        experiments = {each["name"]: each["experiment_id"] for each in self.ask("experiments/search", {"max_results": 100})[1]["experiments"]}
+        experiments = {
+            each["name"]: each["experiment_id"]
+            for each in self.ask("experiments/search", {"max_results": 100})[1]["experiments"]
+        }
         if name in experiments:
             return f"{self.board.url}#/experiments/{experiments[name]}/runs{tab}"
-        (run,) = self.ask("runs/search", {"experiment_ids": [*experiments.values()], "filter": f"attributes.run_name = '{name}'"})[1]["runs"]
+        (run,) = self.ask(
+            "runs/search", {"experiment_ids": [*experiments.values()], "filter": f"attributes.run_name = '{name}'"}
+        )[1]["runs"]
         return f"{self.board.url}#/experiments/{run['info']['experiment_id']}/runs/{run['info']['run_id']}{tab}"
 
     def run_id(self, name: str) -> str:
@@ -152,25 +159,60 @@ def jobs(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A folder with local runs of jobs and a similar run in Azure ML, and the variables that reach them."""
     folder, home = tmp_path_factory.mktemp("ui"), tmp_path_factory.mktemp("home")
     variables, himl = variables_of_machine(home), Himl(PROGRAM, folder)
-    write_files(folder, {"train.py": TRAINS, "trial.py": TRIES, "grow.py": GROWS, "fail.py": "import sys; sys.exit(3)", "read.py": READS})
-    submit(himl, variables, "train.py", "--workspace", "local", "--no_system_metrics", "--display_name", "Near")  # the script logs its own
+    write_files(
+        folder,
+        {
+            "train.py": TRAINS,
+            "trial.py": TRIES,
+            "grow.py": GROWS,
+            "fail.py": "import sys; sys.exit(3)",
+            "read.py": READS,
+        },
+    )
+    submit(
+        himl, variables, "train.py", "--workspace", "local", "--no_system_metrics", "--display_name", "Near"
+    )  # the script logs its own
     submit(himl, variables, "fail.py", "--display_name", "Broken")
     for rate in ("0.5", "0.25"):
         submit(himl, variables, "read.py", "--", "--rate", rate)
     for version in ("newest", "oldest"):
-        submit(himl, variables, "trial.py", "--sweep", "lr=0.5,0.25", "--display_name", f"Hunt {version}", "--", "${{search_space.lr}}")
-    until(lambda: all(run["status"] in ("Completed", "Failed") for run in himl.ok("runs", "list", "--json", env=variables).json()), "jobs end")
+        submit(
+            himl,
+            variables,
+            "trial.py",
+            "--sweep",
+            "lr=0.5,0.25",
+            "--display_name",
+            f"Hunt {version}",
+            "--",
+            "${{search_space.lr}}",
+        )
+    until(
+        lambda: all(
+            run["status"] in ("Completed", "Failed") for run in himl.ok("runs", "list", "--json", env=variables).json()
+        ),
+        "jobs end",
+    )
     image, table = BytesIO(), {"columns": ["column"], "data": [["in a cell"]]}
     Image.new("RGB", (40, 30), (200, 200, 200)).save(image, "PNG")
     shared_stage.clear()
     with shared_stage.own_workspaces():
         staged = shared_stage.workspace()
         tags = {"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])}
-        far = staged.add_run("far_1_aa", "train", display_name="Far", parameters={"rate": "0.125", "note": "größer"}, tags=tags)
+        far = staged.add_run(
+            "far_1_aa", "train", display_name="Far", parameters={"rate": "0.125", "note": "größer"}, tags=tags
+        )
         staged.add_metric(far, "val/loss", LOSS)
         staged.add_metric(far, "system/cpu_utilization_percentage", USE)
         staged.add_metric(far, "score", [0.75])
-        staged.put_artifacts(far, {"notes/read me ü.txt": b"some words", "grey.png": image.getvalue(), "table.json": json.dumps(table).encode()})
+        staged.put_artifacts(
+            far,
+            {
+                "notes/read me ü.txt": b"some words",
+                "grey.png": image.getvalue(),
+                "table.json": json.dumps(table).encode(),
+            },
+        )
         staged.write_config(folder)
         yield folder, {**variables, **staged.environment()}
         assert not shared_stage.log.unknown()
@@ -178,7 +220,9 @@ def jobs(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module", params=["newest", "oldest"])
-def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(
+    request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
     """A world with a run in progress, which grows once a file `grow` exists in its folder, and ends once `end` does."""
     version = metadata.version("mlflow") if request.param == "newest" else OLDEST_TEXT
     if request.param == "oldest" and metadata.version("mlflow") == OLDEST_TEXT:
@@ -186,7 +230,9 @@ def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp
     program = PROGRAM if request.param == "newest" else client_python(HIML_OLDEST_MLFLOW).with_name("himl")
     (folder, variables), own = jobs, tmp_path_factory.mktemp(request.param)
     growing = f"Growing {own.name}"
-    submit(Himl(PROGRAM, folder), variables, "grow.py", "--workspace", "local", "--display_name", growing, "--", str(own))
+    submit(
+        Himl(PROGRAM, folder), variables, "grow.py", "--workspace", "local", "--display_name", growing, "--", str(own)
+    )
     try:
         with serving(Himl(program, folder), own, env={**variables, **HOSTILE}, command=["ui"]) as board:
             yield World(folder, variables, board, version, growing)
@@ -198,11 +244,18 @@ def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp
 
 @pytest.fixture
 def shown(world: World, page: Page) -> Iterator[Page]:
-    """A page that connects only to this machine, and whose scripts raise no errors. Its browser has the printed token."""
+    """A page that connects only to this machine, and whose scripts raise no errors. Its browser has the printed
+    token.
+    """
     page.set_default_timeout(PATIENT)
     expect.set_options(timeout=PATIENT)
     foreign, errors = list[str](), list[str]()
-    page.on("request", lambda request: foreign.append(request.url) if not re.match(r"(http://localhost:|blob:|data:)", request.url) else None)
+    page.on(
+        "request",
+        lambda request: (
+            foreign.append(request.url) if not re.match(r"(http://localhost:|blob:|data:)", request.url) else None
+        ),
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     assert page.context.request.get(world.board.address).ok
     yield page
@@ -228,7 +281,20 @@ def choose(page: Page, *names: str) -> None:
         row(page, name).get_by_role("checkbox").first.check()
 
 
-REFUSED = ("New", "New run", "Create", "Create Model", "Register model", "Views", "Share", "MLflow Assistant", "GenAI", "Home", "Traces", "Prompts")
+REFUSED = (
+    "New",
+    "New run",
+    "Create",
+    "Create Model",
+    "Register model",
+    "Views",
+    "Share",
+    "MLflow Assistant",
+    "GenAI",
+    "Home",
+    "Traces",
+    "Prompts",
+)
 REFUSED_SETTINGS = ("LLM Connections", "Webhooks", "Enable telemetry", "Clear all demo data")
 
 
@@ -248,7 +314,11 @@ def test_it_opens_on_the_newest_runs_without_what_himl_refuses(world: World, sho
     shown.wait_for_url(runs)
     expect(row(shown, world.growing)).to_be_visible()
     hides(shown, REFUSED)
-    for view, text in (("#/experiments", "grow"), ("#/models", "Registered Models"), (f"#{world.address('Broken').partition('#')[2]}", "Broken")):
+    for view, text in (
+        ("#/experiments", "grow"),
+        ("#/models", "Registered Models"),
+        (f"#{world.address('Broken').partition('#')[2]}", "Broken"),
+    ):
         visit(shown, f"{world.board.url}{view}")
         expect(shown.get_by_text(text, exact=True).first).to_be_visible()
         hides(shown, REFUSED)
@@ -270,7 +340,9 @@ def test_runs_are_renamed_and_filtered_by_dataset(world: World, shown: Page) -> 
     shown.keyboard.press("Escape")
     expect(row(shown, "rate=0.5")).to_have_count(0)
     new = f"renamed with {world.version}"
-    shown.get_by_role("row").filter(has=shown.get_by_text(re.compile("^(rate=0.25|renamed with)"))).get_by_role("link").first.click()
+    shown.get_by_role("row").filter(has=shown.get_by_text(re.compile("^(rate=0.25|renamed with)"))).get_by_role(
+        "link"
+    ).first.click()
     shown.get_by_role("button", name="Open header dropdown menu").click()
     shown.get_by_role("menuitem", name="Rename").click()
     shown.get_by_role("dialog").get_by_role("textbox").fill(new)
@@ -298,7 +370,17 @@ def test_tables_show_runs_of_both_places_and_those_below_them(world: World, show
 @pytest.mark.parametrize("name", ["Near", "Far"])
 def test_values_and_files_of_a_run_are_shown(world: World, shown: Page, name: str) -> None:
     visit(shown, world.address(name))
-    for text in ("rate", "0.125", "größer", "val/loss", "0.3333333333333333", "0.75", "System metrics (1)", "Model metrics (2)", "Finished"):
+    for text in (
+        "rate",
+        "0.125",
+        "größer",
+        "val/loss",
+        "0.3333333333333333",
+        "0.75",
+        "System metrics (1)",
+        "Model metrics (2)",
+        "Finished",
+    ):
         expect(shown.get_by_text(text, exact=True).first).to_be_visible()
     shown.get_by_role("tab", name="Model metrics").click()
     draws(shown, {(name, "val/loss"): LOSS})
@@ -319,8 +401,14 @@ def test_values_and_files_of_a_run_are_shown(world: World, shown: Page, name: st
 
 def curves(page: Page) -> dict[tuple[str, str], list[float]]:
     """Return the values of each drawn curve, by run name and metric."""
-    drawn = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data.filter(each => each.type.startsWith('scatter')))"
-    return {(name, metric): values for name, metric, values in page.evaluate(f"{drawn}.map(each => [each.name, each.metricKey, each.y])")}
+    drawn = (
+        "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data.filter(each => "
+        "each.type.startsWith('scatter')))"
+    )
+    return {
+        (name, metric): values
+        for name, metric, values in page.evaluate(f"{drawn}.map(each => [each.name, each.metricKey, each.y])")
+    }
 
 
 def draws(page: Page, expected: Mapping[tuple[str, str], list[float]]) -> None:
@@ -362,7 +450,9 @@ def test_runs_of_both_places_are_compared(world: World, shown: Page) -> None:
     draws(shown, {(name, "val/loss"): LOSS for name in ("Near", "Far")})
 
 
-def test_a_sweep_is_deleted_with_its_trials_and_files(world: World, shown: Page, request: pytest.FixtureRequest) -> None:
+def test_a_sweep_is_deleted_with_its_trials_and_files(
+    world: World, shown: Page, request: pytest.FixtureRequest
+) -> None:
     name = f"Hunt {request.node.callspec.params['world']}"
     sweep, runs = world.run_id(name), world.folder / ".himl" / "runs"
     visit(shown, world.address("trial"))
@@ -381,7 +471,10 @@ def test_a_sweep_is_deleted_with_its_trials_and_files(world: World, shown: Page,
 
 def test_runs_that_go_on_or_are_elsewhere_are_not_deleted(world: World, shown: Page) -> None:
     growing = world.growing
-    sentences = {growing: f"Run '{world.run_id(growing)}' is still in progress. Stop it first: himl runs cancel", "Far": "Run 'far_1_aa' is in "}
+    sentences = {
+        growing: f"Run '{world.run_id(growing)}' is still in progress. Stop it first: himl runs cancel",
+        "Far": "Run 'far_1_aa' is in ",
+    }
     for experiment, name in (("grow", growing), ("train", "Far")):
         visit(shown, world.address(experiment))
         choose(shown, name)
@@ -410,7 +503,9 @@ def test_tags_that_are_set_in_the_page_arrive_in_himl(world: World, shown: Page,
     dialog.get_by_role("button", name="Save tags").click()
     expect(dialog).to_have_count(0)
     expect(shown.get_by_text(key)).to_be_visible()
-    assert world.himl.ok("runs", "show", world.run_id(name), "--json", env=world.variables).json()["tags"][key] == "blue ü"
+    assert (
+        world.himl.ok("runs", "show", world.run_id(name), "--json", env=world.variables).json()["tags"][key] == "blue ü"
+    )
 
 
 def test_strangers_get_nothing_and_what_is_not_for_runs_is_closed(world: World) -> None:
@@ -420,15 +515,31 @@ def test_strangers_get_nothing_and_what_is_not_for_runs_is_closed(world: World) 
     assert ask(board, search, every, {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"})[0] == 200
     hosts = ({"Host": "evil.example"}, {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"})
     for path, document, headers in (
-        *((search, every, {"Origin": origin}) for origin in ("http://evil.example", f"http://localhost:{port + 1}", "null")),
+        *(
+            (search, every, {"Origin": origin})
+            for origin in ("http://evil.example", f"http://localhost:{port + 1}", "null")
+        ),
         *((f"{search}?max_results=10", None, headers) for headers in (evil, *hosts)),
         ("/", None, hosts[0]),
     ):
         status, answer = ask(board, path, document, headers)
         assert (status, b"train" in str(answer).encode()) == (403, False), (path, headers, answer)
-    closed = ["/ajax-api/3.0/mlflow/assistant/config", "/gateway/x/invocations", "/ajax-api/3.0/jobs/", "/ajax-api/3.0/mlflow/webhooks"]
-    closed += ["/ajax-api/2.0/mlflow/upload-artifact?path=x&run_uuid=far_1_aa", "/ajax-api/3.0/mlflow/mcp-servers", "/ajax-api/3.0/mlflow/demo/generate"]
-    closed += ["/ajax-api/3.0/mlflow/scorer/invoke", "/ajax-api/3.0/mlflow/scorers/register", "/ajax-api/2.0/mlflow/runs/create-promptlab-run"]
+    closed = [
+        "/ajax-api/3.0/mlflow/assistant/config",
+        "/gateway/x/invocations",
+        "/ajax-api/3.0/jobs/",
+        "/ajax-api/3.0/mlflow/webhooks",
+    ]
+    closed += [
+        "/ajax-api/2.0/mlflow/upload-artifact?path=x&run_uuid=far_1_aa",
+        "/ajax-api/3.0/mlflow/mcp-servers",
+        "/ajax-api/3.0/mlflow/demo/generate",
+    ]
+    closed += [
+        "/ajax-api/3.0/mlflow/scorer/invoke",
+        "/ajax-api/3.0/mlflow/scorers/register",
+        "/ajax-api/2.0/mlflow/runs/create-promptlab-run",
+    ]
     assert [path for path in closed if (ask(board, path)[0], ask(board, path, {})[0]) != (403, 403)] == []
     asked = "/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=api/2.0/endpoints/"
     assert ask(board, asked) == (200, {"endpoints": []}), "nobody else is asked"
@@ -441,7 +552,10 @@ def test_large_bodies_are_refused_and_silent_connections_are_closed(world: World
     assert ask(board, search, {"filter": "x" * (1 << 20)})[0] == 413
     with ExitStack() as many:
         silent = [many.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(300)]
-        until(lambda: sum(bool(select.select([client], [], [], 0)[0]) for client in silent) >= 300 - 128, "the oldest ones are closed")
+        until(
+            lambda: sum(bool(select.select([client], [], [], 0)[0]) for client in silent) >= 300 - 128,
+            "the oldest ones are closed",
+        )
         assert ask(board, search, {"max_results": 10})[0] == 200
 
 
@@ -463,12 +577,17 @@ def mark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Ite
 
 
 @pytest.mark.usefixtures("recorded", "mark")
-@pytest.mark.parametrize(("number", "form"), [(signal.SIGKILL, "human"), (signal.SIGINT, "quiet"), (signal.SIGTERM, "json")])
+@pytest.mark.parametrize(
+    ("number", "form"), [(signal.SIGKILL, "human"), (signal.SIGINT, "quiet"), (signal.SIGTERM, "json")]
+)
 def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: signal.Signals, form: str) -> None:
     with serving(himl, tmp_path, "--format", form, command=["ui"]) as board:
         document = json.dumps({"url": board.address})
         validator("ui").validate(json.loads(document))
-        assert board.line == {"human": f"MLflow: {board.address}\n", "quiet": f"{board.address}\n", "json": f"{document}\n"}[form]
+        assert (
+            board.line
+            == {"human": f"MLflow: {board.address}\n", "quiet": f"{board.address}\n", "json": f"{document}\n"}[form]
+        )
         assert ask(board, "/version")[0] == 200
         assert [path.name.startswith("himl_ui_") for path in (tmp_path / "tmp").iterdir()] == [True]
         assert board.end(number) == (-number if number == signal.SIGKILL else 0)
@@ -478,7 +597,9 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
 
 
 @pytest.mark.usefixtures("mark")
-def test_who_is_let_in_is_said_and_a_taken_port_moves_on(himl: Himl, tmp_path: Path, recorded: RecordedRuns, read_only: Callable[[Path], Path]) -> None:
+def test_who_is_let_in_is_said_and_a_taken_port_moves_on(
+    himl: Himl, tmp_path: Path, recorded: RecordedRuns, read_only: Callable[[Path], Path]
+) -> None:
     """The workspace is read-only. MLflow still shows it."""
     read_only(recorded.folder / ".himl")
     with socket.socket() as taken:
@@ -488,7 +609,10 @@ def test_who_is_let_in_is_said_and_a_taken_port_moves_on(himl: Himl, tmp_path: P
         with serving(himl, tmp_path, "--host", "0.0.0.0", "--port", str(port), command=["ui"]) as board:
             assert port < board.port <= port + 100
             assert f"Port {port} is in use, so MLflow uses {board.port}." in board.talk
-            assert f"Other machines can reach 0.0.0.0:{board.port}. The token and the runs are sent unencrypted." in board.talk
+            assert (
+                f"Other machines can reach 0.0.0.0:{board.port}. The token and the runs are sent unencrypted."
+                in board.talk
+            )
             api, own = "/ajax-api/2.0/mlflow", {"Host": "a.name.of.it:81", "Origin": "http://a.name.of.it:81"}
             (experiment,) = ask(board, f"{api}/experiments/search", {"max_results": 9}, own)[1]["experiments"]
             (run,) = ask(board, f"{api}/runs/search", {"experiment_ids": [experiment["experiment_id"]]})[1]["runs"]
@@ -496,13 +620,22 @@ def test_who_is_let_in_is_said_and_a_taken_port_moves_on(himl: Himl, tmp_path: P
             for change in ({"key": "a", "value": "b"}, None):
                 given = {"run_id": "train_1_aa", **(change or {})}
                 status, answer = ask(board, f"{api}/runs/{'set-tag' if change else 'delete'}", given)
-                assert (status >= 400, str(recorded.folder / ".himl") in answer["message"], "Traceback" in answer["message"]) == (True, True, False), answer
-            assert ask(board, f"{api}/artifacts/list?run_id=train_1_aa&path=outputs")[1]["files"][0]["path"] == "outputs/model.bin"
+                assert (
+                    status >= 400,
+                    str(recorded.folder / ".himl") in answer["message"],
+                    "Traceback" in answer["message"],
+                ) == (True, True, False), answer
+            assert (
+                ask(board, f"{api}/artifacts/list?run_id=train_1_aa&path=outputs")[1]["files"][0]["path"]
+                == "outputs/model.bin"
+            )
             assert board.end() == 0
 
 
 @pytest.mark.parametrize("installed", [None, "3.4.0"])
-def test_without_the_full_mlflow_the_command_that_installs_it_is_named(tmp_path: Path, project: Path, installed: str | None) -> None:
+def test_without_the_full_mlflow_the_command_that_installs_it_is_named(
+    tmp_path: Path, project: Path, installed: str | None
+) -> None:
     """The environment has the packages of this one, except that MLflow is missing or older."""
     packages = tmp_path / "packages"
     packages.mkdir()
@@ -510,9 +643,18 @@ def test_without_the_full_mlflow_the_command_that_installs_it_is_named(tmp_path:
         if not re.match(r"mlflow([-.]|$)", path.name):
             (packages / path.name).symlink_to(path)
     if installed:
-        write_files(packages / f"mlflow-{installed}.dist-info", {"METADATA": f"Metadata-Version: 2.1\nName: mlflow\nVersion: {installed}\n"})
+        write_files(
+            packages / f"mlflow-{installed}.dist-info",
+            {"METADATA": f"Metadata-Version: 2.1\nName: mlflow\nVersion: {installed}\n"},
+        )
     places = os.pathsep.join((str(PROJECT), str(packages)))
-    done = subprocess.run([sys.executable, "-S", "-m", "himl_cli", "ui"], cwd=project, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "himl_cli", "ui"],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+    )
     found = f" {OLDEST_TEXT} or newer, but {installed} is installed" if installed else ", which is not installed"
     error, hint = done.stderr.splitlines()
     assert (done.returncode, done.stdout, error) == (2, "", f"error: himl ui needs MLflow{found}.")

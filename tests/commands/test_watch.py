@@ -56,7 +56,9 @@ def plain(text: str) -> str:
 
 
 def watching(himl: Himl, columns: int, *arguments: str) -> Terminal:
-    return Terminal([str(himl.program), *arguments, "--watch"], cwd=himl.folder, columns=columns, env={"PYTHONIOENCODING": "utf-8"})
+    return Terminal(
+        [str(himl.program), *arguments, "--watch"], cwd=himl.folder, columns=columns, env={"PYTHONIOENCODING": "utf-8"}
+    )
 
 
 @posix
@@ -85,7 +87,9 @@ def test_terminal_shows_a_run_until_it_ends(himl: Himl, go: Path, columns: int) 
 
 def test_pipe_gets_a_line_for_each_change_and_the_exit_code_of_the_run(himl: Himl, go: Path) -> None:
     run_id = submitted(himl, go, code=3)
-    shown, listed = (himl.start("runs", *words, "--watch") for words in (("show", run_id), ("list", "--experiment", "train")))
+    shown, listed = (
+        himl.start("runs", *words, "--watch") for words in (("show", run_id), ("list", "--experiment", "train"))
+    )
     assert shown.stdout is not None
     first = shown.stdout.readline().decode()
     go.touch()
@@ -129,7 +133,18 @@ def test_sweep_shows_progress_and_ctrl_c_stops_watching_only(himl: Himl, go: Pat
 @posix
 def test_submit_shows_trials_on_a_terminal_and_ctrl_c_cancels_them(himl: Himl, go: Path) -> None:
     for is_interrupted in (True, False):
-        command = [str(himl.program), "submit", "train.py", "--sweep", "lr=0.1,0.2", "--max_concurrent", "2", "--", str(go), "0"]
+        command = [
+            str(himl.program),
+            "submit",
+            "train.py",
+            "--sweep",
+            "lr=0.1,0.2",
+            "--max_concurrent",
+            "2",
+            "--",
+            str(go),
+            "0",
+        ]
         terminal = Terminal(command, cwd=himl.folder, columns=100, env={"PYTHONIOENCODING": "utf-8"})
         terminal.wait_for("0/2 ended: 2 Running")
         if is_interrupted:
@@ -138,7 +153,11 @@ def test_submit_shows_trials_on_a_terminal_and_ctrl_c_cancels_them(himl: Himl, g
             go.touch()
         code, text = terminal.finish(), plain(terminal.screen.rpartition(FINAL)[2])
         status = "2 Canceled" if is_interrupted else "2 Completed"
-        assert (code, f"2/2 ended: {status}" in text, "was canceled." in text) == (130 * is_interrupted, True, is_interrupted), text
+        assert (code, f"2/2 ended: {status}" in text, "was canceled." in text) == (
+            130 * is_interrupted,
+            True,
+            is_interrupted,
+        ), text
         assert is_interrupted or text.count("val/loss") == 1, text
 
 
@@ -169,7 +188,11 @@ def test_what_cannot_be_watched_is_refused(himl: Himl, arguments: Sequence[str])
 
 def test_sparkline_shows_the_course_of_any_numbers() -> None:
     many = [float(number) for number in range(1000)]
-    assert [sparkline(values, 8) for values in ([], [1.0], many)] == ["", sparkline([5.0], 8), "".join(sorted(sparkline(many, 8)))]
+    assert [sparkline(values, 8) for values in ([], [1.0], many)] == [
+        "",
+        sparkline([5.0], 8),
+        "".join(sorted(sparkline(many, 8))),
+    ]
     assert len({*sparkline(many, 8)}) == 8
     assert sparkline([float("nan"), 0.0, float("inf"), 1.0], 8)[0::2] == "  "
     assert len(sparkline([-1e308, 1e308, 0.0], 8)) == 3

@@ -68,7 +68,12 @@ def variables(home: Path) -> dict[str, str]:
     """The shells' variables: the installed himl first on PATH, a separate home, and a language that every machine
     has.
     """
-    return {"PATH": f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(home), "LC_ALL": "C", "HISTFILE": os.devnull}
+    return {
+        "PATH": f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        "LC_ALL": "C",
+        "HISTFILE": os.devnull,
+    }
 
 
 class TypedShell:
@@ -109,7 +114,9 @@ class Fish:
 
     def offers(self, lines: Sequence[str]) -> list[list[str]]:
         command = [self._program, "--no-config", "-c", self._start, *lines]
-        done = subprocess.run(command, cwd=self._cwd, env=os.environ | variables(self._folder), capture_output=True, timeout=PATIENCE * 2)
+        done = subprocess.run(
+            command, cwd=self._cwd, env=os.environ | variables(self._folder), capture_output=True, timeout=PATIENCE * 2
+        )
         assert done.stderr == b"", done.stderr.decode()
         parts = done.stdout.decode().split("<end>\n")
         assert parts.pop() == ""

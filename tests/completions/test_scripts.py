@@ -22,7 +22,14 @@ import pytest
 from himl_cli.commands.completion import program_of
 from himl_cli.commands.table import COMMANDS
 from himl_cli.core.command_shape import ParameterShape
-from himl_cli.render.completions import SCRIPT_FILES, completion_script, fish_quoted, option_row, posix_quoted, powershell_quoted
+from himl_cli.render.completions import (
+    SCRIPT_FILES,
+    completion_script,
+    fish_quoted,
+    option_row,
+    posix_quoted,
+    powershell_quoted,
+)
 from himl_cli.services.completion_files import ASK_POWERSHELL, MARK, POWERSHELL_LINE, place_of
 from scripts.completions import program, shape
 from tests.completions.shells import PATIENCE, SCRIPTS, variables
@@ -34,10 +41,25 @@ from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.terminals import Terminal
 
-KIND = re.compile(r"(list\+)?(choice:[\w,.-]+|runs|experiments|folders|files(:\.\w+(,\.\w+)*)?)(\+(clusters|machines|folders|files(:\.\w+(,\.\w+)*)?))*|")
+KIND = re.compile(
+    r"(list\+)?(choice:[\w,.-]+|runs|experiments|folders|files(:\.\w+(,\.\w+)*)?)(\+(clusters|machines|"
+    r"folders|files(:\.\w+(,\.\w+)*)?))*|"
+)
 TEXTS = ["plain", "it's", 'a "b"', "$HOME $(echo x) `echo y`", "back\\slash", "\\'", "''", "%s %d \\t", "*"]
 TEXTS += ["{a,b}", "~", "-n", ";|&<>", "#", "!x", "(a)", "[a]"]
-NEWER_THAN_3_2 = (r"declare -A", r"local -[An]\b", r"mapfile|readarray", r"\$\{\w+(,,|\^\^)", r"&>>", r";;&", r"\|&", r"\[-1\]", r"< <\(", r"coproc", r"@Q\}")
+NEWER_THAN_3_2 = (
+    r"declare -A",
+    r"local -[An]\b",
+    r"mapfile|readarray",
+    r"\$\{\w+(,,|\^\^)",
+    r"&>>",
+    r";;&",
+    r"\|&",
+    r"\[-1\]",
+    r"< <\(",
+    r"coproc",
+    r"@Q\}",
+)
 """Syntax that Bash 3.2 (the version of macOS) or POSIX mode cannot parse."""
 ASK = """
 . '{script}'
@@ -115,12 +137,21 @@ def nodes(root: Any) -> Iterator[Any]:
 
 
 def faults(text: str) -> list[str]:
-    return [f"{node.start_point[0] + 1}: {node.type}" for node in nodes(parsed(text)) if node.type == "ERROR" or node.is_missing]
+    return [
+        f"{node.start_point[0] + 1}: {node.type}"
+        for node in nodes(parsed(text))
+        if node.type == "ERROR" or node.is_missing
+    ]
 
 
 def test_shells_read_their_scripts_and_quoted_texts(require_program: Callable[[str], str]) -> None:
     for shell, quoted in [("bash", posix_quoted), ("zsh", posix_quoted), ("fish", fish_quoted)]:
-        done = subprocess.run([require_program(shell), "-n", str(SCRIPTS / SCRIPT_FILES[shell])], capture_output=True, text=True, timeout=100)
+        done = subprocess.run(
+            [require_program(shell), "-n", str(SCRIPTS / SCRIPT_FILES[shell])],
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
         assert (done.returncode, done.stderr) == (0, "")
         line = f"printf '%s\\n' {' '.join(map(quoted, TEXTS))}"
         done = subprocess.run([require_program(shell), "-c", line], capture_output=True, text=True, timeout=100)
@@ -128,8 +159,25 @@ def test_shells_read_their_scripts_and_quoted_texts(require_program: Callable[[s
     assert faults((SCRIPTS / "himl.ps1").read_text(encoding="ascii")) == []
     assert faults(POWERSHELL_LINE) == faults(ASK_POWERSHELL) == []
     assert faults("$table = @{ 'a' = @('b', 'c' }")
-    for text in ("plain", "it's", "''", 'a "b"', "$HOME $(Get-Date)", "`n", "@(1)", "# no comment", "a;b|c", "{", "}", ")"):
-        strings = [node.text.decode() for node in nodes(parsed(f"$a = @({powershell_quoted(text)}, 'end')")) if node.type == "verbatim_string_characters"]
+    for text in (
+        "plain",
+        "it's",
+        "''",
+        'a "b"',
+        "$HOME $(Get-Date)",
+        "`n",
+        "@(1)",
+        "# no comment",
+        "a;b|c",
+        "{",
+        "}",
+        ")",
+    ):
+        strings = [
+            node.text.decode()
+            for node in nodes(parsed(f"$a = @({powershell_quoted(text)}, 'end')"))
+            if node.type == "verbatim_string_characters"
+        ]
         assert [string[1:-1].replace("''", "'") for string in strings] == [text, "end"]
 
 
@@ -157,13 +205,17 @@ def files_of(home: Path) -> dict[str, str]:
     return {
         path.relative_to(home).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(home.rglob("*"))
-        if path.is_file() and not path.name.startswith((".zcompdump", "fish_variables")) and "/fish/conf.d" not in path.as_posix()
+        if path.is_file()
+        and not path.name.startswith((".zcompdump", "fish_variables"))
+        and "/fish/conf.d" not in path.as_posix()
     }
 
 
 @posix
 @pytest.mark.parametrize("shell", HOMES)
-def test_after_a_yes_the_shell_completes(himl: Himl, home: Path, project: Path, shell: str, require_program: Callable[[str], str]) -> None:
+def test_after_a_yes_the_shell_completes(
+    himl: Himl, home: Path, project: Path, shell: str, require_program: Callable[[str], str]
+) -> None:
     program = require_program(shell)
     (project / "my data").mkdir()
     (home / "places").mkdir()
@@ -190,9 +242,13 @@ def test_after_a_yes_the_shell_completes(himl: Himl, home: Path, project: Path, 
 
 
 @posix
-def test_shell_that_loads_the_folder_needs_no_line(himl: Himl, home: Path, require_program: Callable[[str], str]) -> None:
+def test_shell_that_loads_the_folder_needs_no_line(
+    himl: Himl, home: Path, require_program: Callable[[str], str]
+) -> None:
     (home / ".bashrc").write_text("BASH_COMPLETION_VERSINFO=(2 11)\n", encoding="utf-8")
-    written = himl.ok("completion", "bash", "--install", "--json", env={"BASH_COMPLETION_USER_DIR": str(home / "own")}).json()
+    written = himl.ok(
+        "completion", "bash", "--install", "--json", env={"BASH_COMPLETION_USER_DIR": str(home / "own")}
+    ).json()
     assert written == {"shell": "bash", "files": [str(home / "own" / "completions" / "himl")], "line": ""}
     zsh = require_program("zsh")
     (home / ".zshrc").write_text("fpath=(~/.zfunc $fpath)\nautoload -Uz compinit && compinit -u\n", encoding="utf-8")
@@ -207,7 +263,10 @@ def test_completion_prints_the_script_or_why_not(himl: Himl, home: Path, tmp_pat
     for shell, name in SCRIPT_FILES.items():
         assert himl.ok("completion", shell).raw_stdout == (SCRIPTS / name).read_bytes()
     assert himl.ok("completion", "pwsh").stdout == himl.ok("completion", "PowerShell").stdout
-    assert himl.ok("completion", "fish", "--json").json() == {"shell": "fish", "script": (SCRIPTS / SCRIPT_FILES["fish"]).read_text(encoding="ascii")}
+    assert himl.ok("completion", "fish", "--json").json() == {
+        "shell": "fish",
+        "script": (SCRIPTS / SCRIPT_FILES["fish"]).read_text(encoding="ascii"),
+    }
     outcome = himl("completion", "tcsh")
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "Unknown shell 'tcsh'." in outcome.stderr
@@ -223,12 +282,17 @@ def test_completion_prints_the_script_or_why_not(himl: Himl, home: Path, tmp_pat
     programs = write_program(tmp_path / "programs", "pwsh", "")
     outcome = himl("completion", "powershell", "--install", env={"PATH": str(programs)})
     assert (outcome.code, outcome.stdout) == (3, "")
-    assert outcome.stderr.startswith("error: PowerShell does not print the path of its $PROFILE.\nhint: To load it from your $PROFILE, print the script")
+    assert outcome.stderr.startswith(
+        "error: PowerShell does not print the path of its $PROFILE.\n"
+        "hint: To load it from your $PROFILE, print the script"
+    )
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_home_folder_that_is_not_utf_8_is_written(himl: Himl, tmp_path: Path, shell: str, require_program: Callable[[str], str]) -> None:
+def test_home_folder_that_is_not_utf_8_is_written(
+    himl: Himl, tmp_path: Path, shell: str, require_program: Callable[[str], str]
+) -> None:
     require_program(shell)
     home = tmp_path / os.fsdecode(b"h\xfc")
     home.mkdir()
@@ -270,7 +334,9 @@ def test_unresponsive_shell_is_ended_with_its_processes(
         (b"", "cp1252", "\r\n", ""),
     ],
 )
-def test_line_is_added_in_the_encoding_of_the_profile(himl: Himl, tmp_path: Path, mark: bytes, encoding: str, newline: str, end: str) -> None:
+def test_line_is_added_in_the_encoding_of_the_profile(
+    himl: Himl, tmp_path: Path, mark: bytes, encoding: str, newline: str, end: str
+) -> None:
     profile = tmp_path / "Jürgen" / "PowerShell" / "profile.ps1"
     text = f"# für mich{newline}Set-Alias ll ls{end}"
     write_files(profile.parent, {"profile.ps1": mark + text.encode(encoding)})

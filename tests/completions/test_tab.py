@@ -66,7 +66,15 @@ OFFERS = {
 }
 
 TRAPS = ["'$(touch evil)'", '"$(touch evil)"', "'(touch evil)'", "'", '"$']
-NONSENSE: Sequence[list[str]] = ([], [""], ["="], ["trials="], ["runs=\x1b[31m"], ["runs=", "himl", "-w"], ["runs=", "-w", "~nobody-of-that-name/x"])
+NONSENSE: Sequence[list[str]] = (
+    [],
+    [""],
+    ["="],
+    ["trials="],
+    ["runs=\x1b[31m"],
+    ["runs=", "himl", "-w"],
+    ["runs=", "-w", "~nobody-of-that-name/x"],
+)
 
 
 def names(recorded: RecordedRuns, kind: Literal["runs", "experiments"], prefix: str) -> Sequence[str]:
@@ -123,8 +131,14 @@ def test_experiments_come_once_each_and_safe_for_a_shell(tmp_path: Path, recorde
 
 def test_no_query_reads_or_sorts_all_runs(recorded: RecordedRuns) -> None:
     recorded.add_many(100_000)
-    assert [int(name.rpartition("_")[2], 16) for name in names(recorded, "runs", "many_")] == list(range(99_999, 99_999 - MOST, -1))
-    assert [len(names(recorded, "runs", prefix)) for prefix in ("", "nothing", "many_1772366400_00000000")] == [MOST, 0, 1]
+    assert [int(name.rpartition("_")[2], 16) for name in names(recorded, "runs", "many_")] == list(
+        range(99_999, 99_999 - MOST, -1)
+    )
+    assert [len(names(recorded, "runs", prefix)) for prefix in ("", "nothing", "many_1772366400_00000000")] == [
+        MOST,
+        0,
+        1,
+    ]
     assert names(recorded, "experiments", "m") == ["many"]
     for query, bound in ((FEW, ["1"] * 3), (NEWEST, {"prefix": "1", "is_top": True}), (EXPERIMENTS, ["1"])):
         with closing(sqlite3.connect(recorded.folder / ".himl" / "workspace.db")) as connection:
@@ -133,7 +147,9 @@ def test_no_query_reads_or_sorts_all_runs(recorded: RecordedRuns) -> None:
         assert not [step for step in steps if "B-TREE" in step or ("runs" in step and "INDEX" not in step)]
 
 
-def test_names_are_read_beside_a_writer_and_without_a_trace(tmp_path: Path, recorded: RecordedRuns, read_only: Callable[[Path], Path]) -> None:
+def test_names_are_read_beside_a_writer_and_without_a_trace(
+    tmp_path: Path, recorded: RecordedRuns, read_only: Callable[[Path], Path]
+) -> None:
     RecordedRuns(tmp_path).add("train_1_aa")
     # Close the record, and remove its journal files.
     gc.collect()
@@ -172,13 +188,18 @@ def test_completion_never_fails_and_makes_nothing(himl: Himl, project: Path) -> 
 def test_runs_and_experiments_of_the_nearest_workspace(started_himl: Himl, project: Path) -> None:
     (project / "deep" / "er").mkdir(parents=True)
     assert complete(started_himl, "runs=") == ["digits_3_cc", "train_2_bb", "train_1_aa", "latest"]
-    assert complete(started_himl, "runs=tr", "himl", "runs", "show", "tr", cwd=project / "deep" / "er") == ["train_2_bb", "train_1_aa"]
+    assert complete(started_himl, "runs=tr", "himl", "runs", "show", "tr", cwd=project / "deep" / "er") == [
+        "train_2_bb",
+        "train_1_aa",
+    ]
     assert complete(started_himl, "experiments=", "himl", "runs", "list", "--experiment", "") == ["digits", "train"]
     for how in (">&-", "| true"):
         line = f'"{started_himl.program}" --complete runs= {how}; echo "${{PIPESTATUS[0]}}"'
         done = subprocess.run(["bash", "-c", line], cwd=project, capture_output=True, text=True, timeout=100)
         assert (done.stdout, done.stderr) == ("0\n", ""), how
-    done = subprocess.run([sys.executable, "-c", LOADED, "runs="], cwd=project, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, "runs="], cwd=project, capture_output=True, text=True, timeout=100
+    )
     assert done.stdout.splitlines()[-1] == "latest"
     assert HEAVY & set(json.loads(done.stderr)) == set()
 
@@ -200,11 +221,23 @@ def test_line_tells_the_workspace_and_what_is_not_told_again(
     for words in (["-w", "{}"], ["-w{}"], ["--workspace", "{}"], ["--workspace={}"], ["-w", "{}/.himl"]):
         line = ["himl", "runs", "show", *(word.format(tmp_path / "the other") for word in words), "el"]
         assert complete(himl, "runs=el", *line) == ["else_1_ee"], words
-    azure = (["--config_file", "x/config.json"], ["--config-file=c.json"], ["--config_path", "c.json"], ["-w", "config.json"], ["--workspace", "~/c.json"])
+    azure = (
+        ["--config_file", "x/config.json"],
+        ["--config-file=c.json"],
+        ["--config_path", "c.json"],
+        ["-w", "config.json"],
+        ["--workspace", "~/c.json"],
+    )
     for words in azure:
         assert complete(himl, "runs=tr", "himl", "runs", "show", *words, "tr") == [], words
-    assert complete(himl, "runs=tr", "himl", "submit", "train.py", "--", "--config_file", "c.json", "tr") == ["train_2_bb", "train_1_aa"]
-    assert set(AZURE_OPTIONS) == {"config_file", *(old for old, today in HIML_OLD_NAMES.items() if today == "config_file")}
+    assert complete(himl, "runs=tr", "himl", "submit", "train.py", "--", "--config_file", "c.json", "tr") == [
+        "train_2_bb",
+        "train_1_aa",
+    ]
+    assert set(AZURE_OPTIONS) == {
+        "config_file",
+        *(old for old, today in HIML_OLD_NAMES.items() if today == "config_file"),
+    }
     assert trained.folder == project
     azure_environment.write_config(project)
     azure_environment.stage.log.clear()
@@ -236,7 +269,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=FILES)
-def shell(request: pytest.FixtureRequest, world: Path, tmp_path: Path, require_program: Callable[[str], str]) -> Iterator[TypedShell | Fish]:
+def shell(
+    request: pytest.FixtureRequest, world: Path, tmp_path: Path, require_program: Callable[[str], str]
+) -> Iterator[TypedShell | Fish]:
     program = require_program(request.param)
     running = started(request.param, program, SCRIPTS / FILES[request.param], cwd=world, folder=tmp_path)
     yield running

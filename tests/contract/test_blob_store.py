@@ -64,7 +64,10 @@ def run_files(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str,
 def datastore(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
     write_files(folder / "data", bodies)
     with closing(Database(folder / "workspace.db", create=True)) as database:
-        yield DatastoreFolder(folder / "data", "local", database), lambda name, body: write_files(folder / "data", {name: body})
+        yield (
+            DatastoreFolder(folder / "data", "local", database),
+            lambda name, body: write_files(folder / "data", {name: body}),
+        )
 
 
 @contextmanager
@@ -141,20 +144,46 @@ def test_list_stat_read_and_md5_agree(store: BlobStore) -> None:
         assert store.md5(blob) in (None, hashlib.md5(BODIES[blob.name]).digest())
     assert b"".join(store.read("outputs/large", 3_000_000)) == BODIES["outputs/large"][3_000_000:]
     assert b"".join(store.read("outputs/a", 1)) == b""
-    for prefix in ("outputs/a", "outputs/a.d", "outputs/c", "outputs/c/", "outputs/c/x/deep", "user", "nothing", "outputs/a/", "../"):
-        assert [blob.name for blob in listed(store, prefix)] == sorted(name for name in BODIES if name.startswith(prefix)), prefix
+    for prefix in (
+        "outputs/a",
+        "outputs/a.d",
+        "outputs/c",
+        "outputs/c/",
+        "outputs/c/x/deep",
+        "user",
+        "nothing",
+        "outputs/a/",
+        "../",
+    ):
+        assert [blob.name for blob in listed(store, prefix)] == sorted(
+            name for name in BODIES if name.startswith(prefix)
+        ), prefix
 
 
 def test_what_is_no_blob_is_not_found(store: BlobStore) -> None:
     """Fetching a missing blob fails only that request, and so does a blob that is shorter than requested."""
-    for name in ("nothing", "outputs", "outputs/", "outputs/../outputs/a", "../workspace.db", "/etc/passwd", "", "outputs/a\0"):
+    for name in (
+        "nothing",
+        "outputs",
+        "outputs/",
+        "outputs/../outputs/a",
+        "../workspace.db",
+        "/etc/passwd",
+        "",
+        "outputs/a\0",
+    ):
         assert store.stat(name) is None
         with pytest.raises(NotFound, match="No file") as caught:
             store.read(name)
         assert store.label in str(caught.value)
-    for wrong in (*(BlobInfo(name, 5, "x") for name in ("nothing", "../workspace.db", "/etc/passwd")), replace(named(store, "outputs/a"), size=50)):
+    for wrong in (
+        *(BlobInfo(name, 5, "x") for name in ("nothing", "../workspace.db", "/etc/passwd")),
+        replace(named(store, "outputs/a"), size=50),
+    ):
         sink = Received()
-        store.fetch([FetchRequest(wrong, 0, wrong.size), FetchRequest(named(store, "outputs/c0"), 0, 5)], sink, workers=4)
+        store.fetch(
+            [FetchRequest(wrong, 0, wrong.size), FetchRequest(named(store, "outputs/c0"), 0, 5)], sink, workers=4
+        )
         assert ({*sink.errors}, sink.bodies["outputs/c0", 0], len(sink.md5s)) == ({wrong.name}, b"55555", 1)
 
 
@@ -219,9 +248,13 @@ def test_store_keeps_the_file_and_its_md5_and_replaces(writable: BlobStore, tmp_
     assert {name: b"".join(writable.read(name)) for name in files} == files
     assert (sink.errors, sink.sent) == ({}, sum(map(len, files.values())))
     assert {name: named(writable, name) for name in sink.blobs} == sink.blobs
-    assert {name: named(writable, name).md5 for name in files} == {name: hashlib.md5(body).digest() for name, body in files.items()}
+    assert {name: named(writable, name).md5 for name in files} == {
+        name: hashlib.md5(body).digest() for name, body in files.items()
+    }
     same = Stored()
-    writable.store([replace(sending(tmp_path / "same", "outputs/c0", BODIES["outputs/c0"]), replaces="")], same, workers=1)
+    writable.store(
+        [replace(sending(tmp_path / "same", "outputs/c0", BODIES["outputs/c0"]), replaces="")], same, workers=1
+    )
     assert ({*same.blobs}, same.errors) == ({"outputs/c0"}, {})
 
 
@@ -232,12 +265,18 @@ def test_store_keeps_nothing_of_a_file_that_is_not_as_promised(writable: BlobSto
     (tmp_path / "2").write_bytes(b"short and more")
     gone = sending(tmp_path / "3", "outputs/new", b"gone")
     (tmp_path / "3").unlink()
-    cut = [sending(tmp_path / "4", "outputs/a b", bytes(20 << 20)), replace(sending(tmp_path / "5", "outputs/c", bytes(20 << 20)), md5=None)]
+    cut = [
+        sending(tmp_path / "4", "outputs/a b", bytes(20 << 20)),
+        replace(sending(tmp_path / "5", "outputs/c", bytes(20 << 20)), md5=None),
+    ]
     for request in cut:
         os.truncate(request.path, 19 << 20)
     sink = Stored()
     writable.store([promised, longer, gone, *cut, sending(tmp_path / "6", "fine", b"fine")], sink, workers=1)
-    assert ({*sink.errors}, {*sink.blobs}) == ({"outputs/a", "outputs/c0", "outputs/new", "outputs/a b", "outputs/c"}, {"fine"})
+    assert ({*sink.errors}, {*sink.blobs}) == (
+        {"outputs/a", "outputs/c0", "outputs/new", "outputs/a b", "outputs/c"},
+        {"fine"},
+    )
     assert [blob.name for blob in listed(writable)] == sorted([*BODIES, "fine"])
     assert b"".join(writable.read("outputs/a")) == b"1"
 
@@ -261,10 +300,21 @@ def test_store_replaces_what_it_was_told_to_and_nothing_else(writable: BlobStore
     body, sink = b"x" * size, Stored()
     now = named(writable, "outputs/a").etag
     told = {"outputs/a": now, "outputs/new": "", "outputs/c0": "", "outputs/a b": "0x1", "outputs/gone": "0x1"}
-    requests = [replace(sending(tmp_path / str(number), name, body), replaces=etag) for number, (name, etag) in enumerate(told.items())]
+    requests = [
+        replace(sending(tmp_path / str(number), name, body), replaces=etag)
+        for number, (name, etag) in enumerate(told.items())
+    ]
     writable.store(requests, sink, workers=2)
-    assert ({*sink.blobs}, {type(error) for error in sink.errors.values()}) == ({"outputs/a", "outputs/new"}, {BlobChanged})
-    assert [b"".join(writable.read(name)) for name in ("outputs/a", "outputs/new", "outputs/c0", "outputs/a b")] == [body, body, b"55555", b"22"]
+    assert ({*sink.blobs}, {type(error) for error in sink.errors.values()}) == (
+        {"outputs/a", "outputs/new"},
+        {BlobChanged},
+    )
+    assert [b"".join(writable.read(name)) for name in ("outputs/a", "outputs/new", "outputs/c0", "outputs/a b")] == [
+        body,
+        body,
+        b"55555",
+        b"22",
+    ]
     assert writable.stat("outputs/gone") is None
 
 
@@ -283,8 +333,32 @@ def test_store_refuses_names_that_cannot_be_there(writable: BlobStore, tmp_path:
 
 
 ODD = [
-    *("C:\\x", "C:", "..\\up", "\\\\host\\x", "two\nlines", "end.", "end ", "...", "aux.txt", "x.himl-part", ".himl-transfer.db", "%2e%2e", "e\u0301", "é"),
-    *("~", "a\t\r\x1b\x7f\x85\u2028\u202e", "%?*#&+~'\"<>|\U0001f600", " / .b/ä", "-rf/\\", "deep/er/%2f", "x" * 250, "ﬀ"),
+    *(
+        "C:\\x",
+        "C:",
+        "..\\up",
+        "\\\\host\\x",
+        "two\nlines",
+        "end.",
+        "end ",
+        "...",
+        "aux.txt",
+        "x.himl-part",
+        ".himl-transfer.db",
+        "%2e%2e",
+        "e\u0301",
+        "é",
+    ),
+    *(
+        "~",
+        "a\t\r\x1b\x7f\x85\u2028\u202e",
+        "%?*#&+~'\"<>|\U0001f600",
+        " / .b/ä",
+        "-rf/\\",
+        "deep/er/%2f",
+        "x" * 250,
+        "ﬀ",
+    ),
 ]
 
 
@@ -293,7 +367,9 @@ def test_what_upload_takes_download_gives_back(writable: BlobStore, tmp_path: Pa
     """`stress/names` covers more names."""
     write_files(tmp_path / "here", {name: name for name in ODD})
     up = upload(writable, UploadRequest(tmp_path / "here", "odd"))
-    kept_out = {name.removeprefix("odd/") for name in [*(one.name for one in up.refused), *(one.name for one in up.failed)]}
+    kept_out = {
+        name.removeprefix("odd/") for name in [*(one.name for one in up.refused), *(one.name for one in up.failed)]
+    }
     taken = {name for name in ODD if name not in kept_out and not is_bookkeeping(name)}
     assert (up.files, len(taken) > 10) == (len(taken), True)
     assert download(writable, DownloadRequest(tmp_path / "back", Filters("odd/"), strip_prefix=True)).problem() is None

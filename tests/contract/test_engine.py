@@ -103,7 +103,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         def hold(is_held: bool) -> None:
             cluster("scontrol", "update", "PartitionName=gpu", f"State={'DOWN' if is_held else 'UP'}")
 
-        yield Place(EngineSpec("slurm", {"partition": "gpu"}), workspace, hold, lambda: monkeypatch.setenv("PATH", "/none"))
+        yield Place(
+            EngineSpec("slurm", {"partition": "gpu"}), workspace, hold, lambda: monkeypatch.setenv("PATH", "/none")
+        )
         monkeypatch.undo()
         hold(False)
         return
@@ -223,10 +225,16 @@ def test_an_engine_of_another_package_has_the_commands(himl: Himl, project: Path
     run_id = himl.ok("submit", "job.py", "--cluster", "toy:a", "-q", "--wait", "--", "0", "0").stdout.split()[-1]
     shown = himl("runs", "show", run_id).stdout
     assert "Toy" in shown
-    (handle,) = (each for each in himl("runs", "show", run_id, "--json").json()["tags"].items() if each[0] == "himl.toy_job")
+    (handle,) = (
+        each for each in himl("runs", "show", run_id, "--json").json()["tags"].items() if each[0] == "himl.toy_job"
+    )
     assert f"hint: Open a shell on its node: toy enter {handle[1]}" in himl("runs", "attach", run_id).stderr
-    himl.ok("submit", "job.py", "--cluster", "toy:a", "--crossval", "2", "--max_failures", "1", "--dry_run", "--", "0", "0")
-    remark = himl.ok("submit", "job.py", "--cluster", "toy:a", "--docker_image", "x", "--dry_run", "--", "0", "0").stderr
+    himl.ok(
+        "submit", "job.py", "--cluster", "toy:a", "--crossval", "2", "--max_failures", "1", "--dry_run", "--", "0", "0"
+    )
+    remark = himl.ok(
+        "submit", "job.py", "--cluster", "toy:a", "--docker_image", "x", "--dry_run", "--", "0", "0"
+    ).stderr
     assert "Ignored, because the job runs on ToyQueue: --docker_image." in remark
     refused = himl("submit", "job.py", "--cluster", "toy:b", "--", "0", "0")
     assert (refused.code, refused.stderr.splitlines()[-2:]) == (

@@ -44,9 +44,19 @@ RUNS: Mapping[str, Mapping[str, bytes]] = {
         f"{HERE}/epoch=8-step=82.ckpt": b"9",
         f"{RETRY}/last.ckpt": b"the second try",
     },
-    "sharded_1_aa": {f"{HERE}/last.ckpt/latest": b"1", f"{HERE}/last.ckpt/1/model.pt": WEIGHTS, f"{HERE}/last.ckptx": b"", "outputs/log.csv": b"a"},
+    "sharded_1_aa": {
+        f"{HERE}/last.ckpt/latest": b"1",
+        f"{HERE}/last.ckpt/1/model.pt": WEIGHTS,
+        f"{HERE}/last.ckptx": b"",
+        "outputs/log.csv": b"a",
+    },
     "empty_1_aa": {"user_logs/std_log.txt": b"nothing kept"},
-    "began_1_aa": {f"{HERE}/last.ckpt": b"brought", f"{HERE}/best.ckpt/1.pt": b"bro", f"{HERE}/best.ckpt/2.pt": b"ught", f"{HERE}/epoch=3.ckpt": b"trained"},
+    "began_1_aa": {
+        f"{HERE}/last.ckpt": b"brought",
+        f"{HERE}/best.ckpt/1.pt": b"bro",
+        f"{HERE}/best.ckpt/2.pt": b"ught",
+        f"{HERE}/epoch=3.ckpt": b"trained",
+    },
 }
 MD5S = {text: hashlib.md5(text).digest() for text in (b"brought", b"bro", b"ught")}
 SHARDS = b"/1.pt\n" + MD5S[b"bro"] + b"/2.pt\n" + MD5S[b"ught"]
@@ -112,7 +122,9 @@ class Place:
     workspace: Workspace
     folder: Path
 
-    def fetch(self, source: str, select: str | None = None, metric: str | None = None, **more: Any) -> FetchedCheckpoint:
+    def fetch(
+        self, source: str, select: str | None = None, metric: str | None = None, **more: Any
+    ) -> FetchedCheckpoint:
         request = CheckpointRequest(source, choice_of(select, metric), root=self.folder / "checkpoints", **more)
         return fetch_checkpoint(request, lambda: self.workspace, no_address, self.folder)
 
@@ -131,7 +143,13 @@ def test_last_checkpoint_of_newest_try_is_fetched_once(place: Place) -> None:
     assert first.path == place.folder / "checkpoints" / "train_1_aa" / RETRY / "last.ckpt"
     assert first.path.read_bytes() == b"the second try"
     assert first.run is not None
-    assert (first.run.id, first.status, first.names, first.size, first.unverified) == ("train_1_aa", "fetched", [f"{RETRY}/last.ckpt"], 14, 0)
+    assert (first.run.id, first.status, first.names, first.size, first.unverified) == (
+        "train_1_aa",
+        "fetched",
+        [f"{RETRY}/last.ckpt"],
+        14,
+        0,
+    )
     assert digest_of(first) == hashlib.md5(b"the second try").hexdigest()
     again = place.fetch("train_1_aa")
     assert (again.path, again.status) == (first.path, "complete")
@@ -161,7 +179,10 @@ def test_the_best_by_what_was_logged_and_two_of_an_epoch(place: Place) -> None:
 def test_a_folder_comes_whole_alone_and_keeps_its_names(place: Place) -> None:
     sharded = place.fetch("sharded_1_aa", folder=place.folder / "out")
     assert sharded.path == place.folder / "out" / "last.ckpt"
-    assert {path.relative_to(sharded.path).as_posix(): path.stat().st_size for path in files_below(sharded.path)} == {"latest": 1, "1/model.pt": len(WEIGHTS)}
+    assert {path.relative_to(sharded.path).as_posix(): path.stat().st_size for path in files_below(sharded.path)} == {
+        "latest": 1,
+        "1/model.pt": len(WEIGHTS),
+    }
     assert not (place.folder / "out" / "last.ckptx").exists()
     assert digest_of(sharded) is None
     assert place.fetch("train_1_aa:same/").path == place.folder / "checkpoints" / "train_1_aa" / "same"
@@ -169,7 +190,10 @@ def test_a_folder_comes_whole_alone_and_keeps_its_names(place: Place) -> None:
     assert whole.path == place.folder / "checkpoints" / "train_1_aa"
     assert (len(whole.names), (whole.path / "epoch=0.ckpt").read_bytes()) == (7, b"zero")
     outputs = place.fetch("sharded_1_aa:outputs/")
-    assert (outputs.path.name, (outputs.path / "checkpoints" / "last.ckpt" / "latest").read_bytes()) == ("outputs", b"1")
+    assert (outputs.path.name, (outputs.path / "checkpoints" / "last.ckpt" / "latest").read_bytes()) == (
+        "outputs",
+        b"1",
+    )
 
 
 def test_changed_local_file_is_replaced_only_on_overwrite(place: Place) -> None:
@@ -204,9 +228,13 @@ def test_fetch_names_local_files_that_run_no_longer_has(place: Place) -> None:
     request = CheckpointRequest("sharded_1_aa:last.ckpt/", root=place.folder)
     for _ in range(2):
         fetched = fetch_checkpoint(request, lambda: place.workspace, no_address, place.folder, notify=said.append)
-        assert ([event.text for event in said if isinstance(event, Notice) and "does not have" in event.text] == []) == (not (fetched.path / "old").exists())
+        assert (
+            [event.text for event in said if isinstance(event, Notice) and "does not have" in event.text] == []
+        ) == (not (fetched.path / "old").exists())
         write_files(fetched.path, {"old/model.pt": "of an earlier save"})
-    assert any(isinstance(event, Notice) and event.text.endswith("does not have: old/model.pt.") for event in said), said
+    assert any(isinstance(event, Notice) and event.text.endswith("does not have: old/model.pt.") for event in said), (
+        said
+    )
 
 
 @contextmanager
@@ -250,7 +278,10 @@ def test_slides_are_at_hand_as_often_as_asked_for_by_threads(workspace: Workspac
             assert path.name == "a.tif"
         # The files that belong to a slide are next to it.
         with place.local_path("many.mrxs") as path:
-            assert {each.name: each.read_bytes() for each in (path.parent / "many").iterdir()} == {"Data0001.dat": b"level", "Slidedat.ini": b"order"}
+            assert {each.name: each.read_bytes() for each in (path.parent / "many").iterdir()} == {
+                "Data0001.dat": b"level",
+                "Slidedat.ini": b"order",
+            }
     names = names[:3] * 2
     together = Barrier(len(names), timeout=60)
 

@@ -46,7 +46,9 @@ Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Workspace]
 def local(request: pytest.FixtureRequest, folder: Path, tags: Mapping[str, str] | None = None) -> Iterator[Workspace]:
     """The runs of the cases, in a local workspace."""
     runs = RecordedRuns(folder, tags)
-    runs.add("train_1_aa", tags={"team": "blue"}, files={"outputs/model.bin": b"m" * 10, "user_logs/std_log.txt": "hello"})
+    runs.add(
+        "train_1_aa", tags={"team": "blue"}, files={"outputs/model.bin": b"m" * 10, "user_logs/std_log.txt": "hello"}
+    )
     runs.add("train_2_bb", status=RunStatus.failed, exit_code=3, reason="exit code 3", tags={"team": "red"})
     runs.add("other_3_cc", experiment="other", tags={"team": "blue", "stage": "final"})
     runs.add("child_a", parent="train_1_aa")
@@ -58,7 +60,9 @@ def local(request: pytest.FixtureRequest, folder: Path, tags: Mapping[str, str] 
         (folder / ".himl" / "runs" / run_id / "environment.json").write_text(json.dumps(found))
     (folder / "model" / "sub").mkdir(parents=True)
     (folder / "model" / "sub" / "weights").write_bytes(b"w" * 7)
-    (folder / ".himl" / "runs" / "train_1_aa" / "job.json").write_text(json.dumps({"outputs": {"model": str(folder / "model")}}))
+    (folder / ".himl" / "runs" / "train_1_aa" / "job.json").write_text(
+        json.dumps({"outputs": {"model": str(folder / "model")}})
+    )
     yield runs.workspace
 
 
@@ -78,8 +82,18 @@ def azure(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
     staged: StagedWorkspace = request.getfixturevalue("azure_environment")
     staged.add_environment("training", condaFile="dependencies: [python=3.11]")
     times = (datetime(2026, 3, 1, 12, tzinfo=timezone.utc) + timedelta(seconds=number) for number in range(5))
-    trained = staged.add_run("train_1_aa", "train", created=next(times), seconds=65, tags={"team": "blue"}, parameters={"lr": "0.1"})
-    staged.add_run("train_2_bb", "train", created=next(times), seconds=65, status="Failed", error="exit code 3", tags={"team": "red"})
+    trained = staged.add_run(
+        "train_1_aa", "train", created=next(times), seconds=65, tags={"team": "blue"}, parameters={"lr": "0.1"}
+    )
+    staged.add_run(
+        "train_2_bb",
+        "train",
+        created=next(times),
+        seconds=65,
+        status="Failed",
+        error="exit code 3",
+        tags={"team": "red"},
+    )
     staged.add_run("other_3_cc", "other", created=next(times), tags={"team": "blue", "stage": "final"})
     child = staged.add_run("child_a", "train", created=next(times), parent="train_1_aa")
     staged.add_run("child_b", "train", created=next(times), parent="train_1_aa", status="Failed")
@@ -211,17 +225,29 @@ def test_an_unknown_run_is_the_same_error_everywhere(workspace: Workspace) -> No
 
 
 def test_unique_abbreviations_name_runs(workspace: Workspace, project: Path) -> None:
-    """The beginning of an id, or of its hex digits. A service that himl reads in part gets a notice, as does a change. A change takes only digits,
-    since `sweep_1` may be the id of a run that was deleted, and not mean `sweep_10`."""
+    """The beginning of an id, or of its hex digits. A service that himl reads in part gets a notice, as does a change.
+    A change takes only digits, since `sweep_1` may be the id of a run that was deleted, and not mean `sweep_10`."""
     told: list[str] = []
 
     def named(text: str, *, is_exact: bool = False) -> list[str]:
         wanted = RunSelection(runs=[text], is_exact=is_exact)
-        return [run.id for run in find_runs(workspace, wanted, cwd=project, notify=lambda notice: told.append(getattr(notice, "text", "")))]
+        return [
+            run.id
+            for run in find_runs(
+                workspace, wanted, cwd=project, notify=lambda notice: told.append(getattr(notice, "text", ""))
+            )
+        ]
 
-    for text, run_id in {"train_1": "train_1_aa", "aa": "train_1_aa", "other:cc": "other_3_cc", "othe": "other_3_cc"}.items():
+    for text, run_id in {
+        "train_1": "train_1_aa",
+        "aa": "train_1_aa",
+        "other:cc": "other_3_cc",
+        "othe": "other_3_cc",
+    }.items():
         assert named(text) == [run_id], text
-    assert len([text for text in told if "the only one like" in text]) == (2 if isinstance(workspace, ManagedWorkspace) else 4)
+    assert len([text for text in told if "the only one like" in text]) == (
+        2 if isinstance(workspace, ManagedWorkspace) else 4
+    )
     with pytest.raises(BadUsage, match="'train_' is short for 2 runs") as several:
         named("train_")
     assert {"train_1_aa", "train_2_bb"} <= {*several.value.hint.rstrip(".").replace(":", ",").split(", ")}
@@ -246,7 +272,10 @@ def test_sizes_include_those_of_child_runs(workspace: Workspace, project: Path) 
     if not folder.is_dir():
         assert listed.sizes == {"train_1_aa": 15, "train_2_bb": 0}
     else:
-        own = {run: sum(path.lstat().st_size for path in (folder / run).rglob("*") if not path.is_dir()) for run in ("train_1_aa", "child_a", "child_b")}
+        own = {
+            run: sum(path.lstat().st_size for path in (folder / run).rglob("*") if not path.is_dir())
+            for run in ("train_1_aa", "child_a", "child_b")
+        }
         assert 15 < listed.sizes["train_1_aa"] == sum(own.values()) < 1000
 
 
@@ -256,7 +285,12 @@ def test_runs_are_compared(workspace: Workspace, project: Path) -> None:
     first = run_before(workspace, second)
     assert first.id == "train_1_aa"
     found = diff_runs(workspace, first, second, project, lambda notice: told.append(str(notice)))
-    assert (found.first, found.second, found.parameters, found.tags) == ("train_1_aa", "train_2_bb", {"lr": ("0.1", None)}, {"team": ("blue", "red")})
+    assert (found.first, found.second, found.parameters, found.tags) == (
+        "train_1_aa",
+        "train_2_bb",
+        {"lr": ("0.1", None)},
+        {"team": ("blue", "red")},
+    )
     assert {name: found.metrics[name] for name in ("loss", "acc")} == {"loss": (0.5, None), "acc": (0.9, None)}
     is_here = isinstance(workspace, ManagedWorkspace)
     assert (found.facts["status"], found.code, len(told)) == (("Completed", "Failed"), None, 2 if is_here else 3)
@@ -270,10 +304,18 @@ def test_what_a_run_ran_on_is_on_record(workspace: Workspace) -> None:
     found = workspace.environment("train_1_aa")
     assert found is not None
     if isinstance(workspace, ManagedWorkspace):
-        assert (found.python, found.packages, found.machine) == ("/env/python", {"numpy": "2.1", "torch": "2.4"}, {"cpu": "fast"})
+        assert (found.python, found.packages, found.machine) == (
+            "/env/python",
+            {"numpy": "2.1", "torch": "2.4"},
+            {"cpu": "fast"},
+        )
         assert workspace.environment("other_3_cc") is None
     else:
-        assert (found.name, found.image, found.conda) == ("training:1", "docker.io/python:3.11", "dependencies: [python=3.11]")
+        assert (found.name, found.image, found.conda) == (
+            "training:1",
+            "docker.io/python:3.11",
+            "dependencies: [python=3.11]",
+        )
         assert (found.packages, bool(found.problem)) == (None, True)
     with pytest.raises(RunNotFound, match="No run 'nope'"):
         workspace.environment("nope")
@@ -284,7 +326,11 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
     run = workspace.run("train_1_aa")
     for name in ("runs.zip", "folder"):
         archive = tmp_path / name
-        assert [each.id for each in export_runs(workspace, [run, run], archive, lambda _: None)] == ["train_1_aa", "child_b", "child_a"]
+        assert [each.id for each in export_runs(workspace, [run, run], archive, lambda _: None)] == [
+            "train_1_aa",
+            "child_b",
+            "child_a",
+        ]
         far = RecordedRuns(tmp_path / f"far {name}").workspace
         assert isinstance(far, FolderWorkspace)
         import_runs(far, archive, ignore)
@@ -294,7 +340,11 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
         assert (far.run("child_a").parent, far.parameters("train_1_aa")) == ("train_1_aa", {"lr": "0.1"})
         for run_id in ("train_1_aa", "child_a"):
             old, new = (
-                {each.name: [(point.step, point.value, point.time) for point in each.points] for each in place.metrics(run_id) if each.run == run_id}
+                {
+                    each.name: [(point.step, point.value, point.time) for point in each.points]
+                    for each in place.metrics(run_id)
+                    if each.run == run_id
+                }
                 for place in (workspace, far)
             )
             assert old == new
@@ -309,7 +359,9 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
     crate = json.loads((tmp_path / "folder" / "ro-crate-metadata.json").read_text())
     entities = {each["@id"]: each for each in crate["@graph"]}
     assert entities["ro-crate-metadata.json"]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
-    assert not [one for one in crate["@graph"] for value in one.values() if isinstance(value, list) and len(value) == 1], "no array for one reference"
+    assert not [
+        one for one in crate["@graph"] for value in one.values() if isinstance(value, list) and len(value) == 1
+    ], "no array for one reference"
     for part in entities["./"]["hasPart"]:
         content = (tmp_path / "folder" / part["@id"]).read_bytes()
         assert hashlib.sha256(content).hexdigest() == entities[part["@id"]]["sha256"]
@@ -317,14 +369,26 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
 
 
 def test_metrics_parameters_files_and_outputs_of_a_run(workspace: Workspace) -> None:
-    metrics = {(metric.run, metric.name): [(point.step, point.value) for point in metric.points] for metric in workspace.metrics("train_1_aa")}
-    assert metrics == {("train_1_aa", "loss"): [(1, 1.0), (2, 0.5)], ("train_1_aa", "acc"): [(2, 0.9)], ("child_a", "loss"): [(1, 0.25)]}
+    metrics = {
+        (metric.run, metric.name): [(point.step, point.value) for point in metric.points]
+        for metric in workspace.metrics("train_1_aa")
+    }
+    assert metrics == {
+        ("train_1_aa", "loss"): [(1, 1.0), (2, 0.5)],
+        ("train_1_aa", "acc"): [(2, 0.9)],
+        ("child_a", "loss"): [(1, 0.25)],
+    }
     assert [metric.name for metric in workspace.metrics("train_2_bb")] == []
     assert (workspace.parameters("train_1_aa"), workspace.parameters("train_2_bb")) == ({"lr": "0.1"}, {})
     files = workspace.run_files("train_1_aa")
-    assert [(blob.name, blob.size) for blob in listed(files)] == [("outputs/model.bin", 10), ("user_logs/std_log.txt", 5)]
+    assert [(blob.name, blob.size) for blob in listed(files)] == [
+        ("outputs/model.bin", 10),
+        ("user_logs/std_log.txt", 5),
+    ]
     assert b"".join(files.read("user_logs/std_log.txt", 2)) == b"llo"
-    assert [(blob.name, blob.size) for blob in listed(workspace.output_files("train_1_aa", "model"))] == [("sub/weights", 7)]
+    assert [(blob.name, blob.size) for blob in listed(workspace.output_files("train_1_aa", "model"))] == [
+        ("sub/weights", 7)
+    ]
     with pytest.raises(NotFound, match=r"Run 'train_1_aa' has no output 'modle'; it has: .*model"):
         workspace.output_files("train_1_aa", "modle")
     with pytest.raises(RunNotFound, match="No run 'nope'"):
@@ -341,7 +405,10 @@ def test_runs_are_refreshed_with_what_they_logged_last(workspace: Workspace) -> 
     found = workspace.refresh([replace(run, status=RunStatus.queued) for run in known])
     assert {run_id: run.status for run_id, (run, _) in found.items()} == {run.id: run.status for run in known}
     _, results = found["train_1_aa"]
-    assert {name: (results.steps[name], results.last[name]) for name in ("loss", "acc")} == {"loss": (2, 0.5), "acc": (2, 0.9)}
+    assert {name: (results.steps[name], results.last[name]) for name in ("loss", "acc")} == {
+        "loss": (2, 0.5),
+        "acc": (2, 0.9),
+    }
     assert (found["train_2_bb"][1].last, workspace.refresh([])) == ({}, {})
 
 
@@ -354,7 +421,11 @@ def test_runs_are_listed_by_what_they_logged(workspace: Workspace) -> None:
         (ListRequest(where="status = finished AND lr < 0.2"), RunQuery(), [first]),
         (ListRequest(where="params.lr = 0.1 and metrics.loss <= .5 and team = blue"), RunQuery("train"), [first]),
         (ListRequest(where="loss < 0.5"), RunQuery(), []),
-        (ListRequest(where="loss > 0.1 and metrics.acc = 0.9 and status = completed", sort="-loss"), RunQuery(), [first]),
+        (
+            ListRequest(where="loss > 0.1 and metrics.acc = 0.9 and status = completed", sort="-loss"),
+            RunQuery(),
+            [first],
+        ),
         (ListRequest(where="loss >= 0.5", sort="started"), RunQuery("train", limit=1), [first]),
         (ListRequest(where="tags.stage is null", sort="-started"), RunQuery(), [second, first]),
         (ListRequest(where="duration >= 65 and run_id != train_1_aa and status != completed"), RunQuery(), [second]),
@@ -394,14 +465,19 @@ def test_logs_are_read_since_a_time(workspace: Workspace, project: Path) -> None
     if folder.is_dir():
         (folder / "user_logs" / "std_log.txt").write_bytes(b"one\ntwo\nthree\n")
         at = int(created.timestamp() * 1000)
-        (folder / "log_times").write_text(f"0 std_log.txt {at} 0\n0 std_log.txt {at + 60_000} 6\n0 std_log.txt {at + 7_200_000} 14\n")
+        (folder / "log_times").write_text(
+            f"0 std_log.txt {at} 0\n0 std_log.txt {at + 60_000} 6\n0 std_log.txt {at + 7_200_000} 14\n"
+        )
         assert read(created + timedelta(seconds=30)) == b"one\ntwo\nthree\n"
         assert read(created + hour) == b"two\nthree\n"  # whole lines
         assert read(created + 3 * hour) == b""
 
 
 def test_runs_are_tagged_and_deleted_with_their_children(workspace: Workspace) -> None:
-    assert own_tags(workspace.tag("train_1_aa", {"team": "green", "note": "a=b ü"})) == {"team": "green", "note": "a=b ü"}
+    assert own_tags(workspace.tag("train_1_aa", {"team": "green", "note": "a=b ü"})) == {
+        "team": "green",
+        "note": "a=b ü",
+    }
     assert own_tags(workspace.run("train_1_aa")) == {"team": "green", "note": "a=b ü"}
     assert own_tags(workspace.run("train_2_bb")) == {"team": "red"}
     assert own_tags(workspace.tag("train_2_bb", {"team": None, "never": None, "new": "1"})) == {"new": "1"}
@@ -436,10 +512,17 @@ def test_commands_list_runs_by_what_they_logged(workspace: Workspace, ask: Calla
     assert [name for name in head if name in ("lr", "loss", "size")] == ["size", "lr", "loss"]
     found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     assert [*found] == [first, third, second]
-    assert [(found[run]["lr"], found[run]["loss"], found[run]["tags"]) for run in (first, second)] == [("0.1", "0.5", "team=blue"), ("", "", "team=red")]
+    assert [(found[run]["lr"], found[run]["loss"], found[run]["tags"]) for run in (first, second)] == [
+        ("0.1", "0.5", "team=blue"),
+        ("", "", "team=red"),
+    ]
     assert [row.split("\t") for row in ask(*options, "--format", "tsv").stdout.splitlines()] == [head, *rows]
     form = {run["id"]: run for run in ask(*options, "--json").json()}
-    assert (form[first]["metrics"], form[first]["parameters"]["lr"], form[second]["metrics"]) == ({"loss": 0.5}, "0.1", {})
+    assert (form[first]["metrics"], form[first]["parameters"]["lr"], form[second]["metrics"]) == (
+        {"loss": 0.5},
+        "0.1",
+        {},
+    )
     assert {run: str(form[run]["size"]) for run in found} == {run: found[run]["size"] for run in found}
     for goal, value in {"minimize": 0.5, "maximize": 1.0}.items():
         best = ask("runs", "list", "--best", "--metrics", "loss", "--goal", goal, "--json").json()
@@ -454,16 +537,29 @@ def test_commands_list_runs_by_what_they_logged(workspace: Workspace, ask: Calla
         assert (outcome.code, outcome.stdout.split()) == ((0, expected) if expected else (2, [])), outcome.stderr
 
 
-def test_commands_compare_export_and_repeat_runs(workspace: Workspace, ask: Callable[..., Outcome], himl: Himl, tmp_path: Path) -> None:
+def test_commands_compare_export_and_repeat_runs(
+    workspace: Workspace, ask: Callable[..., Outcome], himl: Himl, tmp_path: Path
+) -> None:
     first, second = "train_1_aa", "train_2_bb"
     assert ask("runs", "show", "train_2", "-q").stdout == f"{second}\n"
     found = ask("runs", "diff", first, second, "--json").json()
-    assert (found["parameters"], found["tags"]["team"], found["metrics"]["loss"]) == ({"lr": ["0.1", None]}, ["blue", "red"], [0.5, None])
+    assert (found["parameters"], found["tags"]["team"], found["metrics"]["loss"]) == (
+        {"lr": ["0.1", None]},
+        ["blue", "red"],
+        [0.5, None],
+    )
     for since, text in (("2026-02-01", "hello"), ("2099-01-01", "")):
         assert ask("runs", "logs", first, "--since", since).stdout == text
-    assert "does not know when the lines" in ask("runs", "logs", first, "--since", (workspace.run(first).created + timedelta(hours=1)).isoformat()).stderr
+    assert (
+        "does not know when the lines"
+        in ask("runs", "logs", first, "--since", (workspace.run(first).created + timedelta(hours=1)).isoformat()).stderr
+    )
     assert ask("runs", "export", first, "--to", str(tmp_path / "run.zip")).code == 0
-    assert himl.ok("runs", "import", tmp_path / "run.zip", "-w", tmp_path / "other" / ".himl", "-q").stdout.split() == [first, "child_b", "child_a"]
+    assert himl.ok("runs", "import", tmp_path / "run.zip", "-w", tmp_path / "other" / ".himl", "-q").stdout.split() == [
+        first,
+        "child_b",
+        "child_a",
+    ]
     for words, code, problem in (
         (["runs", "code", first], 3, f"Run '{first}' has no copy of its code."),
         (["submit", "--from", first], 2, f"Run '{first}' cannot be repeated: "),
@@ -472,11 +568,15 @@ def test_commands_compare_export_and_repeat_runs(workspace: Workspace, ask: Call
         assert (refused.code, problem in refused.stderr) == (code, True), refused.stderr
 
 
-def test_code_is_given_back_and_counted(request: pytest.FixtureRequest, workspace: Workspace, ask: Callable[..., Outcome], project: Path) -> None:
+def test_code_is_given_back_and_counted(
+    request: pytest.FixtureRequest, workspace: Workspace, ask: Callable[..., Outcome], project: Path
+) -> None:
     seed = request.node.callspec.params["workspace"]
     if seed in (azure, joined):  # tests/commands/test_submit_azure.py has registered code
         garbage = ask("gc")
-        assert (garbage.code, "There is no local workspace here." in garbage.stderr) == ((3, True) if seed is azure else (0, False))
+        assert (garbage.code, "There is no local workspace here." in garbage.stderr) == (
+            (3, True) if seed is azure else (0, False)
+        )
         return
     home = project if seed is not remote else request.getfixturevalue("box").home
     code, run = project / "own", replace(workspace.run("train_1_aa"), id="kept_4_dd", experiment="kept")

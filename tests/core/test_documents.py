@@ -46,7 +46,13 @@ def test_documents_of_other_versions_are_read_as_far_as_possible() -> None:
     later = {**document, "new": {"of": ["a", "later", "himl"]}, "entry": {**document["entry"], "new": 1}}
     found = from_document(JobSpec, later)
     assert (found.webhook, found.sweep, found.entry) == (None, None, SPEC.entry)
-    wrongs: Sequence[dict[str, Any]] = ({"entry": 5}, {"entry": {"kind": "none", "target": "x"}}, {"env": ["a"]}, {"arguments": 5}, {"snapshot": {}})
+    wrongs: Sequence[dict[str, Any]] = (
+        {"entry": 5},
+        {"entry": {"kind": "none", "target": "x"}},
+        {"env": ["a"]},
+        {"arguments": 5},
+        {"snapshot": {}},
+    )
     for wrong in wrongs:
         with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
             from_document(JobSpec, {**document, **wrong})

@@ -28,7 +28,8 @@ class Finder:
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         if name in MAPPING:
-            return spec_from_file_location(name, MAPPING[name] + "/__init__.py", submodule_search_locations=[MAPPING[name]])
+            folder = MAPPING[name]
+            return spec_from_file_location(name, folder + "/__init__.py", submodule_search_locations=[folder])
 def install():
     sys.meta_path.append(Finder)
 """
@@ -50,12 +51,16 @@ def hook(name: str, **mapping: str) -> str:
 
 
 def spec_of(root: Path, python: Path, script: str = "scripts/train.py") -> JobSpec:
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and "left" not in path.name]
+    names = [
+        path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() and "left" not in path.name
+    ]
     return JobSpec("e", Entry(EntryKind.script, script), Snapshot(root, names, 0), python=str(python))
 
 
 def imported(spec: JobSpec, folder: RunFolder, *names: str, env: Mapping[str, str] | None = None) -> list[str]:
-    """Return the files of the modules *names*, relative to the snapshot or the project, that a job of *spec* imports."""
+    """Return the files of the modules *names*, relative to the snapshot or the project, that a job of *spec*
+    imports.
+    """
     for name in spec.snapshot.files:
         write_files(folder.code, {name: (spec.snapshot.root / name).read_text()})
     if spec.editables is not None:
@@ -63,14 +68,27 @@ def imported(spec: JobSpec, folder: RunFolder, *names: str, env: Mapping[str, st
     variables = with_snapshot_first({**(env or {}), JOB_FOLDER: str(folder.code)}, spec.editables)
     done = subprocess.run([spec.python, "-c", SHOW, *names], cwd="/", env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [line.replace(str(folder.path), "RUN").replace(str(spec.snapshot.root), "ROOT") for line in done.stdout.splitlines()]
+    return [
+        line.replace(str(folder.path), "RUN").replace(str(spec.snapshot.root), "ROOT")
+        for line in done.stdout.splitlines()
+    ]
 
 
 @posix
 def test_every_form_of_editable_install_runs_the_snapshot(tmp_path: Path) -> None:
     root, folder = tmp_path / "root", RunFolder(tmp_path / "ws" / "runs" / "r")
-    places = {"inner": "src/inner", "poet": "flat/poet", "old": "old/old", "flat": "flat2/flat", "renamed": "lib/other", "exact": "exact/exact"}
-    write_files(root, {f"{place}/{file}": "" for place in (*places.values(), "linked/strict") for file in ("__init__.py", "deep.py")})
+    places = {
+        "inner": "src/inner",
+        "poet": "flat/poet",
+        "old": "old/old",
+        "flat": "flat2/flat",
+        "renamed": "lib/other",
+        "exact": "exact/exact",
+    }
+    write_files(
+        root,
+        {f"{place}/{file}": "" for place in (*places.values(), "linked/strict") for file in ("__init__.py", "deep.py")},
+    )
     write_files(root, {"scripts/train.py": "", "by_variable/named/__init__.py": ""})
     links = root / "build" / "__editable__.strict-0.1"
     (links / "strict").mkdir(parents=True)
@@ -91,11 +109,34 @@ def test_every_form_of_editable_install_runs_the_snapshot(tmp_path: Path) -> Non
     (tmp_path / "elsewhere.py").touch()
     python = environment(root / "ve", files)
     spec = spec_of(root, python)
-    spec = replace(spec, snapshot=replace(spec.snapshot, files=[name for name in spec.snapshot.files if not name.startswith(("ve/", "build/"))]))
+    spec = replace(
+        spec,
+        snapshot=replace(
+            spec.snapshot, files=[name for name in spec.snapshot.files if not name.startswith(("ve/", "build/"))]
+        ),
+    )
     spec, remarks = with_editables(spec, {"PYTHONPATH": f"relative:{root}/by_variable"})
-    found = imported(spec, folder, *places, "flat.deep", "inner.deep", "strict.deep", "named", "elsewhere", env={"PYTHONPATH": f"{root}/by_variable"})
+    found = imported(
+        spec,
+        folder,
+        *places,
+        "flat.deep",
+        "inner.deep",
+        "strict.deep",
+        "named",
+        "elsewhere",
+        env={"PYTHONPATH": f"{root}/by_variable"},
+    )
     expected = [f"RUN/code/{place}/__init__.py" for place in places.values()]
-    expected += [f"RUN/code/{name}" for name in ("flat2/flat/deep.py", "src/inner/deep.py", "linked/strict/deep.py", "by_variable/named/__init__.py")]
+    expected += [
+        f"RUN/code/{name}"
+        for name in (
+            "flat2/flat/deep.py",
+            "src/inner/deep.py",
+            "linked/strict/deep.py",
+            "by_variable/named/__init__.py",
+        )
+    ]
     assert (found, remarks) == ([*expected, str(tmp_path / "elsewhere.py")], [])
 
 
@@ -111,12 +152,19 @@ def test_every_form_of_editable_install_runs_the_snapshot(tmp_path: Path) -> Non
         ({"src/installed.py": ""}, "", "'src/installed' would hide the installed 'installed'."),
     ],
 )
-def test_without_all_parts_the_project_is_used_and_that_is_said(tmp_path: Path, more: Mapping[str, str], lacking: str, words: str | None) -> None:
+def test_without_all_parts_the_project_is_used_and_that_is_said(
+    tmp_path: Path, more: Mapping[str, str], lacking: str, words: str | None
+) -> None:
     root = tmp_path / "root"
     write_files(root, {"src/pkg/__init__.py": "", "src/pkg/sub/a.py": "", "scripts/train.py": "", **more})
     python = environment(tmp_path / "ve", {"pkg.pth": f"{root}/src", "installed/__init__.py": ""})
     spec = spec_of(root, python)
-    spec = replace(spec, snapshot=replace(spec.snapshot, files=[name for name in spec.snapshot.files if not lacking or not name.startswith(lacking)]))
+    spec = replace(
+        spec,
+        snapshot=replace(
+            spec.snapshot, files=[name for name in spec.snapshot.files if not lacking or not name.startswith(lacking)]
+        ),
+    )
     spec, remarks = with_editables(spec, {})
     place = "RUN/code" if words is None else "ROOT"
     assert imported(spec, RunFolder(tmp_path / "ws" / "runs" / "r"), "pkg") == [f"{place}/src/pkg/__init__.py"]
@@ -129,7 +177,10 @@ def test_nothing_is_said_of_a_package_beside_the_script(tmp_path: Path) -> None:
     """Python finds it in the snapshot in any case."""
     root = tmp_path / "root"
     write_files(root, {"train.py": "", "pkg/__init__.py": "", "pkg/left.so": "", "installed.py": ""})
-    for files in ({"pkg.pth": f"{root}\n"}, {"a.pth": "import __editable___pkg_finder", "__editable___pkg_finder.py": hook("pkg", pkg=f"{root}/pkg")}):
+    for files in (
+        {"pkg.pth": f"{root}\n"},
+        {"a.pth": "import __editable___pkg_finder", "__editable___pkg_finder.py": hook("pkg", pkg=f"{root}/pkg")},
+    ):
         python = environment(tmp_path / f"ve{len(files)}", {"installed/__init__.py": "", **files})
         assert with_editables(spec_of(root, python, "train.py"), {})[1] == []
 
@@ -138,9 +189,14 @@ def test_nothing_is_said_of_a_package_beside_the_script(tmp_path: Path) -> None:
 def test_a_module_that_is_neither_in_the_snapshot_nor_the_project_is_said(tmp_path: Path) -> None:
     root = tmp_path / "root"
     write_files(root, {"scripts/train.py": "", "pkg/__init__.py": ""})
-    files = {"a.pth": "import __editable___pkg_finder", "__editable___pkg_finder.py": hook("pkg", pkg=f"{root}/pkg", gone=f"{root}/gone")}
+    files = {
+        "a.pth": "import __editable___pkg_finder",
+        "__editable___pkg_finder.py": hook("pkg", pkg=f"{root}/pkg", gone=f"{root}/gone"),
+    }
     (remark,) = with_editables(spec_of(root, environment(tmp_path / "ve", files)), {})[1]
-    assert remark.startswith(f"The job imports 'pkg' from '{root}', not from its snapshot, since the snapshot lacks 'gone'")
+    assert remark.startswith(
+        f"The job imports 'pkg' from '{root}', not from its snapshot, since the snapshot lacks 'gone'"
+    )
 
 
 @posix
@@ -157,7 +213,10 @@ def test_an_unknown_form_is_said(tmp_path: Path) -> None:
     spec, remarks = with_editables(spec_of(root, environment(tmp_path / "ve", files)), {})
     assert (spec.editables, remarks) == (
         None,
-        [f"The job imports 'pkg' from '{root}', not from its snapshot, since himl does not support how it is installed."],
+        [
+            f"The job imports 'pkg' from '{root}', not from its snapshot, since himl does not support how "
+            "it is installed."
+        ],
     )
 
 
@@ -173,9 +232,20 @@ def test_trials_import_the_snapshot_although_the_project_is_edited(himl: Himl, p
 
 def test_installed_packages_are_read_without_their_interpreter(tmp_path: Path) -> None:
     """Versions of each form of metadata, those of conda, and those that come first on Python's path."""
-    files = {"A_b.C-1.0.dist-info/METADATA": "", "old-2.0-py3.11.egg-info/PKG-INFO": "", "bare.egg-info/PKG-INFO": "Name: bare\nVersion: 3.1\n"}
+    files = {
+        "A_b.C-1.0.dist-info/METADATA": "",
+        "old-2.0-py3.11.egg-info/PKG-INFO": "",
+        "bare.egg-info/PKG-INFO": "Name: bare\nVersion: 3.1\n",
+    }
     python = environment(tmp_path / "env", files | {"twice-1.dist-info/METADATA": "", "no_metadata.py": ""})
-    write_files(tmp_path, {"first/twice-2.dist-info/METADATA": "", "env/conda-meta/cuda-x-12.4-h1_0.json": "{}", "env/conda-meta/history": ""})
+    write_files(
+        tmp_path,
+        {
+            "first/twice-2.dist-info/METADATA": "",
+            "env/conda-meta/cuda-x-12.4-h1_0.json": "{}",
+            "env/conda-meta/history": "",
+        },
+    )
     found = environment_of(str(python), os.pathsep.join(["relative", str(tmp_path / "first")]))
     assert found.packages == {"a-b-c": "1.0", "bare": "3.1", "cuda-x": "12.4", "old": "2.0", "twice": "2"}
     assert (found.python, found.problem, found.version[:2]) == (str(python), "", "3.")

@@ -72,8 +72,13 @@ def test_a_subclass_may_have_its_own_constructor() -> None:
 
 
 def test_unpickled_records_are_the_first_use_in_a_new_process() -> None:
-    code = "import pickle, sys; from tests.core.test_records import Point; a, b = pickle.load(sys.stdin.buffer); print(a == b, len({a, b}), a.y)"
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps([hashable(7), hashable(7)]), capture_output=True)
+    code = (
+        "import pickle, sys; from tests.core.test_records import Point; a, b = pickle.load(sys.stdin.buffer); "
+        "print(a == b, len({a, b}), a.y)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps([hashable(7), hashable(7)]), capture_output=True
+    )
     assert done.stdout.split() == [b"True", b"1", b"7"], done.stderr.decode()
 
 
@@ -85,7 +90,9 @@ def test_threads_may_use_a_record_first_at_the_same_time() -> None:
         for _ in range(300):
             record: type = dataclass(frozen=True)(type("Record", (), {"__annotations__": {"x": int}}))
             with ThreadPoolExecutor(8) as pool:
-                made = [*pool.map(lambda x, record=record: (record(x).x, [each.name for each in fields(record)]), range(8))]
+                made = [
+                    *pool.map(lambda x, record=record: (record(x).x, [each.name for each in fields(record)]), range(8))
+                ]
             assert made == [(x, ["x"]) for x in range(8)]
     finally:
         sys.setswitchinterval(interval)

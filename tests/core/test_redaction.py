@@ -15,7 +15,16 @@ import pytest
 import himl_cli
 from himl_cli.core.blobs import FileFailure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
-from himl_cli.core.redaction import MASK, identity, is_address, is_botched_address, mask_arguments, mask_document, mask_line, redact
+from himl_cli.core.redaction import (
+    MASK,
+    identity,
+    is_address,
+    is_botched_address,
+    mask_arguments,
+    mask_document,
+    mask_line,
+    redact,
+)
 from tests.support.hostile_texts import LONG, SECONDS, within
 from tests.support.secret_cases import CHOSEN, FORMS, GENERATED, ORDINARY, TEXTS, made
 
@@ -59,22 +68,41 @@ def test_secrets_are_masked_and_ordinary_text_stays() -> None:
         assert "***" in redact(text)
     for text in PLAIN.splitlines()[1:]:
         assert redact(text) == text
-    document = {"api_key": "HIDDEN", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=HIDDEN"}, "Basic training"], "nodes": 2}
-    assert mask_document(document) == {"api_key": "***", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=***"}, "Basic training"], "nodes": 2}
+    document = {
+        "api_key": "HIDDEN",
+        "token_count": "5",
+        "inputs": [{"path": "https://x.example/f?sig=HIDDEN"}, "Basic training"],
+        "nodes": 2,
+    }
+    assert mask_document(document) == {
+        "api_key": "***",
+        "token_count": "5",
+        "inputs": [{"path": "https://x.example/f?sig=***"}, "Basic training"],
+        "nodes": 2,
+    }
 
 
 @pytest.mark.parametrize("form", FORMS.splitlines()[1:])
 def test_secrets_are_masked_by_their_form_under_any_name(form: str) -> None:
     random = Random(form)
     for text, parts in (made(form, random) for _ in range(20)):
-        for shown in (redact(text), redact(f"error: 'x' {text} is not valid"), mask_arguments(["--x", text])[1], mask_document({"x": [text]})["x"][0]):
+        for shown in (
+            redact(text),
+            redact(f"error: 'x' {text} is not valid"),
+            mask_arguments(["--x", text])[1],
+            mask_document({"x": [text]})["x"][0],
+        ):
             assert MASK in shown
             assert not [part for part in parts if part in shown]
             assert redact(shown) == shown
 
 
 @pytest.mark.parametrize(
-    ("names", "forms"), [(CHOSEN, ("hunter2", "HIDDEN", "correct-horse", "{a40}")), (GENERATED, ("{x32}", "{a40}", "{u43}", "{l32}", "{b43}="))]
+    ("names", "forms"),
+    [
+        (CHOSEN, ("hunter2", "HIDDEN", "correct-horse", "{a40}")),
+        (GENERATED, ("{x32}", "{a40}", "{u43}", "{l32}", "{b43}=")),
+    ],
 )
 def test_secrets_are_masked_by_their_name(names: str, forms: tuple[str, ...]) -> None:
     for name, form in ((name, form) for name in names.split() for form in forms):
@@ -130,7 +158,10 @@ def test_arguments_are_masked_by_their_names() -> None:
         (["--token", "123456", "--api_token=1234", *counts], ["--token", "***", "--api_token=***", *counts]),
         (["STORAGE_KEY=HIDDEN with spaces", "--password_length=12"], ["STORAGE_KEY=***", "--password_length=12"]),
         (["--api_keys", "HIDDEN", "HIDDEN", "--x", "y"], ["--api_keys", "***", "***", "--x", "y"]),
-        (["-e", "MY_PAT=HIDDEN", "-eMY_PAT=HIDDEN", "--env=MY_PAT=HIDDEN"], ["-e", "MY_PAT=***", "-eMY_PAT=***", "--env=MY_PAT=***"]),
+        (
+            ["-e", "MY_PAT=HIDDEN", "-eMY_PAT=HIDDEN", "--env=MY_PAT=HIDDEN"],
+            ["-e", "MY_PAT=***", "-eMY_PAT=***", "--env=MY_PAT=***"],
+        ),
         (["bash", "-c", "train --api-key HIDDEN && done"], ["bash", "-c", "train --api-key *** && done"]),
         (["--docker_args=-e MY_PAT=HIDDEN --shm-size 4g"], ["--docker_args=-e MY_PAT=*** --shm-size 4g"]),
     ):
@@ -149,7 +180,10 @@ def test_a_line_is_masked_and_stays_otherwise() -> None:
         assert mask_line(line) == shown
 
 
-@pytest.mark.parametrize("part", ["eyJabcdefgh-", "-eyJaaaaaaaa", "eyJabcdefgh.", "token = ", "'a\" ", "a='", "https://a:", "?x-a-", "Bearer "])
+@pytest.mark.parametrize(
+    "part",
+    ["eyJabcdefgh-", "-eyJaaaaaaaa", "eyJabcdefgh.", "token = ", "'a\" ", "a='", "https://a:", "?x-a-", "Bearer "],
+)
 def test_a_long_text_takes_no_long_time(part: str) -> None:
     with within(SECONDS):
         redact(part * (LONG // len(part)))
@@ -166,7 +200,10 @@ GoogleAccessId=a&Expires=9&Signature=s
 Policy=p&Signature=s&Key-Pair-Id=k
 token=t
 access_token=t"""
-NO_SIGNATURE = "key hash date code sha seq set sub author update passage keyframe model_code se st sv Expires Policy sig2 tokens x-ms-version"
+NO_SIGNATURE = (
+    "key hash date code sha seq set sub author update passage keyframe model_code se st sv Expires Policy sig2 "
+    "tokens x-ms-version"
+)
 
 
 def test_address_signed_differently_is_one_file() -> None:
@@ -178,13 +215,31 @@ def test_address_signed_differently_is_one_file() -> None:
 
 
 ADDRESSES = (f" {PLACE}?sig=x", f"{PLACE}\n", PLACE.upper())
-BOTCHED = ("https:/h.example/a?sig=x", "https//h.example/a", "https%3A//h.example/a", "https:h.example?sig=x", "s3://bucket/a", " azureml://a")
-NO_ADDRESSES = ("http:train_1_aa", "http:train_1_aa:last.ckpt", "httpbin_1_aa", "https.ckpt", "train:train_1_aa", r"C:\a", "C://a/b", "a/b.ckpt")
+BOTCHED = (
+    "https:/h.example/a?sig=x",
+    "https//h.example/a",
+    "https%3A//h.example/a",
+    "https:h.example?sig=x",
+    "s3://bucket/a",
+    " azureml://a",
+)
+NO_ADDRESSES = (
+    "http:train_1_aa",
+    "http:train_1_aa:last.ckpt",
+    "httpbin_1_aa",
+    "https.ckpt",
+    "train:train_1_aa",
+    r"C:\a",
+    "C://a/b",
+    "a/b.ckpt",
+)
 
 
 def test_runs_and_paths_are_not_taken_for_addresses() -> None:
     for texts, is_one, is_botched in ((ADDRESSES, True, False), (BOTCHED, False, True), (NO_ADDRESSES, False, False)):
-        assert {text: (is_address(text), is_botched_address(text)) for text in texts} == dict.fromkeys(texts, (is_one, is_botched))
+        assert {text: (is_address(text), is_botched_address(text)) for text in texts} == dict.fromkeys(
+            texts, (is_one, is_botched)
+        )
 
 
 def problem(result: TransferResult, *, is_listed: bool = False) -> HimlError:
@@ -194,7 +249,10 @@ def problem(result: TransferResult, *, is_listed: bool = False) -> HimlError:
 
 
 def test_common_cause_is_said_once_with_its_own_hint() -> None:
-    failed = tuple(FileFailure(f"up/{number}", "The signature may only read.", "not_allowed", "Ask for the right to write.") for number in range(300))
+    failed = tuple(
+        FileFailure(f"up/{number}", "The signature may only read.", "not_allowed", "Ask for the right to write.")
+        for number in range(300)
+    )
     error = problem(TransferResult(failed=failed))
     assert isinstance(error, NotAllowed)
     assert str(error) == "Failed: 'up/0', 'up/1', 'up/2' and 297 more: The signature may only read."
@@ -202,16 +260,24 @@ def test_common_cause_is_said_once_with_its_own_hint() -> None:
 
 
 def test_file_is_named_once_and_common_causes_are_alike() -> None:
-    result = TransferResult(failed=tuple(FileFailure(name, f"'{name}' did not arrive.", "service_failed") for name in "ab"))
+    result = TransferResult(
+        failed=tuple(FileFailure(name, f"'{name}' did not arrive.", "service_failed") for name in "ab")
+    )
     assert result.is_told_by_problem
     assert str(problem(result)) == "Failed: 'a', 'b': it did not arrive."
     assert str(problem(TransferResult(failed=result.failed[:1]))) == "'a' did not arrive."
-    assert str(problem(TransferResult(failed=(FileFailure("a", "No connection.", "service_failed"),)))) == "Failed: 'a'. No connection."
+    assert (
+        str(problem(TransferResult(failed=(FileFailure("a", "No connection.", "service_failed"),))))
+        == "Failed: 'a'. No connection."
+    )
 
 
 def test_several_causes_show_first_or_count_if_already_listed() -> None:
     result = TransferResult(
-        failed=(FileFailure("a", "No connection.", "service_failed", "Online?"), FileFailure("b", "Archived.", "service_failed", "Thaw it."))
+        failed=(
+            FileFailure("a", "No connection.", "service_failed", "Online?"),
+            FileFailure("b", "Archived.", "service_failed", "Thaw it."),
+        )
     )
     assert not result.is_told_by_problem
     assert str(problem(result)) == "Failed, for 2 reasons: 'a', 'b'. First: No connection."
@@ -223,11 +289,16 @@ def test_several_causes_show_first_or_count_if_already_listed() -> None:
     gone = FileFailure.of("a", NotFound("'a' was deleted during the download."))
     assert problem(TransferResult(failed=(gone,))).hint == "himl transferred all other files."
     damaged = FileFailure.of("a", IntegrityFailed("'a' arrived without its end."))
-    assert problem(TransferResult(failed=(damaged,))).hint == "himl wrote no files with these names. Run the command again."
+    assert (
+        problem(TransferResult(failed=(damaged,))).hint
+        == "himl wrote no files with these names. Run the command again."
+    )
 
 
 def test_each_left_out_file_has_its_own_reason() -> None:
-    result = TransferResult(refused=(Refused("../a", "it climbs"), Refused("b//c", "it has an empty name"), Refused("d", "it climbs")))
+    result = TransferResult(
+        refused=(Refused("../a", "it climbs"), Refused("b//c", "it has an empty name"), Refused("d", "it climbs"))
+    )
     assert isinstance(problem(result), TransferIncomplete)
     assert str(problem(result)) == "himl left out '../a' (it climbs), 'b//c' (it has an empty name), 'd' (it climbs)."
     same = TransferResult(refused=(Refused("../a", "it climbs"), Refused("../b", "it climbs")))

@@ -1,4 +1,6 @@
-"""Properties of a machine: settings files, the installation, locks that show whether a process is alive, and signals."""
+"""Properties of a machine: settings files, the installation, locks that show whether a process is alive, and
+signals.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.installation import environment_hint, find_source, install_command, requirement_elsewhere, update_hint
+from himl_cli.core.installation import (
+    environment_hint,
+    find_source,
+    install_command,
+    requirement_elsewhere,
+    update_hint,
+)
 from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.settings import lines_of, nearest_local, section_settings
 from himl_cli.core.signals import terminations
@@ -35,7 +43,14 @@ def test_nearest_and_private_settings_win(project: Path) -> None:
     write_files(project, {"pyproject.toml": "[project]\nname='x'\n\n[tool.himl.submit]\ncluster = 'gpu'\n"})
     assert values(project) == {"cluster": "gpu"}
     assert section_settings(project, "submit")["cluster"].line == 5
-    write_files(project, {"himl.toml": "[submit]\ncluster='far'\nfollow=true\n", "a/himl.toml": "[submit]\ncluster='near'\n", "a/b/x": ""})
+    write_files(
+        project,
+        {
+            "himl.toml": "[submit]\ncluster='far'\nfollow=true\n",
+            "a/himl.toml": "[submit]\ncluster='near'\n",
+            "a/b/x": "",
+        },
+    )
     assert values(project / "a" / "b") == {"cluster": "near"}
     write_files(project, {"b/pyproject.toml": "[tool.ruff]\nline-length=160 # himl\n"})
     assert values(project / "b") == {"cluster": "far", "follow": True}
@@ -55,7 +70,12 @@ WHOSE: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int], str]] 
     "a folder for all": ((0, 0o1777), (0, 0o644), (0, 0o755), f"{ALL} '"),
     "files for all": ((0, 0o755), (0, 0o666), (0, 0o755), f"{ALL} '"),
     "a project of another user, as in a container": ((BOB, 0o755), (BOB, 0o644), (BOB, 0o777), ""),
-    "another user's folder above that project": ((ADA, 0o755), (BOB, 0o644), (BOB, 0o755), "lab' belongs to user 61001"),
+    "another user's folder above that project": (
+        (ADA, 0o755),
+        (BOB, 0o644),
+        (BOB, 0o755),
+        "lab' belongs to user 61001",
+    ),
 }
 
 
@@ -66,7 +86,16 @@ def test_files_that_other_users_could_write_are_named_and_not_used(
     (owner, mode), (file_owner, file_mode), (start_owner, start_mode), why = WHOSE[case]
     lab, start = shared / "lab", shared / "lab" / "project"
     ids = json.dumps(dict.fromkeys(("subscription_id", "resource_group", "workspace_name"), "theirs"))
-    write_files(lab, {"himl.toml": "[submit]\ncluster='theirs'\n", "config.json": ids, "most_recent_run.txt": "a:b\n", ".himl/x": "", "project/x": ""})
+    write_files(
+        lab,
+        {
+            "himl.toml": "[submit]\ncluster='theirs'\n",
+            "config.json": ids,
+            "most_recent_run.txt": "a:b\n",
+            ".himl/x": "",
+            "project/x": "",
+        },
+    )
     names = ("himl.toml", "most_recent_run.txt", "config.json", ".himl")
     for name in names:
         (lab / name).chmod(file_mode | 0o111 * (name == ".himl"))
@@ -98,7 +127,10 @@ def test_files_that_other_users_could_write_are_named_and_not_used(
 
 def test_links_and_lists_of_trusted_folders(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab, start, theirs = shared / "lab", shared / "lab" / "project", shared / "theirs.toml"
-    write_files(shared, {"theirs.toml": "[submit]\ncluster='theirs'\n", "lab/project/himl.private.toml": "[trust]\nfolders = ['..']\n"})
+    write_files(
+        shared,
+        {"theirs.toml": "[submit]\ncluster='theirs'\n", "lab/project/himl.private.toml": "[trust]\nfolders = ['..']\n"},
+    )
     os.chown(theirs, BOB, 0)
     start.joinpath("himl.toml").symlink_to(theirs)
     assert values(start) == {"cluster": "theirs"}, "the owner of a link chose its target"
@@ -154,7 +186,9 @@ def test_line_of_a_key_is_found() -> None:
 
 def test_settings_may_hold_long_texts_and_thousands_of_keys(project: Path) -> None:
     long = "a." * 300 + "0" * 400
-    write_files(project, {"himl.toml": f'# {long}\n[submit]\na = \'{long}\'\nb = "{long} \\" {long}"\nc = """\n{long}\n"""\n'})
+    write_files(
+        project, {"himl.toml": f'# {long}\n[submit]\na = \'{long}\'\nb = "{long} \\" {long}"\nc = """\n{long}\n"""\n'}
+    )
     assert values(project) == {"a": long, "b": f'{long} " {long}', "c": f"{long}\n"}
     write_files(project, {"himl.toml": "[submit]\n" + "".join(f"key{number} = {number}\n" for number in range(10_000))})
     with within(SECONDS):
@@ -179,14 +213,22 @@ ADDRESSES: list[tuple[dict[str, Any], str]] = [
     (git("https://me:pat@example.org:8443/himl"), f"git+https://example.org:8443/himl@{COMMIT}"),
     (git("ssh://git:pat@example.org/himl"), f"git+ssh://git@example.org/himl@{COMMIT}"),
     (git("file:///srv/himl.git"), f"git+file:///srv/himl.git@{COMMIT}"),
-    (git("https://example.org/all", subdirectory="tools/himl"), f"git+https://example.org/all@{COMMIT}#subdirectory=tools/himl"),
-    (archive("https://me:pat@a.blob.example.org/w/himl.whl?sv=2024&sig=c2VjcmV0#sha256=0"), "https://a.blob.example.org/w/himl.whl"),
+    (
+        git("https://example.org/all", subdirectory="tools/himl"),
+        f"git+https://example.org/all@{COMMIT}#subdirectory=tools/himl",
+    ),
+    (
+        archive("https://me:pat@a.blob.example.org/w/himl.whl?sv=2024&sig=c2VjcmV0#sha256=0"),
+        "https://a.blob.example.org/w/himl.whl",
+    ),
     (archive("file:///srv/my%20wheels/himl.whl"), "file:///srv/my%20wheels/himl.whl"),
 ]
 
 
 @pytest.mark.parametrize(("record", "address"), ADDRESSES, ids=range(7))
-def test_install_from_address_is_repeated_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any], address: str) -> None:
+def test_install_from_address_is_repeated_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any], address: str
+) -> None:
     monkeypatch.syspath_prepend(write_record(tmp_path, json.dumps(record)))
     assert install_command("v1") == f"pip install {QUOTE}himl-cli[v1] @ {address}{QUOTE}"
     assert install_command(options="-U") == f"pip install -U {QUOTE}himl-cli @ {address}{QUOTE}"
@@ -202,7 +244,9 @@ def test_install_from_address_is_repeated_without_secrets(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(("info", "options"), [({}, ""), ({"editable": False}, ""), ({"editable": True}, "-e ")])
-def test_install_from_folder_is_repeated_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: dict[str, bool], options: str) -> None:
+def test_install_from_folder_is_repeated_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: dict[str, bool], options: str
+) -> None:
     clone = tmp_path / "my clöne"
     monkeypatch.syspath_prepend(write_record(tmp_path, json.dumps({"url": clone.as_uri(), "dir_info": info})))
     assert find_source().folder == str(clone)
@@ -216,7 +260,17 @@ def test_install_from_folder_is_repeated_from_there(tmp_path: Path, monkeypatch:
 
 OF_AN_ADDRESS = '{"url": "https://example.org/himl"'
 BROKEN: list[str | bytes | None] = [
-    *(None, "", '{"url": ', b'{"url": "\xff"}', '{"url": ' + "[" * 100_000, "[1]", '{"dir_info": {}}', '{"url": 7, "dir_info": {}}', f"{OF_AN_ADDRESS}}}"),
+    *(
+        None,
+        "",
+        '{"url": ',
+        b'{"url": "\xff"}',
+        '{"url": ' + "[" * 100_000,
+        "[1]",
+        '{"dir_info": {}}',
+        '{"url": 7, "dir_info": {}}',
+        f"{OF_AN_ADDRESS}}}",
+    ),
     f'{OF_AN_ADDRESS}, "vcs_info": "git", "archive_info": "x"}}',
     f'{OF_AN_ADDRESS}, "vcs_info": {{"vcs": "git"}}}}',
     f'{OF_AN_ADDRESS}, "vcs_info": {{"vcs": "git", "commit_id": "a b"}}}}',
@@ -227,15 +281,22 @@ BROKEN: list[str | bytes | None] = [
 
 
 @pytest.mark.parametrize("record", BROKEN, ids=range(15))
-def test_broken_install_record_falls_back_to_package_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str | bytes | None) -> None:
+def test_broken_install_record_falls_back_to_package_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str | bytes | None
+) -> None:
     monkeypatch.syspath_prepend(write_record(tmp_path, record))
-    assert (install_command("v1"), install_command(options="-U")) == (f"pip install {QUOTE}himl-cli[v1]{QUOTE}", "pip install -U himl-cli")
+    assert (install_command("v1"), install_command(options="-U")) == (
+        f"pip install {QUOTE}himl-cli[v1]{QUOTE}",
+        "pip install -U himl-cli",
+    )
     assert update_hint() == "Update himl: pip install -U himl-cli"
     assert environment_hint("v1") == "add 'himl-cli[v1]' to its pip packages"
 
 
 def test_doctor_names_the_install_command(himl: Himl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = write_record(tmp_path, json.dumps(git("ssh://git:pat@example.org/himl"))) / "himl_cli-99.dist-info" / "METADATA"
+    place = (
+        write_record(tmp_path, json.dumps(git("ssh://git:pat@example.org/himl"))) / "himl_cli-99.dist-info" / "METADATA"
+    )
     place.write_text(f"{place.read_text()}Requires-Dist: no-such-package; extra == 'aaa'\n")
     monkeypatch.syspath_prepend(tmp_path)
     (remedy,) = [check["remedy"] for check in himl("doctor", "--json").json() if check["name"] == "extras"]
@@ -268,7 +329,9 @@ def test_lock_is_held_until_released_or_its_process_ends(tmp_path: Path) -> None
     lock.release()
     lock.release()
     assert not is_held(path)
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == b"held"
         assert (is_held(path), lock.take()) == (True, False)

@@ -24,7 +24,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PRELUDES = Path(__file__).parent / "preludes"
-WORLDS = ("here", "gpus", "example", "azure", "slides", "slurm", "ssh", "lightning", "recipes", "runner", "dsa", "empty")
+WORLDS = (
+    "here",
+    "gpus",
+    "example",
+    "azure",
+    "slides",
+    "slurm",
+    "ssh",
+    "lightning",
+    "recipes",
+    "runner",
+    "dsa",
+    "empty",
+)
 SUFFIXES = {"sh": ".sh", "console": ".sh", "python": ".py"}
 KINDS = (*SUFFIXES, "toml", "json", "yaml")
 """The kinds that tests run or parse."""
@@ -100,18 +113,34 @@ class Page:
 def read(name: str, text: str | None = None) -> Page:
     """Parse the page *name* of the checkout, or *text* as that page."""
     lines = ((ROOT / name).read_text(encoding="utf-8") if text is None else text).splitlines()
-    matched = [(number, found["which"], found["world"], found["words"]) for number, line in enumerate(lines, 1) if (found := _MARKER.match(line.strip()))]
+    matched = [
+        (number, found["which"], found["world"], found["words"])
+        for number, line in enumerate(lines, 1)
+        if (found := _MARKER.match(line.strip()))
+    ]
     markers = {number: Marker(world, tuple(words.split())) for number, which, world, words in matched if which == "run"}
-    defaults = [(number, Marker(world, tuple(words.split()))) for number, which, world, words in matched if which == "runs"]
+    defaults = [
+        (number, Marker(world, tuple(words.split()))) for number, which, world, words in matched if which == "runs"
+    ]
     default = defaults[0][1] if defaults else None
     blocks, loose = _fences(name, lines, markers, default)
     begun = {block.line - 1 for block in blocks}
-    stray = [number for number, line in enumerate(lines, 1) if line.lstrip().startswith("<!-- run:") and number not in begun & set(markers)]
-    stray += [number for number, line in enumerate(lines, 1) if line.lstrip().startswith("<!-- runs:") and [number] != [at for at, _ in defaults]]
+    stray = [
+        number
+        for number, line in enumerate(lines, 1)
+        if line.lstrip().startswith("<!-- run:") and number not in begun & set(markers)
+    ]
+    stray += [
+        number
+        for number, line in enumerate(lines, 1)
+        if line.lstrip().startswith("<!-- runs:") and [number] != [at for at, _ in defaults]
+    ]
     return Page(name, blocks, loose, default, stray)
 
 
-def _fences(name: str, lines: Sequence[str], markers: dict[int, Marker], default: Marker | None) -> tuple[list[Block], list[tuple[int, str]]]:
+def _fences(
+    name: str, lines: Sequence[str], markers: dict[int, Marker], default: Marker | None
+) -> tuple[list[Block], list[tuple[int, str]]]:
     blocks: list[Block] = []
     loose: list[tuple[int, str]] = []
     number, may_begin = 0, True
@@ -121,7 +150,15 @@ def _fences(name: str, lines: Sequence[str], markers: dict[int, Marker], default
         if found := _FENCE.match(line):
             end = next((at for at in range(number, len(lines)) if lines[at].strip() == found["ticks"]), len(lines))
             body = "".join(f"{inner.removeprefix(found['indent'])}\n" for inner in lines[number:end])
-            blocks.append(Block(name, begin, found["kind"], body, markers.get(begin - 1) or (default if found["kind"] in KINDS else None)))
+            blocks.append(
+                Block(
+                    name,
+                    begin,
+                    found["kind"],
+                    body,
+                    markers.get(begin - 1) or (default if found["kind"] in KINDS else None),
+                )
+            )
             number, may_begin = end + 1, True
         elif line.startswith("    ") and may_begin:
             loose.append((begin, line.strip()))
@@ -132,14 +169,18 @@ def _fences(name: str, lines: Sequence[str], markers: dict[int, Marker], default
 
 def problems(page: Page) -> list[str]:
     found = [f"{page.name}:{line}: a marker that is not understood, or that no block follows" for line in page.stray]
-    found += [f"{page.name}:{line}: a command without a fence: {text}" for line, text in page.loose if _COMMANDS.match(text)]
+    found += [
+        f"{page.name}:{line}: a command without a fence: {text}" for line, text in page.loose if _COMMANDS.match(text)
+    ]
     if page.default is not None and (page.default.world not in WORLDS or page.default.words):
         found.append(f"{page.name}: the page's own marker names a world, and nothing more")
     found += [f"{block.where}: {what}" for block in page.blocks for what in _wrong_with(block)]
     begun: set[str] = set()
     for block in _to_run(page):
         if block.has("more") and block.world not in begun:
-            found.append(f"{block.where}: there is no block of the world '{block.world}' above that it could go on from")
+            found.append(
+                f"{block.where}: there is no block of the world '{block.world}' above that it could go on from"
+            )
         begun.add(block.world)
     return found
 

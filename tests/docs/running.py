@@ -83,7 +83,11 @@ class Chain:
                 assert not (wrong := differences(lines, printed)), f"{block.where}: {wrong}\n{printed}"
             return
         for script in (self.folder / "train.py", self.folder / "examples" / "train.py"):
-            if "himl submit" in block.body and script.is_file() and script.read_bytes() == (ROOT / "examples" / "train.py").read_bytes():
+            if (
+                "himl submit" in block.body
+                and script.is_file()
+                and script.read_bytes() == (ROOT / "examples" / "train.py").read_bytes()
+            ):
                 # Blocks that show output must really train.
                 shutil.copy(FILES / "train.py", script)
         prelude = (PRELUDES / f"{block.value('prelude')}.sh").read_text() if block.value("prelude") else ""
@@ -101,10 +105,15 @@ class Chain:
             self._shell(block, prelude + body)
 
     def _in_process(self, block: Block, lines: Sequence[str]) -> None:
-        himl, changed = Himl(PROGRAM, self.folder, in_process=True), {name: text for name, text in self.variables.items() if os.environ.get(name) != text}
+        himl, changed = (
+            Himl(PROGRAM, self.folder, in_process=True),
+            {name: text for name, text in self.variables.items() if os.environ.get(name) != text},
+        )
         for number, line in enumerate(lines, 1):
             done = himl(*shlex.split(self._named(line, SHORTER), comments=True)[1:], env=changed)
-            assert done.code == int((number == len(lines) and block.value("exit")) or 0), f"{block.where}: {line} gave {done.code}:\n{done.stdout}{done.stderr}"
+            assert done.code == int((number == len(lines) and block.value("exit")) or 0), (
+                f"{block.where}: {line} gave {done.code}:\n{done.stdout}{done.stderr}"
+            )
 
     def _shell(self, block: Block, script: str, until: str = "") -> None:
         state = self.scratch / "state"
@@ -120,8 +129,13 @@ class Chain:
     def _named(self, script: str, shorter: Mapping[str, str] | None = None) -> str:
         """Replace the placeholders of this world in *script*."""
         names = {**(shorter or {}), **self.world.names}
-        pattern = "|".join(rf"(?<![\w-]){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True)) or r"(?!)"
-        lines = (line if line.lstrip().startswith("#") else re.sub(pattern, lambda found: names[found[0]], line) for line in script.splitlines())
+        pattern = (
+            "|".join(rf"(?<![\w-]){re.escape(name)}(?!\w)" for name in sorted(names, key=len, reverse=True)) or r"(?!)"
+        )
+        lines = (
+            line if line.lstrip().startswith("#") else re.sub(pattern, lambda found: names[found[0]], line)
+            for line in script.splitlines()
+        )
         return "\n".join(lines)
 
     def _take(self, state: Path) -> None:
@@ -142,10 +156,14 @@ class Chain:
     def _python(self, block: Block) -> None:
         prelude = PRELUDES / f"{block.value('prelude')}.py"
         script = self.folder / "block.py"
-        script.write_text((prelude.read_text(encoding="utf-8") if block.value("prelude") else "") + block.body, encoding="utf-8")
+        script.write_text(
+            (prelude.read_text(encoding="utf-8") if block.value("prelude") else "") + block.body, encoding="utf-8"
+        )
         # The vendor's package emits warnings during its import, so only warnings of the block itself count.
         for more in ([], ["--azureml"])[: 1 + block.has("azureml")]:
-            said, code = _said([sys.executable, "-W", "error:::__main__", script.name, *more], self.folder, self.variables)
+            said, code = _said(
+                [sys.executable, "-W", "error:::__main__", script.name, *more], self.folder, self.variables
+            )
             assert code == int(block.value("exit") or 0), f"{block.where} ended with {code}:\n{said}"
         if block.has("azureml"):
             assert self.world.azure is not None
@@ -171,7 +189,13 @@ def _said(command: list[str], folder: Path, variables: Mapping[str, str], until:
     answers, and send Ctrl-C.
     """
     with subprocess.Popen(
-        command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        cwd=folder,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
         timer = threading.Timer(PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
@@ -233,7 +257,9 @@ def _agree(wanted: Sequence[Sequence[str]], got: Sequence[Sequence[str]]) -> boo
 
 def _same(one: Sequence[str], other: Sequence[str]) -> bool:
     pairs = [(left, right) for left, right in zip(one, other, strict=False) if left != right]
-    numbers = [(float(left), float(right)) for left, right in pairs if NUMBER.fullmatch(left) and NUMBER.fullmatch(right)]
+    numbers = [
+        (float(left), float(right)) for left, right in pairs if NUMBER.fullmatch(left) and NUMBER.fullmatch(right)
+    ]
     are_near = all(abs(left - right) <= NEAR * max(abs(left), abs(right)) for left, right in numbers)
     return len(one) == len(other) and len(pairs) == len(numbers) and are_near
 

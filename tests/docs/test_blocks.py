@@ -25,13 +25,19 @@ pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="the blocks are
 
 def lines_of(chain: list[Block]) -> set[tuple[str, str]]:
     """The commands with their world, without comments and surrounding spaces."""
-    bodies = ["\n".join(command for command, _ in commands_of(block.body)) if block.kind == "console" else block.body for block in chain]
+    bodies = [
+        "\n".join(command for command, _ in commands_of(block.body)) if block.kind == "console" else block.body
+        for block in chain
+    ]
     lines = "\n".join(bodies).replace("\\\n", " ").splitlines()
     return {(chain[0].world, " ".join(re.sub(r"\s#.*", "", line).split())) for line in lines if line.strip()}
 
 
 def is_plain(chain: list[Block]) -> bool:
-    return all(block.kind in ("sh", "console") and set(block.marker.words if block.marker else ()) <= {"more"} for block in chain)
+    return all(
+        block.kind in ("sh", "console") and set(block.marker.words if block.marker else ()) <= {"more"}
+        for block in chain
+    )
 
 
 def chosen() -> dict[str, list[list[Block]]]:
@@ -67,7 +73,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         world = worlds.here(folder)
         return replace(world, variables={**world.variables, **request.getfixturevalue("nvml"), "NVML_GPUS": "4"})
     if name in ("lightning", "runner"):
-        return {"lightning": worlds.lightning, "runner": worlds.runner}[name](folder, request.getfixturevalue("lightning_packages"))
+        return {"lightning": worlds.lightning, "runner": worlds.runner}[name](
+            folder, request.getfixturevalue("lightning_packages")
+        )
     if name == "recipes":
         return worlds.recipes(folder, request.getfixturevalue("recipes_python"))
     if name == "dsa":
@@ -80,7 +88,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     az.answer(token_of(staged.state.principal))
     if name == "slides":
         return worlds.slides(folder, staged, az.folder)
-    return worlds.azure(folder, staged, az.folder, with_examples="docs/examples/" in request.node.callspec.params["name"])
+    return worlds.azure(
+        folder, staged, az.folder, with_examples="docs/examples/" in request.node.callspec.params["name"]
+    )
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -105,7 +115,10 @@ def test_every_block_says_how_it_is_run() -> None:
     assert set(NOT_RUN) <= set(REASONS)
     assert [pattern for pattern in ELSEWHERE if not list(ROOT.glob(pattern))] == []
     used = {(block.value("prelude"), block.kind == "python") for block in all_blocks}
-    assert {(path.stem, path.suffix == ".py") for path in PRELUDES.iterdir() if path.is_file()} == used - {("", True), ("", False)}
+    assert {(path.stem, path.suffix == ".py") for path in PRELUDES.iterdir() if path.is_file()} == used - {
+        ("", True),
+        ("", False),
+    }
 
 
 @pytest.mark.parametrize(
@@ -114,9 +127,15 @@ def test_every_block_says_how_it_is_run() -> None:
         ("```sh\nls\n```\n", "page.md:1: no marker, and the page has none"),
         ("<!-- runs: here -->\n```sh\nls\n```\n", ""),
         ("<!-- run: there -->\n```sh\nls\n```\n", "page.md:2: there is no world 'there'"),
-        ("<!-- run: here -->\n\n```sh\nls\n```\n", "page.md:1: a marker that is not understood, or that no block follows"),
+        (
+            "<!-- run: here -->\n\n```sh\nls\n```\n",
+            "page.md:1: a marker that is not understood, or that no block follows",
+        ),
         ("<!-- run: here quick -->\n```sh\nls\n```\n", "page.md:2: the word 'quick'"),
-        (RUN + "<!-- run: azure more -->\n```sh\nls\n```\n", "page.md:6: there is no block of the world 'azure' above that it could go on from"),
+        (
+            RUN + "<!-- run: azure more -->\n```sh\nls\n```\n",
+            "page.md:6: there is no block of the world 'azure' above that it could go on from",
+        ),
         ("```text\nhiml runs list\n```\n", "page.md:1: commands in a block that is not run"),
         ("Do this:\n\n    himl runs list\n", "page.md:3: a command without a fence: himl runs list"),
     ],
@@ -136,10 +155,14 @@ def test_block_that_tests_would_not_run_is_named(text: str, problem: str) -> Non
         "```python\nimport warnings\nwarnings.warn('old')",
         "```yaml\na: [",
         '```toml\n[submit]\nclustr = "gpu"',
-        "until=up ```sh\npython -c 'import signal, time; signal.signal(2, lambda *_: exit(3)); print(\"up\", flush=True); time.sleep(60)'",
+        "until=up ```sh\n"
+        'python -c \'import signal, time; signal.signal(2, lambda *_: exit(3)); print("up", flush=True); '
+        "time.sleep(60)'",
     ],
 )
-def test_block_that_fails_is_noticed(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fence: str) -> None:
+def test_block_that_fails_is_noticed(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fence: str
+) -> None:
     """Each case is a fence after the words of its marker."""
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "scratch").mkdir()

@@ -69,7 +69,9 @@ SHORTER = {
 
 @dataclass(frozen=True)
 class World:
-    """A folder to start in, the variables of commands, and the values of placeholders in commands (`RUN`, `ID`, ...)."""
+    """A folder to start in, the variables of commands, and the values of placeholders in commands (`RUN`, `ID`,
+    ...).
+    """
 
     folder: Path
     variables: Mapping[str, str]
@@ -102,18 +104,36 @@ def here(folder: Path) -> World:
     runs.add(DIGITS, experiment="digits", tags={"team": "blue"}, files={**CHECKPOINTS, **LOG, **_curves()})
     runs.add("sweep_1", tags={"team": "blue"})
     for number, rate in enumerate(("0.1", "0.01")):
-        runs.log(runs.add(f"sweep_1_{number}", parent="sweep_1", tags={"lr": rate, HYPERPARAMETERS: json.dumps({"lr": float(rate)})}, files=LOG), _points(rate))
+        runs.log(
+            runs.add(
+                f"sweep_1_{number}",
+                parent="sweep_1",
+                tags={"lr": rate, HYPERPARAMETERS: json.dumps({"lr": float(rate)})},
+                files=LOG,
+            ),
+            _points(rate),
+        )
     for run in ("abc", "train_1_failed", f"{HERE}_3", HERE):
         status = RunStatus.failed if "failed" in run else RunStatus.completed
         runs.log(runs.add(run, status=status, files={**CHECKPOINTS, **LOG, **_curves()}), _points("0.1"))
     write_files(folder, {"most_recent_run.txt": f"train:{HERE}\n"})
-    names = {"RUN": HERE, "SWEEP": "sweep_1", "ID": IDS["subscription_id"], "RG": IDS["resource_group"], "WS": IDS["workspace_name"]}
+    names = {
+        "RUN": HERE,
+        "SWEEP": "sweep_1",
+        "ID": IDS["subscription_id"],
+        "RG": IDS["resource_group"],
+        "WS": IDS["workspace_name"],
+    }
     return World(folder, variables(), names)
 
 
 def slurm(folder: Path, programs: Path) -> World:
     _copy_files(folder, IDS)
-    return World(folder, variables(PATH=f"{programs}{os.pathsep}{os.environ['PATH']}"), {"--max_run_duration 2h": "--max_run_duration 2m"})
+    return World(
+        folder,
+        variables(PATH=f"{programs}{os.pathsep}{os.environ['PATH']}"),
+        {"--max_run_duration 2h": "--max_run_duration 2m"},
+    )
 
 
 def ssh(folder: Path, box: SshServer) -> World:
@@ -143,13 +163,24 @@ def runner(folder: Path, packages: str) -> World:
 
 
 def dsa(folder: Path, archive: Archive) -> World:
-    results = b"slide_id,left,top,right,bottom,bag_attn\nslide_1,0,0,224,224,0.07\nslide_1,224,0,448,224,0.42\nslide_2,0,0,224,224,0.11\n"
+    results = (
+        b"slide_id,left,top,right,bottom,bag_attn\nslide_1,0,0,224,224,0.07\nslide_1,224,0,448,224,0.42\n"
+        b"slide_2,0,0,224,224,0.11\n"
+    )
     shape = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {"name": "tumour"}}
     write_files(folder, {"attention.csv": results, "tumour.geojson": json.dumps(shape)})
-    RecordedRuns(folder).add(HERE, display_name="transformer", files={f"outputs/{split}/test_output.csv": results for split in ("test", "val")})
+    RecordedRuns(folder).add(
+        HERE,
+        display_name="transformer",
+        files={f"outputs/{split}/test_output.csv": results for split in ("test", "val")},
+    )
     for number in (1, 2):
         archive.add(f"Biopsies/PANDA/slide_{number}.svs")
-    return World(folder, variables(), {"RUN": HERE, "https://dsa.example.org": archive.address, "DSA_API_KEY=…": f"DSA_API_KEY={KEY}"})
+    return World(
+        folder,
+        variables(),
+        {"RUN": HERE, "https://dsa.example.org": archive.address, "DSA_API_KEY=…": f"DSA_API_KEY={KEY}"},
+    )
 
 
 def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: bool = False) -> World:
@@ -172,7 +203,10 @@ def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: boo
     for datastore in ("datasets", "lab", "lake", "shared", "himldatasets"):
         staged.add_datastore(datastore)
     for datastore in ("workspaceblobstore", "datasets", "lake"):
-        staged.put_blobs(datastore, {"scans/a.csv": b"1\n", "scans/b.txt": b"2\n", "mnist/label.txt": b"1\n", "scans_small/a.csv": b"1\n"})
+        staged.put_blobs(
+            datastore,
+            {"scans/a.csv": b"1\n", "scans/b.txt": b"2\n", "mnist/label.txt": b"1\n", "scans_small/a.csv": b"1\n"},
+        )
     staged.put_blobs("workspaceblobstore", {"digits/1.txt": b"1\n", "models/epoch_9.ckpt": b"weights"})
     staged.add_data("scans", "azureml://datastores/workspaceblobstore/paths/scans/", "3")
     _add_runs(staged)
@@ -199,8 +233,8 @@ def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: boo
 
 
 def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
-    """Four slides in `slides` with a list of two of them and `labels.csv`, and in the folder `scans` of the datastore `lab`. Also a
-    wheel of himl.
+    """Four slides in `slides` with a list of two of them and `labels.csv`, and in the folder `scans` of the datastore
+    `lab`. Also a wheel of himl.
 
     Montages are narrower than in the documents.
     """
@@ -228,7 +262,12 @@ def _add_runs(staged: StagedWorkspace) -> None:
         staged.put_artifacts(run, {**CHECKPOINTS, **LOG, **_curves()})
         staged.add_output(run, "model", {"model.txt": b"weights"})
     staged.put_artifact(staged.add_run("best_1", "train"), "outputs/checkpoints/best_val_loss.ckpt", b"weights")
-    add_sweep(staged, CROSSVAL, [{"crossval_index": number} for number in range(3)], lambda number, _: {"val/loss": [number + loss for loss in LOSSES]})
+    add_sweep(
+        staged,
+        CROSSVAL,
+        [{"crossval_index": number} for number in range(3)],
+        lambda number, _: {"val/loss": [number + loss for loss in LOSSES]},
+    )
 
 
 def _points(rate: str) -> list[tuple[str, float, int, int]]:
@@ -243,7 +282,9 @@ def _curves() -> dict[str, bytes]:
 
 
 def _copy_examples(folder: Path) -> None:
-    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__", ".himl", "outputs"))
+    shutil.copytree(
+        ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__", ".himl", "outputs")
+    )
 
 
 def _copy_files(folder: Path, ids: Mapping[str, str]) -> None:

@@ -25,7 +25,10 @@ VOLATILE = {"seconds", "duration", "times", "time"}
 RUN = re.compile(r"\b([a-z]+)_\d{10}_[0-9a-f]{8}")
 TIME = re.compile(r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?")
 RECORDED_DAY = "2026-03-01T12:"
-SCRIPT = "import pathlib, sys\nprint('epoch 1')\npathlib.Path('outputs/best.txt').write_text('0.9')\nsys.exit(int((sys.argv[1:] or ['0'])[0]))\n"
+SCRIPT = (
+    "import pathlib, sys\nprint('epoch 1')\npathlib.Path('outputs/best.txt').write_text('0.9')\n"
+    "sys.exit(int((sys.argv[1:] or ['0'])[0]))\n"
+)
 DOCUMENTS: dict[str, list[str]] = {
     "runs_list": ["runs", "list"],
     "runs_show": ["runs", "show", "train_3_cc"],
@@ -50,7 +53,15 @@ DOCUMENTS: dict[str, list[str]] = {
     "submit_settings": ["submit", "train.py", "--show_settings", "--env_var", "KEY=value"],
     "workspace_show": ["workspace", "show"],
     "doctor": ["doctor"],
-    "init": ["init", "--subscription_id", "00000000-0000-0000-0000-000000000000", "--resource_group", "rg", "--workspace_name", "ws"],
+    "init": [
+        "init",
+        "--subscription_id",
+        "00000000-0000-0000-0000-000000000000",
+        "--resource_group",
+        "rg",
+        "--workspace_name",
+        "ws",
+    ],
 }
 ERRORS: dict[str, tuple[int, list[str]]] = {
     "job_failed": (1, ["submit", "train.py", "--", "7"]),
@@ -97,7 +108,9 @@ def steady(value: Any, folders: dict[str, Path], key: str = "") -> Any:
 @pytest.fixture(autouse=True)
 def filled(project: Path, recorded: RecordedRuns) -> None:
     recorded.add("kept_4_dd", files={"outputs/checkpoints/last.ckpt": "weights", "logs/events.out.tfevents.1": b""})
-    write_files(project, {"train.py": SCRIPT, "data/a.txt": "a", "data/sub/b.txt": "bb", "differing/stored/c.txt": "other"})
+    write_files(
+        project, {"train.py": SCRIPT, "data/a.txt": "a", "data/sub/b.txt": "bb", "differing/stored/c.txt": "other"}
+    )
     write_files(project / ".himl" / "datastores" / "local", {"stored/c.txt": "ccc"})
 
 
@@ -110,7 +123,11 @@ def test_document_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
         document = [{key: entry[key] if key == "name" else "" for key in entry} for entry in document]
     if name == "workspace_show":
         document[0]["facts"]["journal"] = ""
-    compare(name, {"exit_code": outcome.code if name != "doctor" else 0, "document": document}, {"PROJECT": project, "HOME": project.parent / "home"})
+    compare(
+        name,
+        {"exit_code": outcome.code if name != "doctor" else 0, "document": document},
+        {"PROJECT": project, "HOME": project.parent / "home"},
+    )
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -137,7 +154,11 @@ def test_interrupted_submit_has_its_code_and_run(himl: Himl, project: Path) -> N
     assert b"up\n" in iter(process.stderr.readline, b"")
     process.send_signal(signal.SIGINT)
     printed, said = process.communicate(timeout=100)
-    compare("error_interrupted", {"exit_code": process.returncode, "document": json.loads(printed), **_last_object(said)}, {"PROJECT": project})
+    compare(
+        "error_interrupted",
+        {"exit_code": process.returncode, "document": json.loads(printed), **_last_object(said)},
+        {"PROJECT": project},
+    )
 
 
 def _last_object(stderr: bytes) -> dict[str, Any]:

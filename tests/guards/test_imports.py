@@ -48,10 +48,14 @@ the number of himl's modules that may be added.
 @pytest.mark.parametrize("command", MEASURED)
 def test_command_imports_no_more_than_before(command: str, tmp_path: Path) -> None:
     RecordedRuns(tmp_path).add("train_1_aa")
-    done = subprocess.run([sys.executable, "-c", CODE, *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     found, ours, collections = json.loads(done.stdout)
     most, most_of_ours = MEASURED[command]
-    assert found <= most * (SLACK if sys.version_info[:2] == (3, 11) else OTHER_PYTHON), f"{found} modules; it was {most}"
+    assert found <= most * (SLACK if sys.version_info[:2] == (3, 11) else OTHER_PYTHON), (
+        f"{found} modules; it was {most}"
+    )
     assert collections == 0
     assert ours <= most_of_ours + OURS, f"{ours} of himl's modules; it was {most_of_ours}"

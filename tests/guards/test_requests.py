@@ -26,15 +26,30 @@ from tests.support.azure import add_many, opened
 from tests.support.running import Himl, write_files
 from tests.support.tensorboard import NAME, event_bytes
 
-HOMES = ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "APPDATA", "LOCALAPPDATA")
+HOMES = (
+    "HOME",
+    "USERPROFILE",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_STATE_HOME",
+    "APPDATA",
+    "LOCALAPPDATA",
+)
 TRAINED, SWEEP, CURVES = "trained_1_aa", "tuned_1_bb", "curves_1_cc"
 SMALL = {f"outputs/{number:02d}.bin": bytes([number]) * 1000 for number in range(20)}
 LARGE = {"outputs/large.bin": bytes(range(256)) * (9 << 12)}
 FILES = {**SMALL, **LARGE, "outputs/checkpoints/last.ckpt": b"c" * 100_000}
 DATA = {f"data/{number:03d}.bin": bytes([number]) * 1000 for number in range(30)}
-SOURCE = {f"source/{number:02d}.bin": bytes([number]) * 1000 for number in range(20)} | {"source/large.bin": LARGE["outputs/large.bin"]}
+SOURCE = {f"source/{number:02d}.bin": bytes([number]) * 1000 for number in range(20)} | {
+    "source/large.bin": LARGE["outputs/large.bin"]
+}
 EVENTS = event_bytes([number / 100 for number in range(100)])
-PROJECT = {"train.py": "print('trained')\n", "model/net.py": "width = 8\n", "environment.yml": "name: lab\ndependencies:\n- python=3.11\n- pip\n"}
+PROJECT = {
+    "train.py": "print('trained')\n",
+    "model/net.py": "width = 8\n",
+    "environment.yml": "name: lab\ndependencies:\n- python=3.11\n- pip\n",
+}
 
 KINDS = {
     "sign in": r"^\w+ login\.",
@@ -64,15 +79,31 @@ def asked(seen: Sequence[Seen]) -> Asked:
 
 
 COMMANDS: dict[str, tuple[str, Asked, Asked]] = {
-    "list of runs": ("runs list --num_runs 100", Asked({"sign in": 2, "resources": 1, "services": 8}), Asked({"services": 4})),
-    "a run": (f"runs show {TRAINED}", Asked({"sign in": 2, "resources": 2, "services": 7}), Asked({"resources": 1, "services": 6})),
-    "aggregate": (f"runs aggregate {SWEEP} --json", Asked({"sign in": 2, "resources": 1, "services": 26}), Asked({"services": 25})),
+    "list of runs": (
+        "runs list --num_runs 100",
+        Asked({"sign in": 2, "resources": 1, "services": 8}),
+        Asked({"services": 4}),
+    ),
+    "a run": (
+        f"runs show {TRAINED}",
+        Asked({"sign in": 2, "resources": 2, "services": 7}),
+        Asked({"resources": 1, "services": 6}),
+    ),
+    "aggregate": (
+        f"runs aggregate {SWEEP} --json",
+        Asked({"sign in": 2, "resources": 1, "services": 26}),
+        Asked({"services": 25}),
+    ),
     "download": (
         f"download {TRAINED} --output_dir ../out_#",
         Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1, "get": 22}, came=9_557_184),
         Asked({"services": 1, "list": 1, "get": 22}, came=9_557_184),
     ),
-    "list of files": (f"download {TRAINED} --list", Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1}), Asked({"services": 1, "list": 1})),
+    "list of files": (
+        f"download {TRAINED} --list",
+        Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1}),
+        Asked({"services": 1, "list": 1}),
+    ),
     "checkpoint": (
         f"checkpoint fetch {TRAINED} --output_dir ../out_#",
         Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1, "get": 1}, came=100_000),
@@ -83,7 +114,11 @@ COMMANDS: dict[str, tuple[str, Asked, Asked]] = {
         Asked({"sign in": 2, "resources": 3, "services": 2, "list": 1, "get": 1}, came=len(EVENTS)),
         Asked({"services": 1, "list": 1}),
     ),
-    "list of blobs": ("datastore list data", Asked({"sign in": 2, "resources": 2, "list": 1}), Asked({"resources": 1, "list": 1})),
+    "list of blobs": (
+        "datastore list data",
+        Asked({"sign in": 2, "resources": 2, "list": 1}),
+        Asked({"resources": 1, "list": 1}),
+    ),
     "blobs": (
         "datastore download data ../blobs_#",
         Asked({"sign in": 2, "resources": 2, "list": 1, "get": 30}, came=30_000),
@@ -99,7 +134,11 @@ COMMANDS: dict[str, tuple[str, Asked, Asked]] = {
         Asked({"sign in": 2, "resources": 7, "get": 1, "put": 28}, came=233, went=9_457_603),
         Asked({"resources": 2}),
     ),
-    "tag": (f"runs tag {TRAINED} stage=#", Asked({"sign in": 2, "resources": 1, "services": 3}), Asked({"services": 2})),
+    "tag": (
+        f"runs tag {TRAINED} stage=#",
+        Asked({"sign in": 2, "resources": 1, "services": 3}),
+        Asked({"services": 2}),
+    ),
 }
 """By name: the arguments (`#` is another name in each call), the requests of the first call, and those of the second.
 """
@@ -112,7 +151,12 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
     write_files(project, {**PROJECT, **SOURCE})
     azure.put_artifacts(azure.add_run(TRAINED, "train", tags={"model": "unet"}), FILES)
     azure.put_artifact(azure.add_run(CURVES, "curves"), f"logs/{NAME}", EVENTS)
-    add_sweep(azure, SWEEP, [{"lr": number / 10} for number in range(10)], lambda number, _: {"accuracy": [0.1, 0.2, number / 10]})
+    add_sweep(
+        azure,
+        SWEEP,
+        [{"lr": number / 10} for number in range(10)],
+        lambda number, _: {"accuracy": [0.1, 0.2, number / 10]},
+    )
     add_many(azure, 250)
     azure.put_blobs(DEFAULT, DATA)
     return azure
@@ -137,11 +181,15 @@ GROWING: dict[str, str] = {"show": "show #", "tag": "tag # a=b", "delete": "dele
 """Commands for several runs, in place of `#`."""
 
 
-def test_commands_for_several_runs_make_requests_in_proportion_and_at_once(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_commands_for_several_runs_make_requests_in_proportion_and_at_once(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path
+) -> None:
     """Twice as many runs take at most twice as many requests, many of which the service has at the same time."""
     azure = azure_environment
     azure.write_config(project)
-    first, second = ([azure.add_run(f"train_{size}_{number}", "train").run_id for number in range(size)] for size in (4, 8))
+    first, second = (
+        [azure.add_run(f"train_{size}_{number}", "train").run_id for number in range(size)] for size in (4, 8)
+    )
     himl.ok("runs", "show", first[0])
     azure.stage.faults.add(Latency(0.05), times=None)
     for name, text in GROWING.items():
@@ -172,7 +220,15 @@ def test_a_look_at_what_is_watched_is_one_request(azure_environment: StagedWorks
         azure.add_metric(run, "val/loss", [0.5, 0.25])
         azure.append_log(run, "epoch 1\n")
     if kind == "sweep":
-        names = [add_sweep(azure, SWEEP, [{"lr": number / 10} for number in range(150)], lambda *_: {"accuracy": [0.1]}, statuses={3: "Running"}).run_id]
+        names = [
+            add_sweep(
+                azure,
+                SWEEP,
+                [{"lr": number / 10} for number in range(150)],
+                lambda *_: {"accuracy": [0.1]},
+                statuses={3: "Running"},
+            ).run_id
+        ]
     counts = []
     with opened(azure, project) as workspace:
         watched = WatchedRuns([workspace.run(name) for name in names])

@@ -84,12 +84,21 @@ def aggregate(folder: Path, size: int) -> Callable[[], object]:
     recorded.add("sweep")
     for number in range(size):
         trial = recorded.add(f"sweep_{number}", parent="sweep")
-        recorded.log(trial, [(f"metric_{metric}", float(number * step), step, step) for metric in range(METRICS) for step in range(POINTS)])
+        recorded.log(
+            trial,
+            [
+                (f"metric_{metric}", float(number * step), step, step)
+                for metric in range(METRICS)
+                for step in range(POINTS)
+            ],
+        )
     return lambda: _command(place, "runs", "aggregate", "sweep", "--json")
 
 
 def submit(folder: Path, size: int) -> Callable[[], object]:
-    """List a project of *size* files, copy them for a run, look for the files that its script wrote, and move the copies to the store."""
+    """List a project of *size* files, copy them for a run, look for the files that its script wrote, and move the
+    copies to the store.
+    """
     from himl_cli.core.jobs import Entry, EntryKind, JobSpec
     from himl_cli.services.submission.snapshot import take_snapshot
     from himl_cli.workspaces.local.code_store import CodeStore
@@ -102,7 +111,9 @@ def submit(folder: Path, size: int) -> Callable[[], object]:
     def work() -> int:
         run.code.mkdir(parents=True)
         snapshot = take_snapshot(project).snapshot
-        stage_files(JobSpec("digits", Entry(EntryKind.script, "train.py"), snapshot), run.code, is_stopped=lambda: False)
+        stage_files(
+            JobSpec("digits", Entry(EntryKind.script, "train.py"), snapshot), run.code, is_stopped=lambda: False
+        )
         run.write(RECORD, {"in_place": False})
         _expect(len(snapshot.files) + len([*run.files_elsewhere()]), size)
         CodeStore(run.workspace).keep({run.code: str(project)}, run.lock, lambda: True)
@@ -167,7 +178,9 @@ def test_calls_stay_as_measured_and_grow_with_the_size(name: str, tmp_path: Path
     """On a Python without measured calls, only the growth is compared."""
     variables = {**os.environ, "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-m", "tests.guards.test_work", name, str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], env=variables, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=variables, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     calls, of_twice = json.loads(done.stdout)
     assert of_twice <= TWICE * calls, f"{JOBS[name].size} took {calls:,} calls, and twice as many {of_twice:,}"

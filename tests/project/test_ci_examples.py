@@ -40,7 +40,13 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the steps are f
 EXAMPLES = Path(__file__).parents[2] / "examples" / "ci"
 FILES = ("github-actions.yml", "github-actions-oidc.yml", "azure-pipelines.yml", "azure-pipelines-oidc.yml")
 CANCELED = ("cancelled()", "canceled()")
-VARIABLES = sorted({name for file in FILES for name in re.findall(r"(?:HIML|AZURE)_[A-Z_]+|CLUSTER|LEAST_ACCURACY", (EXAMPLES / file).read_text())})
+VARIABLES = sorted(
+    {
+        name
+        for file in FILES
+        for name in re.findall(r"(?:HIML|AZURE)_[A-Z_]+|CLUSTER|LEAST_ACCURACY", (EXAMPLES / file).read_text())
+    }
+)
 """All variables that the files require."""
 GITHUB_BASH = ("bash", "--noprofile", "--norc", "-eo", "pipefail")
 """The command that GitHub uses for `shell: bash`."""
@@ -71,7 +77,11 @@ def github_steps(name: str) -> list[Step]:
     """The scripts of a workflow's only job, in order."""
     (job,) = document(name)["jobs"].values()
     assert job["defaults"]["run"] == {"shell": "bash"}
-    return [Step(step["name"], step["run"], GITHUB_BASH, {**job["env"], **step.get("env", {})}, step.get("if", "")) for step in job["steps"] if "run" in step]
+    return [
+        Step(step["name"], step["run"], GITHUB_BASH, {**job["env"], **step.get("env", {})}, step.get("if", ""))
+        for step in job["steps"]
+        if "run" in step
+    ]
 
 
 def devops_steps(name: str) -> list[Step]:
@@ -92,7 +102,9 @@ def _devops_scripts(steps: list[dict[str, Any]], common: dict[str, str]) -> Iter
             yield Step(step["displayName"], step["bash"], DEVOPS_BASH, variables, condition)
         elif "inlineScript" in inputs:
             assert (inputs["scriptType"], inputs["scriptLocation"]) == ("bash", "inlineScript")
-            yield Step(step["displayName"], inputs["inlineScript"], DEVOPS_BASH, variables, condition, step["task"], inputs)
+            yield Step(
+                step["displayName"], inputs["inlineScript"], DEVOPS_BASH, variables, condition, step["task"], inputs
+            )
 
 
 def steps_of(name: str) -> dict[str, Step]:
@@ -144,9 +156,17 @@ class Machine:
 
 
 GITHUB, GITHUB_OIDC, AZURE, AZURE_OIDC = FILES
-SIGNED_BY = {GITHUB: "service principal", GITHUB_OIDC: "workload identity", AZURE: "service principal", AZURE_OIDC: "Azure CLI"}
+SIGNED_BY = {
+    GITHUB: "service principal",
+    GITHUB_OIDC: "workload identity",
+    AZURE: "service principal",
+    AZURE_OIDC: "Azure CLI",
+}
 PLAIN = Step("Train", "bash ci/train.sh --build_branch main --build_number 17 --build_user grace", DEVOPS_BASH)
-UNTIL_ANOTHER = 'first="$(cat "$AZURE_FEDERATED_TOKEN_FILE")"; until [ "$(cat "$AZURE_FEDERATED_TOKEN_FILE")" != "$first" ]; do sleep 0.05; done; exit 9'
+UNTIL_ANOTHER = (
+    'first="$(cat "$AZURE_FEDERATED_TOKEN_FILE")"; until [ "$(cat "$AZURE_FEDERATED_TOKEN_FILE")" != "$first" '
+    "]; do sleep 0.05; done; exit 9"
+)
 TRAIN = """
 import pathlib, sys
 from himl_cli import RUN_CONTEXT
@@ -171,7 +191,10 @@ class IdTokens:
         """Returned in place of an answer with a token."""
         self._server, self._principal = server, principal
         server.before = self._prepare
-        self.variables = {"ACTIONS_ID_TOKEN_REQUEST_URL": server("/token", "v=2"), "ACTIONS_ID_TOKEN_REQUEST_TOKEN": ASKING}
+        self.variables = {
+            "ACTIONS_ID_TOKEN_REQUEST_URL": server("/token", "v=2"),
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": ASKING,
+        }
 
     def _prepare(self, asked: Asked) -> None:
         self.calls += 1
@@ -203,30 +226,54 @@ class Lab:
         identity.
         """
         state, principal = self.azure.state, self.principal
-        place = {"HIML_SUBSCRIPTION_ID": state.subscription, "HIML_RESOURCE_GROUP": state.group, "HIML_WORKSPACE_NAME": state.name}
+        place = {
+            "HIML_SUBSCRIPTION_ID": state.subscription,
+            "HIML_RESOURCE_GROUP": state.group,
+            "HIML_WORKSPACE_NAME": state.name,
+        }
         himl = {"HIML_TENANT_ID": principal.tenant, "HIML_SERVICE_PRINCIPAL_ID": principal.client_id}
         password = {"HIML_SERVICE_PRINCIPAL_PASSWORD": principal.secret}
         vendor = {"AZURE_TENANT_ID": principal.tenant, "AZURE_CLIENT_ID": principal.client_id}
         common, token_file = self.azure.stage.environment(), self.scratch / "federated_token"
         if name.startswith("github"):
-            service = {"GITHUB_ACTIONS": "true", "GITHUB_REF_NAME": "main", "GITHUB_RUN_NUMBER": "17", "GITHUB_ACTOR": "grace"}
+            service = {
+                "GITHUB_ACTIONS": "true",
+                "GITHUB_REF_NAME": "main",
+                "GITHUB_RUN_NUMBER": "17",
+                "GITHUB_ACTOR": "grace",
+            }
             if document(name)["permissions"].get("id-token") == "write":
                 service |= self.id_tokens.variables
-            values = {f"vars.{key}": value for key, value in (place | himl | vendor).items()} | {f"secrets.{key}": value for key, value in password.items()}
+            values = {f"vars.{key}": value for key, value in (place | himl | vendor).items()} | {
+                f"secrets.{key}": value for key, value in password.items()
+            }
             return Machine(self.project, common | service, values | {"runner.temp": str(self.scratch)}, self.scratch)
         if name.startswith("azure"):
-            service = {"TF_BUILD": "True", "BUILD_SOURCEBRANCHNAME": "main", "BUILD_BUILDNUMBER": "17", "BUILD_REQUESTEDFOR": "grace", **place}
+            service = {
+                "TF_BUILD": "True",
+                "BUILD_SOURCEBRANCHNAME": "main",
+                "BUILD_BUILDNUMBER": "17",
+                "BUILD_REQUESTEDFOR": "grace",
+                **place,
+            }
             if "HIML_SERVICE_PRINCIPAL_PASSWORD" in (EXAMPLES / name).read_text():
                 service |= himl
             return Machine(self.project, common | service, password, self.scratch)
         token_file.write_text(principal.new_assertion())
         signed = vendor | {"AZURE_FEDERATED_TOKEN_FILE": str(token_file)} if "token" in name else himl | password
-        return Machine(self.project, {**common, **place, **signed, "CLUSTER": "gpu", "LEAST_ACCURACY": "0.9"}, {}, self.scratch)
+        return Machine(
+            self.project, {**common, **place, **signed, "CLUSTER": "gpu", "LEAST_ACCURACY": "0.9"}, {}, self.scratch
+        )
 
 
 @pytest.fixture
 def lab(
-    azure: StagedWorkspace, project: Path, tmp_path: Path, git: Callable[..., str], require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    azure: StagedWorkspace,
+    project: Path,
+    tmp_path: Path,
+    git: Callable[..., str],
+    require_program: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Lab]:
     require_program("jq")
     require_program("curl")
@@ -274,9 +321,16 @@ def test_ci_steps_train_and_download_results(lab: Lab, name: str) -> None:
     (run,) = lab.azure.state.runs.values()
     assert run.status == "Completed"
     tags = {key: run.tags[key] for key in ("build_branch", "build_number", "build_user", "build_source_message")}
-    assert tags == {"build_branch": "main", "build_number": "17", "build_user": "grace", "build_source_message": "First"}
+    assert tags == {
+        "build_branch": "main",
+        "build_number": "17",
+        "build_user": "grace",
+        "build_source_message": "First",
+    }
     assert (lab.project / "results" / "outputs" / "model.txt").read_text() == "weights"
-    assert json.loads((lab.project / "results" / "metrics.json").read_text())["children"][0]["last"] == {"accuracy": 0.95}
+    assert json.loads((lab.project / "results" / "metrics.json").read_text())["children"][0]["last"] == {
+        "accuracy": 0.95
+    }
     assert asked == (0 if name == AZURE_OIDC else 1)
     assert bool(lab.id_tokens.given) == (name == GITHUB_OIDC)
     assert (checked, SIGNED_BY[name] in re.findall(r"\tsign-in\t(.*)", signed)[0]) == (0, True), signed
@@ -358,7 +412,9 @@ def test_script_checks_its_needs_before_the_training(tmp_path: Path) -> None:
         "LEAST_ACCURACY must be a number such as 0.9, not '0,9'.": {"LEAST_ACCURACY": "0,9"},
         "jq is not installed. This script needs it to read the accuracy.": {"PATH_OF_SCRIPT": "/nowhere"},
     }
-    step = replace(PLAIN, script=f"""PATH="${{PATH_OF_SCRIPT-$PATH}}" '{shutil.which("bash")}' '{EXAMPLES / "train.sh"}'""")
+    step = replace(
+        PLAIN, script=f"""PATH="${{PATH_OF_SCRIPT-$PATH}}" '{shutil.which("bash")}' '{EXAMPLES / "train.sh"}'"""
+    )
     for said, variables in cases.items():
         own = {"CLUSTER": "local", "LEAST_ACCURACY": "0.9", **variables}
         assert Machine(tmp_path, own, {}, tmp_path).run(step) == (2, f"{said}\n")
@@ -375,12 +431,20 @@ def test_token_of_github_is_renewed_and_without_it_nothing_runs(lab: Lab, monkey
     assert token_file.read_text() in lab.id_tokens.given
     assert token_file.stat().st_mode & 0o077 == 0
     machine = lab.machine(GITHUB_OIDC)
-    step = Step("Token", "bash ci/with-github-token.sh touch started", DEVOPS_BASH, {"AZURE_FEDERATED_TOKEN_FILE": str(lab.scratch / "token")})
+    step = Step(
+        "Token",
+        "bash ci/with-github-token.sh touch started",
+        DEVOPS_BASH,
+        {"AZURE_FEDERATED_TOKEN_FILE": str(lab.scratch / "token")},
+    )
     code, said = Machine(machine.folder, {}, {}, machine.scratch).run(step)
     assert (code, "is not set. The job needs the permission id-token: write" in said) == (1, True)
     lab.id_tokens.refused = {lab.id_tokens.calls + 1}
     # Like jq 1.7.
-    write_program(lab.scratch / "jq", f"""read -rd '' whole; [ -n "$whole" ] || exit 4; exec '{shutil.which("jq")}' "$@" <<<"$whole" """)
+    write_program(
+        lab.scratch / "jq",
+        f"""read -rd '' whole; [ -n "$whole" ] || exit 4; exec '{shutil.which("jq")}' "$@" <<<"$whole" """,
+    )
     monkeypatch.setenv("PATH", f"{lab.scratch}{os.pathsep}{os.environ['PATH']}")
     code, said = machine.run(step)
     assert (code, "400" in said) == (22, True)
@@ -398,7 +462,10 @@ def test_ci_scripts_hold_no_expressions_and_the_page_names_all() -> None:
         assert [step.name for step in steps.values() if re.search(r"\$\{\{|\$\(", step.script)] == []
         assert [step.name for step in steps.values() if step.condition in CANCELED] == ["Cancel the job"]
         assert "PASSWORD" not in str(steps["Install himl"])
-        assert steps["Install himl"].script == steps_of(AZURE if name.startswith("azure") else GITHUB)["Install himl"].script
+        assert (
+            steps["Install himl"].script
+            == steps_of(AZURE if name.startswith("azure") else GITHUB)["Install himl"].script
+        )
         by_connection = [step.inputs["azureSubscription"] for step in steps.values() if step.uses == "AzureCLI@2"]
         assert by_connection == (["azure-ml"] * 2 if name == AZURE_OIDC else [])
         assert not by_connection or steps["Train"].inputs["keepAzSessionActive"] is True
@@ -409,7 +476,9 @@ def test_ci_scripts_hold_no_expressions_and_the_page_names_all() -> None:
     # The table of files links each, and so does the place where a page on a forge cannot show its text.
     assert sorted(re.findall(r"\]\(\.\./examples/ci/([\w.-]+)\)", text)) == sorted([*files, *files])
     assert [name for name in VARIABLES if f"`{name}`" not in text] == []
-    shell = [re.sub(r"^#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE) for path in EXAMPLES.glob("*.sh")]
+    shell = [
+        re.sub(r"^#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE) for path in EXAMPLES.glob("*.sh")
+    ]
     scripts = "\n".join([*shell, *(step.script for name in FILES for step in steps_of(name).values())])
     commands = [*himl_commands(text), *re.findall(r"\b(himl (?:doctor|submit|download|runs)\b[^>\n|]*)", scripts)]
     assert len(commands) > 12
@@ -431,11 +500,22 @@ def test_ci_installs_what_the_variable_names_and_nothing_else(name: str, tmp_pat
     with ZipFile(wheel, "w") as archive:
         archive.writestr("himl_cli.py", "")
         archive.writestr("himl_cli-99.dist-info/METADATA", "Metadata-Version: 2.1\nName: himl-cli\nVersion: 99\n")
-        archive.writestr("himl_cli-99.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr("himl_cli-99.dist-info/RECORD", "".join(f"{each},,\n" for each in (*archive.namelist(), "himl_cli-99.dist-info/RECORD")))
+        archive.writestr(
+            "himl_cli-99.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        archive.writestr(
+            "himl_cli-99.dist-info/RECORD",
+            "".join(f"{each},,\n" for each in (*archive.namelist(), "himl_cli-99.dist-info/RECORD")),
+        )
 
     def install(package: str) -> tuple[int, str]:
-        service = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": path_of_pip(), "PIP_TARGET": str(tmp_path / "installed")}
+        service = {
+            "PIP_NO_INDEX": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PYTHONPATH": path_of_pip(),
+            "PIP_TARGET": str(tmp_path / "installed"),
+        }
         service |= {"HIML_PACKAGE": package} if name.startswith("azure") else {}
         values = {f"vars.{key}": package if key == "HIML_PACKAGE" else "" for key in VARIABLES}
         return Machine(tmp_path, service, values, tmp_path).run(steps_of(name)["Install himl"])
@@ -453,7 +533,9 @@ def test_ci_installs_what_the_variable_names_and_nothing_else(name: str, tmp_pat
 def test_example_learns_and_writes_what_it_learned(tmp_path: Path) -> None:
     done = run_script(EXAMPLES.parent / "train.py", "--epochs", "4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines()[:-1]] == [["epoch", f"{epoch}/4"] for epoch in (1, 2, 3, 4)]
+    assert [line.split()[:2] for line in done.stdout.splitlines()[:-1]] == [
+        ["epoch", f"{epoch}/4"] for epoch in (1, 2, 3, 4)
+    ]
     results = json.loads((tmp_path / "outputs" / "results.json").read_text())
     assert results["test_accuracy"] > 0.85
     with (tmp_path / "outputs" / "confusion_matrix.csv").open(newline="") as file:
@@ -463,7 +545,10 @@ def test_example_learns_and_writes_what_it_learned(tmp_path: Path) -> None:
     assert sum(map(sum, counts)) == results["test_images"] == 360
     assert sum(counts[digit][digit] for digit in range(10)) / 360 == pytest.approx(results["test_accuracy"], abs=1e-4)
     checkpoints = tmp_path / "outputs" / "checkpoints"
-    assert sorted(path.name for path in checkpoints.iterdir()) == [*(f"epoch={epoch}.ckpt" for epoch in (1, 2, 3, 4)), "last.ckpt"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == [
+        *(f"epoch={epoch}.ckpt" for epoch in (1, 2, 3, 4)),
+        "last.ckpt",
+    ]
     assert [joblib.load(checkpoints / name)["epoch"] for name in ("last.ckpt", "epoch=2.ckpt")] == [4, 2]
     events = EventAccumulator(str(tmp_path / "logs"))
     events.Reload()
@@ -476,9 +561,21 @@ def test_example_learns_and_writes_what_it_learned(tmp_path: Path) -> None:
 def test_example_environment_on_cluster_has_imports_and_mlflow(himl: Himl) -> None:
     """Use the README's command. azureml-mlflow supports the address that Azure ML gives to MLflow."""
     requirements = EXAMPLES.parent / "requirements-cluster.txt"
-    shown = himl.ok("submit", str(EXAMPLES.parent / "train.py"), "--cluster", "gpu", "--requirements", str(requirements), "--dry_run").stdout
+    shown = himl.ok(
+        "submit",
+        str(EXAMPLES.parent / "train.py"),
+        "--cluster",
+        "gpu",
+        "--requirements",
+        str(requirements),
+        "--dry_run",
+    ).stdout
     *_, pip = yaml.safe_load(shown)["environment"]["conda_file"]["dependencies"]
-    imported = {line.split(">=")[0] for line in (EXAMPLES.parent / "requirements.txt").read_text().splitlines() if not line.startswith("#")}
+    imported = {
+        line.split(">=")[0]
+        for line in (EXAMPLES.parent / "requirements.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
     assert {re.split(r"[<>=]", line)[0] for line in pip["pip"]} == imported | {"azureml-mlflow"}
 
 
@@ -493,11 +590,16 @@ def run_tool(tool: Path, *arguments: str, code: int = 0) -> subprocess.Completed
     return done
 
 
-def test_own_tool_shows_runs_and_errors_as_himl(tool: Path, himl: Himl, project: Path, azure_environment: StagedWorkspace) -> None:
+def test_own_tool_shows_runs_and_errors_as_himl(
+    tool: Path, himl: Himl, project: Path, azure_environment: StagedWorkspace
+) -> None:
     runs = RecordedRuns(project)
     runs.add("digits_1_aa", experiment="digits", tags={"team": "blue"}, seconds=60)
     runs.add("digits_2_bb", experiment="digits", status=RunStatus.failed, seconds=5)
-    runs.log("digits_1_aa", [("loss", 2.0, 1, 1000), ("loss", 0.125, 2, 2000), ("loss", 0.25, 3, 3000), ("accuracy", 0.9, 1, 1000)])
+    runs.log(
+        "digits_1_aa",
+        [("loss", 2.0, 1, 1000), ("loss", 0.125, 2, 2000), ("loss", 0.25, 3, 3000), ("accuracy", 0.9, 1, 1000)],
+    )
     write_files(project, {"most_recent_run.txt": "digits:digits_2_bb\n"})
     header = "run\tstatus\tseconds\tlast\tlowest\n"
     best, failed = "digits_1_aa\tCompleted\t60.0\t0.25\t0.125\n", "digits_2_bb\tFailed\t5.0\t\t\n"
@@ -516,4 +618,7 @@ def test_own_tool_shows_runs_and_errors_as_himl(tool: Path, himl: Himl, project:
     shown = json.loads(run_tool(tool, "--experiment", "digits", "--num_runs", "2", "--json").stdout)
     wanted = [("digits_4_dd", "Failed", None, None), ("digits_3_cc", "Completed", 0.75, 0.5)]
     assert [(row["run"], row["status"], row["last"], row["lowest"]) for row in shown] == wanted
-    assert run_tool(tool, "--config_file", str(config), "--run_recovery_ids", "digits:digits_3_cc", "-q").stdout == "digits_3_cc\n"
+    assert (
+        run_tool(tool, "--config_file", str(config), "--run_recovery_ids", "digits:digits_3_cc", "-q").stdout
+        == "digits_3_cc\n"
+    )

@@ -20,7 +20,9 @@ PAGES = {
         "<!-- sphinx\n```{toctree}\nreading\nexamples/one\ndesign\n```\n-->\n"
     ),
     "docs/reading.md": (
-        "# Reading\n\n## A part\n\n[page](../examples/one/README.md) [part](../examples/one/README.md#one)\n[raw](../raw.jsonl) [text](../CONTRIBUTING.md)\n\n"
+        "# Reading\n\n## A part\n\n"
+        "[page](../examples/one/README.md) [part](../examples/one/README.md#one)\n"
+        "[raw](../raw.jsonl) [text](../CONTRIBUTING.md)\n\n"
         "```{include} ../bench/README.md\n:relative-docs: ../docs/\n```\n"
     ),
     "docs/design.md": "# Reasons\n",
@@ -51,21 +53,33 @@ def test_links_lead_to_pages_or_downloads_and_nothing_is_fetched(tmp_path: Path)
     done = build(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     reading = (tmp_path / "html" / "reading.html").read_text(encoding="utf-8")
-    links = {text: target for target, text in re.findall(r'<a class="reference[^>]* href="([^"]*)"[^>]*>(?:<[^>]*>)*(\w+)<', reading)}
+    links = {
+        text: target
+        for target, text in re.findall(r'<a class="reference[^>]* href="([^"]*)"[^>]*>(?:<[^>]*>)*(\w+)<', reading)
+    }
     assert (links["page"], links["part"], links["here"]) == ("examples/one.html", "examples/one.html#one", "index.html")
     assert re.fullmatch(r"_downloads/\w+/raw\.jsonl", links["raw"])
     assert not {"text", "beside"} & set(links)
     assert "text" in reading
     assert "beside" in reading
-    assert [found for path in (tmp_path / "html").rglob("*.html") for found in re.findall(OUTSIDE, path.read_text(encoding="utf-8"))] == []
+    assert [
+        found
+        for path in (tmp_path / "html").rglob("*.html")
+        for found in re.findall(OUTSIDE, path.read_text(encoding="utf-8"))
+    ] == []
     styles = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "html").rglob("*.css"))
     assert re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*|@import[^;]*//[^;]*", styles) == []
     index = (tmp_path / "html" / "searchindex.js").read_text(encoding="utf-8")
     assert ('"Reading"' in index, '"Reasons"' in index) == (True, False)
     llms = (tmp_path / "html" / "llms.txt").read_text(encoding="utf-8")
     assert llms.startswith("# himl\n\n> Train on this machine")
-    assert "\n## Begin\n\n- [Reading](reading.html): what to read\n\n## Command reference\n\n- [himl submit](cli/submit.html): Run " in llms
-    (tmp_path / "docs" / "reading.md").write_text("# Reading\n\n## A part\n\n[x](../examples/two/README.md)\n", encoding="utf-8")
+    assert (
+        "\n## Begin\n\n- [Reading](reading.html): what to read\n\n## Command reference\n\n"
+        "- [himl submit](cli/submit.html): Run " in llms
+    )
+    (tmp_path / "docs" / "reading.md").write_text(
+        "# Reading\n\n## A part\n\n[x](../examples/two/README.md)\n", encoding="utf-8"
+    )
     done = build(tmp_path)
     assert done.returncode != 0
     assert "examples/two/README" in done.stderr

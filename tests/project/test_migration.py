@@ -44,7 +44,16 @@ from tests.support.documents import (
     shapes,
     without_blocks,
 )
-from tests.support.hi_ml_wheel import NO_DEFAULT, exported, methods_in, public_names, required, script, signature, signature_in
+from tests.support.hi_ml_wheel import (
+    NO_DEFAULT,
+    exported,
+    methods_in,
+    public_names,
+    required,
+    script,
+    signature,
+    signature_in,
+)
 from tests.support.running import Himl, write_files
 
 PAGE = page("migration.md")
@@ -103,7 +112,9 @@ def test_names_and_arguments_of_health_azure_exist_as_said() -> None:
         assert options or row.is_absent or row.said == "after `--`", name
         assert [option for option in options if not accepts(SUBMIT, option)] == []
     fields_of = dict(each("### DatasetConfig"))
-    assert {name for name, row in fields_of.items() if not row.is_absent} == {field.name for field in fields(himl_cli.DatasetConfig)}
+    assert {name for name, row in fields_of.items() if not row.is_absent} == {
+        field.name for field in fields(himl_cli.DatasetConfig)
+    }
     for name, row in fields_of.items():
         assert hasattr(himl_cli.DatasetConfig, name.rstrip("()")) or not row.is_absent
         for spec in re.findall(r"`(NAME[^`]*)`", row.said):
@@ -112,8 +123,16 @@ def test_names_and_arguments_of_health_azure_exist_as_said() -> None:
 
 def test_packages_that_vanish_have_their_lines() -> None:
     project = Path(himl_cli.__file__).parents[1] / "pyproject.toml"
-    ours = set(re.findall(r'^    "([a-z-]+)[^"]*",', project.read_text(encoding="utf-8").partition("\ndependencies = [")[2].partition("\n]")[0], re.MULTILINE))
-    lines = [line for row in rows(PAGE, "### Packages that vanish") for line in re.findall(r"`- ([a-z0-9.-]+)", row.said)]
+    ours = set(
+        re.findall(
+            r'^    "([a-z-]+)[^"]*",',
+            project.read_text(encoding="utf-8").partition("\ndependencies = [")[2].partition("\n]")[0],
+            re.MULTILINE,
+        )
+    )
+    lines = [
+        line for row in rows(PAGE, "### Packages that vanish") for line in re.findall(r"`- ([a-z0-9.-]+)", row.said)
+    ]
     (kept,) = re.findall(r"^(`azure.ai.ml`.*) come with `himl-cli`", PAGE, re.MULTILINE)
     remaining = {name.replace(".", "-") for name in re.findall(r"`([a-z.]+)`", kept)}
     assert remaining <= ours
@@ -147,15 +166,26 @@ def differences(name: str, ours: Mapping[str, object], released: Mapping[str, ob
 
 
 def test_signatures_are_those_of_the_wheels() -> None:
-    functions = [name for name in public_names() if name in himl_cli.__all__ and callable(getattr(himl_cli, name)) and name != "RUN_CONTEXT"]
+    functions = [
+        name
+        for name in public_names()
+        if name in himl_cli.__all__ and callable(getattr(himl_cli, name)) and name != "RUN_CONTEXT"
+    ]
     assert len(functions) > 30
     assert {*exported()} - {"RUN_CONTEXT"} <= {*functions}
     found: list[str] = []
     for name in functions:
-        ours = {key: NO_DEFAULT if each.default is each.empty else each.default for key, each in inspect.signature(getattr(himl_cli, name)).parameters.items()}
+        ours = {
+            key: NO_DEFAULT if each.default is each.empty else each.default
+            for key, each in inspect.signature(getattr(himl_cli, name)).parameters.items()
+        }
         found += differences(name, ours, signature(name))
     module = ast.parse(Path(himl_cli.__file__).with_name("lightning.py").read_text(encoding="utf-8"))
-    of_lightning = [name for name in exported("health_ml", "utils/__init__") if re.search(rf"^\| `{name}` \| `himl_cli.lightning.", PAGE, re.MULTILINE)]
+    of_lightning = [
+        name
+        for name in exported("health_ml", "utils/__init__")
+        if re.search(rf"^\| `{name}` \| `himl_cli.lightning.", PAGE, re.MULTILINE)
+    ]
     assert len(of_lightning) == 5
     for name in of_lightning:
         found += differences(name, signature_in(module, name), signature(name, "health_ml"))
@@ -184,9 +214,15 @@ def test_methods_take_the_positions_of_azureml_core() -> None:
         for method, positions in methods_in(ast.parse((vendor / place).read_text(encoding="utf-8")), name).items():
             for ours in (kind for kind in kinds[name] if hasattr(kind, method)):
                 parameters = [*inspect.signature(getattr(ours, method)).parameters.values()]
-                own = [each.name for each in parameters if each.name != "self" and each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+                own = [
+                    each.name
+                    for each in parameters
+                    if each.name != "self" and each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+                ]
                 compared += 1
-                found += [] if own == positions[: len(own)] else [f"{ours.__name__}.{method}: {own} instead of {positions}"]
+                found += (
+                    [] if own == positions[: len(own)] else [f"{ours.__name__}.{method}: {own} instead of {positions}"]
+                )
     assert compared > 50
     assert found == []
 
@@ -207,10 +243,17 @@ def test_names_of_health_ml_and_innereye_exist_as_said() -> None:
     assert [option for text in said for option in options_in(text) if not accepts(SUBMIT, option)] == []
     dotted_names = set(re.findall(r"`(himl_cli(?:\.\w+)+)", without_blocks(PAGE)))
     assert len(dotted_names) > 8
-    of_lightning = re.findall(r"^(?:class|def) (\w+)", Path(himl_cli.__file__).with_name("lightning.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    of_lightning = re.findall(
+        r"^(?:class|def) (\w+)",
+        Path(himl_cli.__file__).with_name("lightning.py").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
     # himl_cli.lightning imports Lightning, so its names are only searched for in its source.
     for dotted in dotted_names:
-        assert dotted.removeprefix("himl_cli.lightning").lstrip(".") in ("", *of_lightning) or resolve_name(dotted) is not None
+        assert (
+            dotted.removeprefix("himl_cli.lightning").lstrip(".") in ("", *of_lightning)
+            or resolve_name(dotted) is not None
+        )
 
 
 def taken_over(himl: Himl, file: str, text: str) -> tuple[Callable[[str], object], set[str]]:
@@ -230,7 +273,9 @@ def taken_over(himl: Himl, file: str, text: str) -> tuple[Callable[[str], object
     return value, left
 
 
-def check_taken(table: list[tuple[str, Row]], values: Mapping[str, object], value: Callable[[str], object], left: set[str]) -> None:
+def check_taken(
+    table: list[tuple[str, Row]], values: Mapping[str, object], value: Callable[[str], object], left: set[str]
+) -> None:
     """Check that each key is in the place that its row names, or was left out if its row says so."""
     assert sorted(name for name, _ in table) == sorted(values)
     for name, row in table:

@@ -27,7 +27,29 @@ from stress.records import Outcome, read_parts
 
 PROJECT = Path(__file__).parents[2]
 STRESS = PROJECT / "stress" / "results"
-PARAMETERS = {"1", "1.61", "5", "10", "15", "16", "20", "30", "32", "40", "50", "100", "1,000", "200", "1500", "2000", "2,000", "2", "4", "60", "5,000"}
+PARAMETERS = {
+    "1",
+    "1.61",
+    "5",
+    "10",
+    "15",
+    "16",
+    "20",
+    "30",
+    "32",
+    "40",
+    "50",
+    "100",
+    "1,000",
+    "200",
+    "1500",
+    "2000",
+    "2,000",
+    "2",
+    "4",
+    "60",
+    "5,000",
+}
 PARAMETERS |= {"0", "12", "224", "3000", "4000", "10,000"}
 """The numbers that the templates may contain: parameters of the measurements, not results."""
 NUMBER = re.compile(r"(\d+\.\d+)(?: ([KM]B))?")
@@ -39,7 +61,9 @@ def test_pages_of_figures_are_what_all_benchmarks_made() -> None:
     assert set(re.findall(r"\d[\d.,]*\d|\d", prose.replace("MD5", ""))) <= PARAMETERS
     found = read_results(report.RESULTS)
     commands = {bench: raw.meta["command"] for bench, raw in found.items()}
-    assert re.fullmatch(r"python -m benchmarks\.soak( --minutes \d+)?", commands.pop("soak", "python -m benchmarks.soak"))
+    assert re.fullmatch(
+        r"python -m benchmarks\.soak( --minutes \d+)?", commands.pop("soak", "python -m benchmarks.soak")
+    )
     assert commands == {bench: f"python -m benchmarks.{bench}" for bench in BENCHES}
     assert {aim.bench for aim in AIMS} == set(BENCHES)
     for verdict in verdicts(found):
@@ -51,7 +75,9 @@ def test_reliability_page_is_what_a_full_run_of_the_plan_made(tmp_path: Path) ->
     page = (PROJECT / "docs" / "reliability.md").read_text(encoding="utf-8")
     shutil.copytree(STRESS, tmp_path / "results")
     path = tmp_path / "results" / "results.jsonl.gz"
-    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"outcome":"survived"', b'"outcome":"reported"', 1)))
+    path.write_bytes(
+        gzip.compress(gzip.decompress(path.read_bytes()).replace(b'"outcome":"survived"', b'"outcome":"reported"', 1))
+    )
     assert document.render(tmp_path / "results") != page
     parts, planned = read_parts(STRESS), {part.name: [case.id for case in part.cases()] for part in PARTS}
     assert set(parts) == set(planned)

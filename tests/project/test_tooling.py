@@ -37,7 +37,10 @@ from tests.support.selection import PLACES
 from tests.support.spreading import group_of, spread
 
 PROJECT = Path(__file__).parents[2]
-CI, NEWEST, RELEASE, AZURE = (*(f".github/workflows/{name}.yml" for name in ("ci", "newest", "release")), "azure-pipelines.yml")
+CI, NEWEST, RELEASE, AZURE = (
+    *(f".github/workflows/{name}.yml" for name in ("ci", "newest", "release")),
+    "azure-pipelines.yml",
+)
 SHARED_CLASSES = {
     **dict.fromkeys(("Run", "Workspace"), "the public API's, named as in hi-ml"),
     **dict.fromkeys(("RunStore", "RunArtifacts"), "plugins of MLflow, beside himl's own"),
@@ -67,7 +70,11 @@ def commands(document: dict[Any, Any]) -> Iterator[str]:
     for line in (step.get("run") or step.get("bash") for job in jobs(document) for step in job["steps"]):
         if line is not None and ("matrix." in line or "$(" in line):
             for row in ({"set": name, "python": python} for name, python in pairs(document)):
-                yield re.sub(r"\$\{\{ matrix\.(\w+) \}\}|\$\((\w+)\)", lambda found, row=row: row[found[1] or found[2]], line)  # type: ignore[misc]
+                yield re.sub(
+                    r"\$\{\{ matrix\.(\w+) \}\}|\$\((\w+)\)",
+                    lambda found, row=row: row[found[1] or found[2]],  # type: ignore[misc]
+                    line,
+                )
         elif line is not None:
             yield line
 
@@ -82,7 +89,9 @@ def test_ci_steps_are_scripts_or_pinned_actions(name: str) -> None:
         assert found, line
         assert os.access(PROJECT / found[1], os.X_OK)
     for job in jobs(document):
-        others = [step.get("uses") or step.get("task") for step in job["steps"] if "run" not in step and "bash" not in step]
+        others = [
+            step.get("uses") or step.get("task") for step in job["steps"] if "run" not in step and "bash" not in step
+        ]
         assert others
         assert all(re.fullmatch(r"[\w/-]+@(v\d+|\d+|[0-9a-f]{40})", str(each)) for each in others)
         assert 10 <= (job.get("timeout-minutes") or job["timeoutInMinutes"]) <= 120
@@ -99,23 +108,60 @@ def test_release_is_tested_then_published_without_token() -> None:
     steps = [step.get("run") or step["uses"].partition("@")[0] for step in build["steps"]]
     assert steps[-3:] == [".ci/run", 'scripts/release "$GITHUB_REF_NAME"', "actions/upload-artifact"]
     assert publish["needs"] == "build"
-    assert [step["uses"].partition("@")[0] for step in publish["steps"]] == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
+    assert [step["uses"].partition("@")[0] for step in publish["steps"]] == [
+        "actions/download-artifact",
+        "pypa/gh-action-pypi-publish",
+    ]
     assert build["steps"][-1]["with"] == {**publish["steps"][0]["with"], "if-no-files-found": "error"}
     assert "permissions" not in build
     assert publish["permissions"] == {"id-token": "write"}
-    assert all(set(step) <= {"uses", "with"} and re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in publish["steps"])
+    assert all(
+        set(step) <= {"uses", "with"} and re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in publish["steps"]
+    )
     assert "secrets." not in (PROJECT / RELEASE).read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(601)
 def test_smoke_selection_exists_and_patient_tests_come_first(request: pytest.FixtureRequest) -> None:
-    (listed,) = re.findall(r"^SMOKE=\(\n(.*?)\n\)$", (PROJECT / "scripts" / "test-set").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (listed,) = re.findall(
+        r"^SMOKE=\(\n(.*?)\n\)$",
+        (PROJECT / "scripts" / "test-set").read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
+    )
     assert len(listed.split()) > 5
     assert [path for path in listed.split() if not (PROJECT / path).exists()] == []
     groups = ["", "", "a", "a", *[""] * 8, "b", "b", "b", *[""] * 7, "c", "a"]
-    assert spread(list(range(24)), groups, 4) == [2, 3, 23, 0, 1, 4, 12, 13, 14, 5, 6, 7, 22, 8, 9, 10, 11, 15, 16, 17, 18, 19, 20, 21]
+    assert spread(list(range(24)), groups, 4) == [
+        2,
+        3,
+        23,
+        0,
+        1,
+        4,
+        12,
+        13,
+        14,
+        5,
+        6,
+        7,
+        22,
+        8,
+        9,
+        10,
+        11,
+        15,
+        16,
+        17,
+        18,
+        19,
+        20,
+        21,
+    ]
     assert group_of(request.node) == str(request.node.path)
-    assert {marker.args for marker in request.node.iter_markers("large")} == {("may install a client",), (PLACES["tests/project/"],)}
+    assert {marker.args for marker in request.node.iter_markers("large")} == {
+        ("may install a client",),
+        (PLACES["tests/project/"],),
+    }
     assert [place for place in PLACES if not (PROJECT / place).exists()] == []
 
 
@@ -123,7 +169,10 @@ def test_smoke_selection_exists_and_patient_tests_come_first(request: pytest.Fix
 def test_a_script_in_a_fork_ends_with_the_test_that_is_interrupted(tmp_path: Path) -> None:
     """What it left would fail a later test."""
     begun = tmp_path / "begun"
-    write_files(tmp_path, {"waits.py": f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)\n", "prints.py": "print(5)"})
+    write_files(
+        tmp_path,
+        {"waits.py": f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)\n", "prints.py": "print(5)"},
+    )
 
     def interrupt() -> None:
         until(begun.exists)
@@ -150,16 +199,32 @@ def test_public_names_have_one_meaning() -> None:
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, set()).add(module)
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []:
-                for name in {each.id for each in ast.walk(target) if isinstance(each, ast.Name) and each.id.isupper() and len(each.id) > 1}:
+            for target in (
+                node.targets
+                if isinstance(node, ast.Assign)
+                else [node.target]
+                if isinstance(node, ast.AnnAssign)
+                else []
+            ):
+                for name in {
+                    each.id
+                    for each in ast.walk(target)
+                    if isinstance(each, ast.Name) and each.id.isupper() and len(each.id) > 1
+                }:
                     constants.setdefault(name, set()).add(module)
         for imported in ast.walk(tree):
             if isinstance(imported, ast.ImportFrom) and imported.module is not None:
                 for name in {alias.name for alias in imported.names if alias.name.isupper()}:
                     exported.setdefault(name, set()).add(imported.module)
     assert len(classes) > 300
-    assert {name: found for name, found in classes.items() if len(found) > 1 and name[0] != "_" and name not in SHARED_CLASSES} == {}
-    many = {name: found for name, found in constants.items() if len(found) > 3 or len(found & exported.get(name, set())) > 1}
+    assert {
+        name: found
+        for name, found in classes.items()
+        if len(found) > 1 and name[0] != "_" and name not in SHARED_CLASSES
+    } == {}
+    many = {
+        name: found for name, found in constants.items() if len(found) > 3 or len(found & exported.get(name, set())) > 1
+    }
     assert {name: found for name, found in many.items() if name[0] != "_" and name not in SHARED_CONSTANTS} == {}
 
 
@@ -177,9 +242,18 @@ def test_generated_files_are_listed_once_and_renewed(tmp_path: Path) -> None:
 
 def test_release_needs_matching_tag_and_changelog(tmp_path: Path) -> None:
     cases = {
-        ("v99.0.0", f"{__version__} (2026-12-01)"): f"The tag must be 'v{__version__}', the version of the package, not 'v99.0.0'.",
-        (f"v{__version__}", "99.0.0 (2026-12-01)"): f"The newest entry of the changelog must be {__version__}, the version of the package, not 99.0.0.",
-        (f"v{__version__}", f"{__version__} (unreleased)"): f"The changelog marks {__version__} as unreleased. Replace 'unreleased' with the date.",
+        (
+            "v99.0.0",
+            f"{__version__} (2026-12-01)",
+        ): f"The tag must be 'v{__version__}', the version of the package, not 'v99.0.0'.",
+        (
+            f"v{__version__}",
+            "99.0.0 (2026-12-01)",
+        ): f"The newest entry of the changelog must be {__version__}, the version of the package, not 99.0.0.",
+        (
+            f"v{__version__}",
+            f"{__version__} (unreleased)",
+        ): f"The changelog marks {__version__} as unreleased. Replace 'unreleased' with the date.",
         (f"v{__version__}", f"{__version__} (2026-12-01)"): "",
     }
     for (tag, heading), said in cases.items():
@@ -209,13 +283,20 @@ def pyproject() -> dict[str, Any]:
 def requirements(*groups: str, extras: bool) -> list[Requirement]:
     """The requirements of the package, these groups and, if requested, its extras, each line once."""
     content = pyproject()
-    lines = [line for lines in content["project"]["optional-dependencies"].values() for line in lines if extras and not line.startswith("himl-cli[")]
+    lines = [
+        line
+        for lines in content["project"]["optional-dependencies"].values()
+        for line in lines
+        if extras and not line.startswith("himl-cli[")
+    ]
     lines += [line for group in groups for line in content["dependency-groups"][group]]
     return [Requirement(line) for line in dict.fromkeys((*content["project"]["dependencies"], *lines))]
 
 
 def wanted_on(python: str, found: list[Requirement]) -> list[Requirement]:
-    return [each for each in found if each.marker is None or each.marker.evaluate({"python_version": python, "extra": ""})]
+    return [
+        each for each in found if each.marker is None or each.marker.evaluate({"python_version": python, "extra": ""})
+    ]
 
 
 def locked(lock: str = "requirements-dev.lock") -> dict[str, list[str]]:
@@ -249,7 +330,9 @@ def test_locks_are_in_the_ranges_and_ranges_bounded() -> None:
     lines = (PROJECT / "examples" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
     assert {requirement.name for requirement in wanted} == {"mlflow-skinny", "scikit-learn", "tensorboard"}
-    assert all(requirement.specifier.contains(locked()[canonicalize_name(requirement.name)][0]) for requirement in wanted)
+    assert all(
+        requirement.specifier.contains(locked()[canonicalize_name(requirement.name)][0]) for requirement in wanted
+    )
     for lock, python in LOCKS.items():
         text = (PROJECT / lock).read_text(encoding="utf-8")
         assert not re.search(r"://|index-url|find-links|trusted-host", text)
@@ -279,7 +362,11 @@ def wheel(folder: Path, changes: dict[str, bytes | None], version: str = __versi
     """A correct wheel with *changes*. None removes a file."""
     path = folder / f"himl_cli-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for member, content in {**PACKAGE, **{f"{TOP}.dist-info/{one}": b"said" for one in METADATA}, **changes}.items():
+        for member, content in {
+            **PACKAGE,
+            **{f"{TOP}.dist-info/{one}": b"said" for one in METADATA},
+            **changes,
+        }.items():
             if content is not None:
                 archive.writestr(member, content)
     return path
@@ -315,4 +402,6 @@ def test_changed_archives_are_not_released(tmp_path: Path) -> None:
         assert said in [*wheel_problems(wheel(tmp_path, changes), project)]
     for said, changes in archives.items():
         assert said in [*source_problems(sources(tmp_path, changes), project)]
-    assert [*wheel_problems(wheel(tmp_path, {}, "9.9.9"), project)] == [f"its name must contain {__version__} and be for every platform"]
+    assert [*wheel_problems(wheel(tmp_path, {}, "9.9.9"), project)] == [
+        f"its name must contain {__version__} and be for every platform"
+    ]

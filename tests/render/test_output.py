@@ -34,12 +34,20 @@ from tests.support.terminals import Terminal
 
 
 def ran(code: str, **options: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-c", f"from himl_cli.render.output import *\n{code}"], capture_output=True, input=options.get("input", "").encode())
+    return subprocess.run(
+        [sys.executable, "-c", f"from himl_cli.render.output import *\n{code}"],
+        capture_output=True,
+        input=options.get("input", "").encode(),
+    )
 
 
 def drawn(screen: str) -> list[str]:
     """The lines that a terminal showed at any time, without control sequences."""
-    return [line.strip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen).replace("\r", "\n").splitlines() if line.strip()]
+    return [
+        line.strip()
+        for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen).replace("\r", "\n").splitlines()
+        if line.strip()
+    ]
 
 
 def in_terminal(folder: Path, code: str, columns: int = 80) -> str:
@@ -61,8 +69,14 @@ def test_each_format_prints_its_form_alone() -> None:
 
 def test_a_stream_that_takes_text_only_gets_text() -> None:
     """Standard output and error in a notebook are such streams."""
-    kernel = "import io, sys\nclass Text(io.TextIOBase):\n  encoding = 'utf-8'\n  write = lambda self, text: kept.append(text) or len(text)\nkept = []"
-    code = f"{kernel}\nsaid, sys.stdout = sys.stdout, Text()\nOutput().lines(['zw\u00f6lf'])\nOutput().stream(b'log')\nprint(ascii(''.join(kept)), file=said)"
+    kernel = (
+        "import io, sys\nclass Text(io.TextIOBase):\n  encoding = 'utf-8'\n"
+        "  write = lambda self, text: kept.append(text) or len(text)\nkept = []"
+    )
+    code = (
+        f"{kernel}\nsaid, sys.stdout = sys.stdout, Text()\nOutput().lines(['zw\u00f6lf'])\n"
+        "Output().stream(b'log')\nprint(ascii(''.join(kept)), file=said)"
+    )
     assert ran(code).stdout.strip() == b"'zw\\xf6lf\\nlog'"
 
 
@@ -74,14 +88,21 @@ def test_notices_go_to_stderr_without_secrets_and_not_when_quiet() -> None:
 
 def test_a_question_that_nobody_can_answer_is_an_error() -> None:
     code = "for format in Format:\n    print(Output(format, yes=True).confirm('Delete?'))\n"
-    done = ran(f"{code}    try:\n        Output(format).confirm('Delete?')\n    except NeedsYes as err:\n        print('--yes' in err.hint)", input="y\n")
+    done = ran(
+        f"{code}    try:\n        Output(format).confirm('Delete?')\n    except NeedsYes as err:\n"
+        "        print('--yes' in err.hint)",
+        input="y\n",
+    )
     assert set(done.stdout.split()) == {b"True"}
     assert len(done.stdout.split()) >= 6
 
 
 @posix
 def test_control_characters_are_cleaned_only_for_terminals(tmp_path: Path) -> None:
-    code = "from himl_cli.render.output import *\nfor how in (lambda o, n: o.table(n, (), quiet=str), lambda o, n: o.result(n, human='', quiet=n)):\n"
+    code = (
+        "from himl_cli.render.output import *\n"
+        "for how in (lambda o, n: o.table(n, (), quiet=str), lambda o, n: o.result(n, human='', quiet=n)):\n"
+    )
     code += "    how(Output(Format.quiet), ['ok\\x1b[31mred', 'two\\nlines'])"
     assert in_terminal(tmp_path, code) == "ok [31mred\ntwo\\nlines\nok [31mred\ntwo lines\n"
     assert piped(code).stdout == b"ok\x1b[31mred\ntwo\\nlines\nok\x1b[31mred\ntwo\nlines\n"
@@ -200,7 +221,10 @@ def test_a_table_that_fits_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> No
     lines = ["NAME    NOTE     SIZE", "a       first     5 B", "longer  x      1000 B"]
     assert table([Row("a", "first", 5), Row("longer", "x", 1000)], 80, monkeypatch) == lines
     assert table([Row("a")], 80, monkeypatch) == ["NAME  SIZE", "a      0 B"], "a column without content is left out"
-    assert table([Row("組織", "x", 1), Row("abcd", "y", 2)], 80, monkeypatch)[1:] == ["組織  x      1 B", "abcd  y      2 B"]
+    assert table([Row("組織", "x", 1), Row("abcd", "y", 2)], 80, monkeypatch)[1:] == [
+        "組織  x      1 B",
+        "abcd  y      2 B",
+    ]
     assert table([Row("[red]a[/red]", "[/]")], 80, monkeypatch)[1] == "[red]a[/red]  [/]    0 B"
 
 
@@ -268,9 +292,27 @@ def test_a_long_name_is_folded_in_its_column(project: Path, monkeypatch: pytest.
 def test_rates_durations_sizes_and_local_times_say_what_is_needed() -> None:
     rates = {0.0312: "0.031", 3.44: "3.4", 9.94: "9.9", 9.96: "10", 99.7: "100", 1240.3: "1,240"}
     assert {number: rate(number) for number in rates} == rates
-    texts = {None: "", 0: "0.0s", 9.94: "9.9s", 9.96: "10s", 59.6: "1m 00s", 65: "1m 05s", 3599.9: "1h 00m", 7500: "2h 05m", 400_000: "4d 15h"}
+    texts = {
+        None: "",
+        0: "0.0s",
+        9.94: "9.9s",
+        9.96: "10s",
+        59.6: "1m 00s",
+        65: "1m 05s",
+        3599.9: "1h 00m",
+        7500: "2h 05m",
+        400_000: "4d 15h",
+    }
     assert {seconds: duration_text(seconds) for seconds in texts} == texts
-    sizes = {0: "0 B", 999: "999 B", 1000: "1.0 KB", 4096: "4.1 KB", 999_960: "1.0 MB", 1_500_000: "1.5 MB", 7 * 10**15: "7000.0 TB"}
+    sizes = {
+        0: "0 B",
+        999: "999 B",
+        1000: "1.0 KB",
+        4096: "4.1 KB",
+        999_960: "1.0 MB",
+        1_500_000: "1.5 MB",
+        7 * 10**15: "7000.0 TB",
+    }
     assert {size: size_text(size) for size in sizes} == sizes
     here = NOON.astimezone()
     assert local_time(None) == ""
@@ -280,22 +322,48 @@ def test_rates_durations_sizes_and_local_times_say_what_is_needed() -> None:
 
 
 def test_json_is_strict() -> None:
-    form = {"nan": math.nan, "up": math.inf, "down": -math.inf, "time": NOON, "path": PurePosixPath("a/b"), "md5": b"\x01\xff", "set": {1}, "none": None}
-    texts = {"nan": "NaN", "up": "Infinity", "down": "-Infinity", "time": "2026-03-01T12:00:00.123Z", "path": "a/b", "md5": "01ff", "set": [1], "none": None}
+    form = {
+        "nan": math.nan,
+        "up": math.inf,
+        "down": -math.inf,
+        "time": NOON,
+        "path": PurePosixPath("a/b"),
+        "md5": b"\x01\xff",
+        "set": {1},
+        "none": None,
+    }
+    texts = {
+        "nan": "NaN",
+        "up": "Infinity",
+        "down": "-Infinity",
+        "time": "2026-03-01T12:00:00.123Z",
+        "path": "a/b",
+        "md5": "01ff",
+        "set": [1],
+        "none": None,
+    }
     assert json.loads(json.dumps(json_form(form), allow_nan=False)) == texts
     assert json_form(NOON.astimezone(timezone(timedelta(hours=5, minutes=30)))) == "2026-03-01T12:00:00.123Z"
-    assert json_form(RunNotFound("x", "here", similar=["y"])) == {"code": "run_not_found", "message": "No run 'x' in here.", "hint": "Did you mean y?"}
+    assert json_form(RunNotFound("x", "here", similar=["y"])) == {
+        "code": "run_not_found",
+        "message": "No run 'x' in here.",
+        "hint": "Did you mean y?",
+    }
     queued = json_form(Run("r", "e", RunStatus.queued, NOON))
     assert (queued["started"], queued["duration"], queued["ended"], queued["status"]) == (None, None, None, "Queued")
 
 
 def aggregated(runs: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The lines of the table of *runs*, which are metrics by the name of a run: a header, a line per metric, and notes."""
+    """The lines of the table of *runs*, which are metrics by the name of a run: a header, a line per metric, and
+    notes.
+    """
     return [*table_lines(aggregation(runs), None)]
 
 
 def test_a_table_of_metrics_has_as_many_runs_as_there_is_room_for() -> None:
-    header, *lines = aggregated({f"run {number}": {f"metric {name}": number * 1.5 for name in range(20)} for number in range(3000)})
+    header, *lines = aggregated(
+        {f"run {number}": {f"metric {name}": number * 1.5 for name in range(20)} for number in range(3000)}
+    )
     shown = header.count("run ")
     assert header.startswith("METRIC  ")
     assert len(header) <= 80 < len(f"{header}  run {shown}")
@@ -305,17 +373,23 @@ def test_a_table_of_metrics_has_as_many_runs_as_there_is_room_for() -> None:
 
 def test_the_long_name_of_a_metric_takes_no_room_from_runs() -> None:
     long = "deep/" * 30
-    header, *lines = aggregated({f"run {number}": {f"{long}loss": 0.5, **{f"metric {name}": 0.5 for name in range(20)}} for number in range(30)})
+    header, *lines = aggregated(
+        {f"run {number}": {f"{long}loss": 0.5, **{f"metric {name}": 0.5 for name in range(20)}} for number in range(30)}
+    )
     assert header.count("run ") > 5
     assert max(map(len, [header, *lines[:-1]])) <= 80
 
     _, loss, accuracy = aggregated({"run 1": {f"{long}loss": 0.5, f"{long}accuracy": 0.5}})
-    assert (len(loss.split()), loss.split()[1]) == (len(accuracy.split()), accuracy.split()[1]) == (2, "0.5"), "a shortened name and the value"
+    assert (len(loss.split()), loss.split()[1]) == (len(accuracy.split()), accuracy.split()[1]) == (2, "0.5"), (
+        "a shortened name and the value"
+    )
     assert max(len(loss), len(accuracy)) <= 80
 
 
 def test_numbers_in_the_names_of_runs_have_six_digits_unless_they_differ_later() -> None:
-    lines = aggregated({key: {"loss": 1.0} for key in ("lr=0.033234493303921135, degree=5", "lr=1.2345678901e-05", "v1.2345678901")})
+    lines = aggregated(
+        {key: {"loss": 1.0} for key in ("lr=0.033234493303921135, degree=5", "lr=1.2345678901e-05", "v1.2345678901")}
+    )
     assert lines[0].split("  ")[1:] == ["lr=0.0332345, degree=5", "lr=1.23457e-05", "v1.2345678901"]
     lines = aggregated({key: {"loss": 1.0} for key in ("0.12345678901", "0.12345678902")})
     assert lines[0].split("  ")[1:] == ["0.12345678901", "0.12345678902"]
@@ -323,7 +397,10 @@ def test_numbers_in_the_names_of_runs_have_six_digits_unless_they_differ_later()
 
 def test_runs_of_two_workspaces_have_a_column_of_the_workspace() -> None:
     """It is short for people, and complete for programs."""
-    here, there = (Run("a", "train", RunStatus.completed, NOON, workspace=workspace) for workspace in ("local workspace '.himl'", "workspace team/lab"))
+    here, there = (
+        Run("a", "train", RunStatus.completed, NOON, workspace=workspace)
+        for workspace in ("local workspace '.himl'", "workspace team/lab")
+    )
     titles = [column.title for column in RUN_COLUMNS]
     assert [column.title for column in run_columns([])] == titles
     assert [column.title for column in run_columns([here, here])] == titles
@@ -337,7 +414,14 @@ def test_runs_of_two_workspaces_have_a_column_of_the_workspace() -> None:
 def test_display_names_take_the_place_of_the_experiment_if_most_of_four_runs_have_one(named: int, kept: str) -> None:
     names = ["a long name"] * named + [""] * (4 - named)
     runs = [
-        Run(f"train_177236640{number}_0a1b2c3d", "a_long_experiment", RunStatus.completed, NOON, started=NOON, display_name=name)
+        Run(
+            f"train_177236640{number}_0a1b2c3d",
+            "a_long_experiment",
+            RunStatus.completed,
+            NOON,
+            started=NOON,
+            display_name=name,
+        )
         for number, name in enumerate(names)
     ]
     columns = run_columns(runs)
@@ -355,7 +439,10 @@ def test_a_display_name_that_is_the_id_is_repeated_only_for_programs() -> None:
 
 def tree(waits: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """The names of a pipeline's steps, which are their keys, in the displayed order and with their indents."""
-    steps = [replace(run(f"p_{key}", tags={STEP: key, STEP_AFTER: ",".join(waited)}), display_name=key) for key, waited in waits.items()]
+    steps = [
+        replace(run(f"p_{key}", tags={STEP: key, STEP_AFTER: ",".join(waited)}), display_name=key)
+        for key, waited in waits.items()
+    ]
     return {line.split()[0]: len(line) - len(line.lstrip()) for line in list(steps_view(steps, {}))[3:]}
 
 
@@ -381,11 +468,16 @@ def test_steps_that_wait_for_each_other_are_shown_too() -> None:
 
 
 def trials(*values: float | None) -> list[TrialView]:
-    return [TrialView(run(f"sweep_{number}", tags={"himl.trial": str(number)}), {"fold": number}, value) for number, value in enumerate(values)]
+    return [
+        TrialView(run(f"sweep_{number}", tags={"himl.trial": str(number)}), {"fold": number}, value)
+        for number, value in enumerate(values)
+    ]
 
 
 @pytest.mark.parametrize("shown", [best_lines, trials_view])
-def test_folds_are_in_their_order_with_mean_and_std_and_without_a_best(shown: Callable[[SweepView], Iterable[str]]) -> None:
+def test_folds_are_in_their_order_with_mean_and_std_and_without_a_best(
+    shown: Callable[[SweepView], Iterable[str]],
+) -> None:
     lines = list(shown(SweepView("loss", "minimize", trials(3.0, 1.0, None, 2.0, 4.0, 5.0, 6.0), is_repeated=True)))
     assert lines[-1] == "loss: mean 3.5, std 1.87083 of 6 runs"
     assert not any("best" in line for line in lines)
@@ -394,18 +486,25 @@ def test_folds_are_in_their_order_with_mean_and_std_and_without_a_best(shown: Ca
 
 
 def test_one_fold_has_no_std() -> None:
-    assert list(best_lines(SweepView("loss", "minimize", trials(0.5, None), is_repeated=True)))[-1] == "loss: mean 0.5 of 1 run"
+    assert (
+        list(best_lines(SweepView("loss", "minimize", trials(0.5, None), is_repeated=True)))[-1]
+        == "loss: mean 0.5 of 1 run"
+    )
 
 
 NOT_LAST = "The best trial, by its best value at any step, is sweep_1. The table shows last values."
 
 
 @pytest.mark.parametrize("shown", [best_lines, trials_view])
-def test_a_note_says_why_the_best_trial_has_not_the_best_last_value(shown: Callable[[SweepView], Iterable[str]]) -> None:
+def test_a_note_says_why_the_best_trial_has_not_the_best_last_value(
+    shown: Callable[[SweepView], Iterable[str]],
+) -> None:
     assert list(shown(SweepView("loss", "minimize", trials(0.25, 0.5), best="sweep_1")))[-1] == NOT_LAST
 
 
 def test_a_failed_trial_with_a_better_last_value_needs_no_note() -> None:
     failed, *others = trials(0.1, 0.25)
     failed = replace(failed, run=replace(failed.run, status=RunStatus.failed))
-    assert "The best trial" not in "".join(trials_view(SweepView("loss", "minimize", [failed, *others], best="sweep_1")))
+    assert "The best trial" not in "".join(
+        trials_view(SweepView("loss", "minimize", [failed, *others], best="sweep_1"))
+    )

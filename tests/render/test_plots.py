@@ -24,7 +24,17 @@ from himl_cli.core.logged import Aggregation, Child, RunResults, Series
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import Scalar
 from himl_cli.render.aggregation import save_plots
-from himl_cli.render.plot_data import Curve, Scheme, curve_of, families_of, limits_of, names_of, scheme_of, spread_of, thinned
+from himl_cli.render.plot_data import (
+    Curve,
+    Scheme,
+    curve_of,
+    families_of,
+    limits_of,
+    names_of,
+    scheme_of,
+    spread_of,
+    thinned,
+)
 
 Points = Sequence[tuple[int, float]]
 
@@ -37,8 +47,16 @@ def child(
     status: RunStatus = RunStatus.completed,
 ) -> Child:
     run = Run(f"wine_1_{index}", "wine", status, datetime(2026, 1, 1, tzinfo=timezone.utc))
-    series = {name: Series([step for step, _ in points], [value for _, value in points], [*range(len(points))]) for name, points in metrics.items()}
-    return Child(run, f"run {index}", hyperparameters or {}, RunResults({**{name: one.values[-1] for name, one in series.items()}, **(last or {})}, series))
+    series = {
+        name: Series([step for step, _ in points], [value for _, value in points], [*range(len(points))])
+        for name, points in metrics.items()
+    }
+    return Child(
+        run,
+        f"run {index}",
+        hyperparameters or {},
+        RunResults({**{name: one.values[-1] for name, one in series.items()}, **(last or {})}, series),
+    )
 
 
 def together(*children: Child) -> Aggregation:
@@ -50,7 +68,12 @@ def decaying(speed: float, steps: int = 20) -> Points:
 
 
 def sweep(count: int, **more: Any) -> Aggregation:
-    return together(*(child(i, {"val/loss": decaying(0.01 * (i + 1))}, {"lr": 10.0 ** (-1 - i / 10), "depth": i % 3}, **more) for i in range(count)))
+    return together(
+        *(
+            child(i, {"val/loss": decaying(0.01 * (i + 1))}, {"lr": 10.0 ** (-1 - i / 10), "depth": i % 3}, **more)
+            for i in range(count)
+        )
+    )
 
 
 def figures(aggregation: Aggregation, primary: str | None = None, goal: str = "minimize") -> dict[str, Any]:
@@ -58,7 +81,10 @@ def figures(aggregation: Aggregation, primary: str | None = None, goal: str = "m
 
     found = families_of(aggregation)
     scheme = scheme_of(aggregation.children, found, primary, goal)
-    return {family.title: figure_of(family, aggregation.children, scheme, names_of(aggregation.children)) for family in found}
+    return {
+        family.title: figure_of(family, aggregation.children, scheme, names_of(aggregation.children))
+        for family in found
+    }
 
 
 def scheme(aggregation: Aggregation, primary: str | None = None, goal: str = "minimize") -> Scheme:
@@ -70,16 +96,27 @@ def legend(figure: Any) -> list[str]:
 
 
 def texts(path: Path) -> str:
-    return " ".join("".join(element.itertext()) for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text"))
+    return " ".join(
+        "".join(element.itertext()) for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")
+    )
 
 
 def test_each_metric_family_is_a_figure_and_each_metric_a_panel(tmp_path: Path) -> None:
-    runs = together(*(child(i, {"train/loss": decaying(0.1), "val/loss": decaying(0.2)}, {"lr": i / 10}, {"test/auc": 0.7 + i / 10}) for i in range(3)))
+    runs = together(
+        *(
+            child(
+                i, {"train/loss": decaying(0.1), "val/loss": decaying(0.2)}, {"lr": i / 10}, {"test/auc": 0.7 + i / 10}
+            )
+            for i in range(3)
+        )
+    )
     assert [path.name for path in save_plots(runs, tmp_path / "all.svg")] == ["all-auc.svg", "all-loss.svg"]
     titles = {name: [axes.get_title(loc="left") for axes in figure.axes] for name, figure in figures(runs).items()}
     assert titles == {"loss": ["train/loss", "val/loss"], "auc": ["test/auc"]}
     assert {"train/loss", "val/loss", "step"} <= {*texts(tmp_path / "all-loss.svg").split()}
-    drawn = figures(together(*(child(i, {f"class_{number}/dice": decaying(0.1) for number in range(14)}) for i in range(2))))
+    drawn = figures(
+        together(*(child(i, {f"class_{number}/dice": decaying(0.1) for number in range(14)}) for i in range(2)))
+    )
     assert [*drawn] == ["dice (1)", "dice (2)"]
     assert [axes.get_title(loc="left") for axes in drawn["dice (2)"].axes] == ["class_12/dice", "class_13/dice"]
 
@@ -93,7 +130,9 @@ def test_few_runs_have_names_by_differences_and_distinct_looks() -> None:
     for count, goal in ((3, "minimize"), (30, "maximize")):
         runs = sweep(count)
         looks = scheme_of(runs.children, families_of(runs), "val/loss", goal, "wine_1_1").looks
-        assert [place for place, look in looks.items() if look.name.startswith(f"best: {names_of(runs.children)[1]}")] == [1]
+        assert [
+            place for place, look in looks.items() if look.name.startswith(f"best: {names_of(runs.children)[1]}")
+        ] == [1]
     runs = together(*(child(i, {"loss": decaying(0.1)}, {"model": "vit" if i else "unet"}) for i in range(3)))
     assert names_of(runs.children) == ["model=unet", "model=vit (wine_1_1)", "model=vit (wine_1_2)"]
 
@@ -108,7 +147,10 @@ def test_many_runs_are_coloured_by_main_hyperparameter(count: int) -> None:
     assert figure.axes[-1].get_ylabel() == "lr (log scale)"
     assert legend(figure)[0].startswith(f"best: {names_of(runs.children)[-1]} (val/loss ")
     assert legend(figure)[3:] == ["mean of the runs", "middle half of the runs"]
-    assert sum(len(lines.get_segments()) for lines in figure.axes[0].collections if hasattr(lines, "get_segments")) == count - 3
+    assert (
+        sum(len(lines.get_segments()) for lines in figure.axes[0].collections if hasattr(lines, "get_segments"))
+        == count - 3
+    )
     assert scheme(runs, goal="maximize").looks[0].name.startswith(f"best: {names_of(runs.children)[0]} ")
     found = scheme(together(*(child(i, {"val/loss": decaying(0.1)}, {"random_seed": i}) for i in range(20))))
     assert (found.scale, {look.name for look in found.looks.values()}) == (None, {""})
@@ -117,23 +159,42 @@ def test_many_runs_are_coloured_by_main_hyperparameter(count: int) -> None:
 
 @pytest.mark.parametrize("panels", [4, 8])
 def test_colour_bar_stands_beside_any_number_of_panels(panels: int) -> None:
-    runs = together(*(child(i, {f"part_{number}/loss": decaying(0.01 * i) for number in range(panels)}, {"lr": 10.0 ** (-i / 10)}) for i in range(15)))
+    runs = together(
+        *(
+            child(i, {f"part_{number}/loss": decaying(0.01 * i) for number in range(panels)}, {"lr": 10.0 ** (-i / 10)})
+            for i in range(15)
+        )
+    )
     assert len(figures(runs)["loss"].axes) == panels + 1
 
 
 def test_categories_get_a_colour_each() -> None:
-    runs = together(*(child(i, {"val/loss": decaying((i % 3 + 1) / 10)}, {"model": ["unet", "vit", "resnet"][i % 3]}) for i in range(45)))
+    runs = together(
+        *(
+            child(i, {"val/loss": decaying((i % 3 + 1) / 10)}, {"model": ["unet", "vit", "resnet"][i % 3]})
+            for i in range(45)
+        )
+    )
     assert [*scheme(runs).categories] == ["model=resnet", "model=unet", "model=vit"]
     assert {"model=resnet", "model=unet", "model=vit"} <= {*legend(figures(runs)["loss"])}
 
 
 def test_failed_runs_and_those_without_the_metric_shift_no_other() -> None:
-    runs = together(*(child(i, {"loss": decaying(0.1)}, {"lr": i + 1}, status=RunStatus.failed if i == 1 else RunStatus.completed) for i in range(4)))
+    runs = together(
+        *(
+            child(i, {"loss": decaying(0.1)}, {"lr": i + 1}, status=RunStatus.failed if i == 1 else RunStatus.completed)
+            for i in range(4)
+        )
+    )
     figure = figures(runs)["loss"]
     assert figure.legends[0].get_title().get_text() == "1 of 4 failed, not shown: lr=2."
     assert "lr=2" not in legend(figure)
     assert {curve.child for curves in families_of(runs)[0].panels.values() for curve in curves} == {0, 2, 3}
-    runs = together(child(0, {"loss": decaying(0.1)}, {"lr": 1}), child(1, {}, {"lr": 2}), child(2, {"loss": decaying(0.3)}, {"lr": 3}))
+    runs = together(
+        child(0, {"loss": decaying(0.1)}, {"lr": 1}),
+        child(1, {}, {"lr": 2}),
+        child(2, {"loss": decaying(0.3)}, {"lr": 3}),
+    )
     figure = figures(runs)["loss"]
     assert legend(figure)[:2] == ["lr=1", "lr=3"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["1 of 3 runs without it"]
@@ -146,7 +207,12 @@ def test_single_values_stand_in_rows_with_their_mean() -> None:
     runs = together(*(child(i, {}, {"lr": i}, {"auc": 0.5 + i / 10, "ok": "yes", "none": None}) for i in range(3)))
     assert [*figures(runs)] == ["auc"]
     axes = figures(runs)["auc"].axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["lr=0", "lr=1", "lr=2", "mean ± standard deviation"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "lr=0",
+        "lr=1",
+        "lr=2",
+        "mean ± standard deviation",
+    ]
     low, high = axes.get_xlim()
     assert low < 0.5 < 0.7 < high
     axes = figures(together(*(child(i, {}, {"lr": 0.1**i}, {"auc": i / 200}) for i in range(200))))["auc"].axes[0]
@@ -160,7 +226,9 @@ def test_the_mean_is_taken_at_the_steps_that_runs_have_in_common() -> None:
     assert ([*curve.steps], [*curve.values]) == ([1, 3, 5], [11.0, 30.0, 50.0])
     even, odd = Curve(0, np.arange(0, 20, 2), np.zeros(10)), Curve(1, np.arange(1, 21, 2), np.ones(10))
     assert spread_of([even, odd]) is None
-    both = spread_of([Curve(0, np.arange(4), np.array([1.0, 2.0, np.nan, 4.0])), Curve(1, np.arange(6), np.full(6, 3.0))])
+    both = spread_of(
+        [Curve(0, np.arange(4), np.array([1.0, 2.0, np.nan, 4.0])), Curve(1, np.arange(6), np.full(6, 3.0))]
+    )
     assert both is not None
     assert ([*both.steps], [*both.mean]) == ([0, 1, 3], [2.0, 2.5, 3.5])
     assert both.high[0] - both.mean[0] == pytest.approx(math.sqrt(2))
@@ -176,7 +244,12 @@ def test_the_mean_is_taken_at_the_steps_that_runs_have_in_common() -> None:
 
 
 def test_axes_are_logarithmic_over_decades_and_not_flattened(tmp_path: Path) -> None:
-    runs = together(*(child(i, {"loss": [(s, 1e300 if i == 1 and s > 10 else 1 / (s + 1)) for s in range(20)]}, {"lr": i}) for i in range(4)))
+    runs = together(
+        *(
+            child(i, {"loss": [(s, 1e300 if i == 1 and s > 10 else 1 / (s + 1)) for s in range(20)]}, {"lr": i})
+            for i in range(4)
+        )
+    )
     axes = figures(runs)["loss"].axes[0]
     assert axes.get_ylim()[1] < 2
     assert [text.get_text() for text in axes.texts] == ["9 values beyond the axis"]
@@ -233,7 +306,9 @@ def test_figures_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DiskFailed, match="Cannot write"):
         save_plots(sweep(3), tmp_path / "y.png")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(("x", "y")) and path.is_file()]
-    runs = together(*(child(i, {"val/a$b_c$^2": decaying(0.1)}, {"x_$i$": f"\\frac{{1}}{{{i}}} & <b>\n次"}) for i in range(2)))
+    runs = together(
+        *(child(i, {"val/a$b_c$^2": decaying(0.1)}, {"x_$i$": f"\\frac{{1}}{{{i}}} & <b>\n次"}) for i in range(2))
+    )
     (path,) = save_plots(runs, tmp_path / "names.svg")
     shown = texts(path)
     assert "val/a$b_c$^2" in shown

@@ -19,7 +19,16 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFaile
 from himl_cli.core.events import Event, Notice, Notify, ignore
 from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.runs import Choice, Run, RunEnd, RunQuery, RunStatus
-from himl_cli.services.checkpoints.fetch import INPUT, KEPT_DAYS, USED, CheckpointRequest, bring_checkpoint, cache_folder, fetch_checkpoint, refer_to_checkpoint
+from himl_cli.services.checkpoints.fetch import (
+    INPUT,
+    KEPT_DAYS,
+    USED,
+    CheckpointRequest,
+    bring_checkpoint,
+    cache_folder,
+    fetch_checkpoint,
+    refer_to_checkpoint,
+)
 from himl_cli.services.checkpoints.push import push_checkpoints
 from himl_cli.services.checkpoints.source import find_local
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_environment
@@ -50,7 +59,10 @@ def texts(events: list[Event]) -> list[str]:
 
 def test_places_of_checkpoint_files_in_new_job(runs: RecordedRuns) -> None:
     add(runs, "last.ckpt/a", "last.ckpt/b/c", "epoch=1.pt", "sub/x")
-    assert found(runs).by_place == {f"{HERE}/last.ckpt/a": f"{HERE}/last.ckpt/a", f"{HERE}/last.ckpt/b/c": f"{HERE}/last.ckpt/b/c"}
+    assert found(runs).by_place == {
+        f"{HERE}/last.ckpt/a": f"{HERE}/last.ckpt/a",
+        f"{HERE}/last.ckpt/b/c": f"{HERE}/last.ckpt/b/c",
+    }
     assert found(runs, "epoch=1").by_place == {f"{HERE}/last.pt": f"{HERE}/epoch=1.pt"}
     assert found(runs, source=f"{RUN}:sub/").by_place == {f"{HERE}/x": f"{HERE}/sub/x"}
     many = {f"outputs/predictions/{number}": "" for number in range(1000)}
@@ -77,7 +89,9 @@ def test_ranks_share_checkpoint_folder_and_key_per_request(runs: RecordedRuns, p
         return act()
 
     for source in (RUN, f"{RUN}:last.ckpt", RUN):
-        fetch_checkpoint(CheckpointRequest(source, folder=project / "out"), lambda: runs.workspace, unasked, project, once=once)
+        fetch_checkpoint(
+            CheckpointRequest(source, folder=project / "out"), lambda: runs.workspace, unasked, project, once=once
+        )
     assert [folder for folder, _ in calls] == [project / "out"] * 3
     assert calls[0] == calls[2] != calls[1]
     write_files(project, {"last.ckpt": "w"})
@@ -121,7 +135,9 @@ def test_cache_drops_only_what_was_unused_for_long() -> None:
     (f"{RUN}:half.pt", IntegrityFailed, "'outputs/checkpoints/half.pt' is incomplete"),
     (".", BadUsage, "'.' is a project folder, not a checkpoint."),
 ])  # fmt: skip
-def test_job_does_not_start_from_empty_or_torn_file(runs: RecordedRuns, project: Path, source: str, kind: type[Exception], words: str) -> None:
+def test_job_does_not_start_from_empty_or_torn_file(
+    runs: RecordedRuns, project: Path, source: str, kind: type[Exception], words: str
+) -> None:
     runs.add(RUN, files={f"{HERE}/half.pt": HALF})
     write_files(project, {"halves/half.pt": HALF, "halves/mark": ""})
     with pytest.raises(kind, match=words):
@@ -138,14 +154,22 @@ def test_job_start_from_folder_of_running_run_gives_notice(azure_environment: St
         with pytest.raises(IntegrityFailed, match="'outputs/checkpoints/none' of run 'early' is empty"):
             refer_to_checkpoint("early:none/", workspace, workspace, SPEC, project, ignore, unasked)
     assert spec.brought == {f"{HERE}/last.ckpt/": f"{INPUT}/"}
-    assert "Run 'early' has not ended. The job begins with 'outputs/checkpoints/shards.ckpt' as it is when the job starts." in texts(events)
+    assert (
+        "Run 'early' has not ended. The job begins with 'outputs/checkpoints/shards.ckpt' as it is when the job starts."
+        in texts(events)
+    )
 
 
-def test_local_files_are_uploaded_once_to_one_place(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_local_files_are_uploaded_once_to_one_place(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     events: list[Event] = []
     write_files(project, {"new/last.ckpt": "new", "new/deep/a.pt": "deep", "new/.cache/x": "hidden"})
     with opened(azure_environment, project) as workspace:
-        for source, brought in (("new", {f"{HERE}/": f"{INPUT}/"}), ("new/deep/a.pt", {f"{HERE}/last.pt": f"{INPUT}/a.pt"})):
+        for source, brought in (
+            ("new", {f"{HERE}/": f"{INPUT}/"}),
+            ("new/deep/a.pt", {f"{HERE}/last.pt": f"{INPUT}/a.pt"}),
+        ):
             for is_again in (False, True):
                 stage.log.clear()
                 spec = refer_to_checkpoint(source, workspace, workspace, SPEC, project, events.append, unasked)
@@ -178,13 +202,25 @@ def paths(*files: str) -> list[Path]:
     (["a", "drained"], BadUsage, "last.ckpt' is empty"),
     (["half.pt"], BadUsage, "half.pt' is incomplete"),
     (["hollow"], NotFound, "There are no files in 'hollow'."),
-    (["a/last.ckpt", "b/last.ckpt"], BadUsage, "would have the same name in the new run: 'outputs/checkpoints/last.ckpt'"),
+    (["a/last.ckpt", "b/last.ckpt"], BadUsage,
+        "would have the same name in the new run: 'outputs/checkpoints/last.ckpt'"),
     ([], BadUsage, "No files to push"),
     (["~nosuchuser/last.ckpt"], NotFound, "There is no file '~nosuchuser/last.ckpt'"),
     (["."], BadUsage, "'.' is a project folder, not a checkpoint."),
 ])  # fmt: skip
-def test_push_is_refused_before_a_run_is_made(source_run: RecordedRuns, project: Path, files: list[str], kind: type[HimlError], words: str) -> None:
-    write_files(project, {"a/last.ckpt": "a", "b/last.ckpt": "b", "empty.ckpt": "", "half.pt": HALF, f"checkpoints/{RUN}/last.ckpt": "c"})
+def test_push_is_refused_before_a_run_is_made(
+    source_run: RecordedRuns, project: Path, files: list[str], kind: type[HimlError], words: str
+) -> None:
+    write_files(
+        project,
+        {
+            "a/last.ckpt": "a",
+            "b/last.ckpt": "b",
+            "empty.ckpt": "",
+            "half.pt": HALF,
+            f"checkpoints/{RUN}/last.ckpt": "c",
+        },
+    )
     write_files(project, {"drained/last.ckpt": ""})
     (project / "hollow" / "deep").mkdir(parents=True)
     with pytest.raises(kind, match=words):
@@ -207,7 +243,9 @@ def test_push_needs_source_run_and_experiment(source_run: RecordedRuns, project:
         push_checkpoints(paths("a.ckpt"), RUN, source_run.workspace, project, experiment=" ")
     assert [run.id for run in source_run.workspace.runs(RunQuery())] == [RUN]
     events: list[Event] = []
-    pushed = push_checkpoints(paths("a.ckpt"), RUN, source_run.workspace, project, events.append, experiment="my surgery")
+    pushed = push_checkpoints(
+        paths("a.ckpt"), RUN, source_run.workspace, project, events.append, experiment="my surgery"
+    )
     assert pushed.run.experiment == "my_surgery"
     assert any(text.startswith("The experiment is called 'my_surgery', since") for text in texts(events))
     with pytest.raises(ServiceFailed) as caught:
@@ -220,33 +258,51 @@ def test_push_needs_source_run_and_experiment(source_run: RecordedRuns, project:
 def test_pushed_files_keep_places_of_fetch_and_download(source_run: RecordedRuns, project: Path) -> None:
     fetched, loaded = f"checkpoints/{RUN}", f"outputs/{RUN}/outputs"
     write_files(project, {
-        f"{fetched}/part/weights.pt": "1", f"{fetched}/outputs/retry_001/checkpoints/last.ckpt": "2", f"{fetched}/logs/notes.ckpt": "3",
-        f"{loaded}/checkpoints/epoch=3.ckpt": "4", f"{loaded}/model.bin": "5", "other/deep/a.ckpt": "6", "x/top.ckpt": "7", "marks/zero": "",
+        f"{fetched}/part/weights.pt": "1", f"{fetched}/outputs/retry_001/checkpoints/last.ckpt": "2",
+            f"{fetched}/logs/notes.ckpt": "3",
+        f"{loaded}/checkpoints/epoch=3.ckpt": "4", f"{loaded}/model.bin": "5", "other/deep/a.ckpt": "6",
+            "x/top.ckpt": "7", "marks/zero": "",
     })  # fmt: skip
-    files = [f"{fetched}/part/weights.pt", f"{fetched}/outputs", f"{fetched}/logs", f"outputs/{RUN}", "other", "x/*.ckpt", "marks"]
+    files = [
+        f"{fetched}/part/weights.pt",
+        f"{fetched}/outputs",
+        f"{fetched}/logs",
+        f"outputs/{RUN}",
+        "other",
+        "x/*.ckpt",
+        "marks",
+    ]
     pushed = push_checkpoints(paths(*files, f"{fetched}/../{RUN}/part/weights.pt"), RUN, source_run.workspace, project)
     assert pushed.names == [
-        "outputs/checkpoints/part/weights.pt", "outputs/retry_001/checkpoints/last.ckpt", "logs/notes.ckpt", "outputs/checkpoints/epoch=3.ckpt",
-        "outputs/model.bin", "outputs/checkpoints/deep/a.ckpt", "outputs/checkpoints/top.ckpt", "outputs/checkpoints/zero",
+        "outputs/checkpoints/part/weights.pt", "outputs/retry_001/checkpoints/last.ckpt", "logs/notes.ckpt",
+            "outputs/checkpoints/epoch=3.ckpt",
+        "outputs/model.bin", "outputs/checkpoints/deep/a.ckpt", "outputs/checkpoints/top.ckpt",
+            "outputs/checkpoints/zero",
     ]  # fmt: skip
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS symbolic links")
 def test_pushed_folder_skips_hidden_and_secret_files(source_run: RecordedRuns, project: Path) -> None:
     write_files(project, {
-        "new/last.ckpt": "new", "new/deep/himl.private.toml": "secret", "new/prod.env": "secret", "new/deep/.git/config": "secret", "new/.cache": "x",
+        "new/last.ckpt": "new", "new/deep/himl.private.toml": "secret", "new/prod.env": "secret",
+            "new/deep/.git/config": "secret", "new/.cache": "x",
         "new/.himl-transfer.db": "x", "new/dcp/.metadata": "of torch.distributed.checkpoint", "secret.txt": "secret",
     })  # fmt: skip
     (project / "new/deep/link.ckpt").symlink_to(project / "new/last.ckpt")
     write_files(project / "new", {"keyrings/x.keyring": "secret", "hub.json": '{"client_secret": "secret-1"}'})
     events: list[Event] = []
     pushed = push_checkpoints(paths("new"), RUN, source_run.workspace, project, notify=events.append)
-    assert sorted(pushed.names) == [f"outputs/checkpoints/{name}" for name in ("dcp/.metadata", "deep/link.ckpt", "last.ckpt")]
+    assert sorted(pushed.names) == [
+        f"outputs/checkpoints/{name}" for name in ("dcp/.metadata", "deep/link.ckpt", "last.ckpt")
+    ]
     (left_out,) = [event.text for event in events if isinstance(event, Notice) and "secrets" in event.text]
     assert left_out.startswith("himl left out 4 files that may contain secrets: ")
     assert left_out.endswith(" To push one, give its path.")
     assert sorted(find_local("new", project).by_place) == sorted(pushed.names)
     (project / "new/deep/out.ckpt").symlink_to(project / "secret.txt")
-    for act in (lambda: push_checkpoints(paths("new"), RUN, source_run.workspace, project), lambda: find_local("new", project)):
+    for act in (
+        lambda: push_checkpoints(paths("new"), RUN, source_run.workspace, project),
+        lambda: find_local("new", project),
+    ):
         with pytest.raises(BadUsage, match=r"out\.ckpt' is behind a link that leads out of 'new'"):
             act()

@@ -26,7 +26,8 @@ def environment(*pip: str, conda: tuple[str, ...] = ("python=3.11",), image: str
     ("mlflow", "azureml-mlflow", "log_artifact will fail"),  # pip installs 3.17.2 with 1.60.0
     ("mlflow==3.17.2", "azureml-mlflow>=1.57", "log_artifact will fail"),
     ("mlflow-skinny==3.2.0", "azureml-mlflow==1.60.0", "log_artifact will fail"),
-    (f"mlflow==3.17.2 --hash=sha256:{'0' * 64}", f"azureml_mlflow==1.60.0 --hash=sha256:{'0' * 64}", "log_artifact will fail"),
+    (f"mlflow==3.17.2 --hash=sha256:{'0' * 64}", f"azureml_mlflow==1.60.0 --hash=sha256:{'0' * 64}",
+        "log_artifact will fail"),
     ("mlflow>=3.16", "azureml-mlflow>=1.61,<2", "the image cannot be built"),
     ("mlflow==3.9.0", "azureml-mlflow==1.61.0", "the image cannot be built"),
     ("mlflow>=3", "azureml-mlflow==1.60.0.post1", "the image cannot be built"),
@@ -44,8 +45,14 @@ def environment(*pip: str, conda: tuple[str, ...] = ("python=3.11",), image: str
 ])  # fmt: skip
 def test_pairs_of_mlflow_and_azureml_mlflow_that_fail_are_named(mlflow: str, plugin: str, problem: str) -> None:
     said = environment_remarks(environment(mlflow, plugin), None)
-    assert [problem in text and text.startswith("warning: ") and text.endswith(GOOD) for text in said] == [True] * bool(problem)
-    said = environment_remarks(environment(plugin, conda=(mlflow.split(" --")[0].replace("==", "="),)), None) if "3.17.2" in mlflow else said
+    assert [problem in text and text.startswith("warning: ") and text.endswith(GOOD) for text in said] == [True] * bool(
+        problem
+    )
+    said = (
+        environment_remarks(environment(plugin, conda=(mlflow.split(" --")[0].replace("==", "="),)), None)
+        if "3.17.2" in mlflow
+        else said
+    )
     assert bool(said) == bool(problem), "a package of conda is one, too"
 
 
@@ -60,14 +67,18 @@ def test_models_of_mlflow_3_are_not_for_azure_ml(tmp_path: Path) -> None:
     ):
         script.write_text(code)
         said = environment_remarks(environment(*lines), script)
-        assert [text.endswith(f"mlflow=={GOOD_FOR_MODELS} and azureml-mlflow=={GOOD_PAIR[1]}.") for text in said] == [True] * is_said, lines
+        assert [text.endswith(f"mlflow=={GOOD_FOR_MODELS} and azureml-mlflow=={GOOD_PAIR[1]}.") for text in said] == [
+            True
+        ] * is_said, lines
 
 
 def test_services_need_packages() -> None:
     def said(services: list[str], spec: EnvironmentSpec) -> str:
         return " ".join(environment_remarks(spec, None, (), services))
 
-    assert "--vscode and --jupyter needs ipykernel~=6.0, but its environment has none" in said(["vscode", "jupyter"], environment("tqdm"))
+    assert "--vscode and --jupyter needs ipykernel~=6.0, but its environment has none" in said(
+        ["vscode", "jupyter"], environment("tqdm")
+    )
     assert "needs ipykernel~=6.0, but its environment has 7.1.0" in said(["jupyter"], environment("ipykernel==7.1.0"))
     assert not said([], environment("tqdm"))
     assert not said(["ssh_key"], environment("tqdm"))
@@ -81,10 +92,12 @@ def test_services_need_packages() -> None:
 
 
 @pytest.mark.parametrize(("spec", "pyproject", "pinned", "words"), [
-    (environment(), ">=3.12", "", "Python is 3.11, but 'pyproject.toml' requires >=3.12. The code may fail in the job. Write python=3.12"),
+    (environment(), ">=3.12", "",
+        "Python is 3.11, but 'pyproject.toml' requires >=3.12. The code may fail in the job. Write python=3.12"),
     (environment(conda=("python==3.9.18",)), ">=3.10,<3.13", "", "Python is 3.9, but 'pyproject.toml' requires"),
     (environment(), "", "3.12.4\n", "Python is 3.11, but '.python-version' requires ==3.12.*"),
-    (EnvironmentSpec(name="AzureML-ACPT-pytorch-1.13-py38-cuda11.7-gpu"), ">=3.9", "", "Python is 3.8 according to the name 'AzureML-ACPT"),
+    (EnvironmentSpec(name="AzureML-ACPT-pytorch-1.13-py38-cuda11.7-gpu"), ">=3.9", "",
+        "Python is 3.8 according to the name 'AzureML-ACPT"),
     (EnvironmentSpec(image="python:3.11.4-slim"), ">=3.12", "", "Use one with Python 3.12, or a conda file"),
     (environment(), ">=3.11", "3.11.2", ""),
     (environment(), ">=3.11.4", "", ""),
@@ -93,7 +106,16 @@ def test_services_need_packages() -> None:
     (EnvironmentSpec(image="pytorch/pytorch:2.8.0-cuda12.8"), ">=3.12", "3.12", ""),
     (environment(), "what", "pypy", ""),
 ])  # fmt: skip
-def test_python_of_another_version_than_the_projects_is_said(tmp_path: Path, spec: EnvironmentSpec, pyproject: str, pinned: str, words: str) -> None:
-    write_files(tmp_path, {"pyproject.toml": f'[project]\nname = "x"\nrequires-python = "{pyproject}"\n', ".python-version": pinned, "src/pyproject.toml": "["})
+def test_python_of_another_version_than_the_projects_is_said(
+    tmp_path: Path, spec: EnvironmentSpec, pyproject: str, pinned: str, words: str
+) -> None:
+    write_files(
+        tmp_path,
+        {
+            "pyproject.toml": f'[project]\nname = "x"\nrequires-python = "{pyproject}"\n',
+            ".python-version": pinned,
+            "src/pyproject.toml": "[",
+        },
+    )
     said = environment_remarks(spec, None, [tmp_path / "src", tmp_path])
     assert [words in text and text.startswith("warning: ") for text in said] == [True] * bool(words)

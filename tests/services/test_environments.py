@@ -13,7 +13,13 @@ import yaml
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EnvironmentSpec
-from himl_cli.services.submission.environment import DEFAULT_IMAGE, choose_environment, conda_text, merge, read_conda_file
+from himl_cli.services.submission.environment import (
+    DEFAULT_IMAGE,
+    choose_environment,
+    conda_text,
+    merge,
+    read_conda_file,
+)
 from himl_cli.services.submission.environment_checks import OLDEST_PYTHON, environment_remarks
 from himl_cli.services.submission.request import SubmitRequest
 from tests.support.running import write_files
@@ -24,12 +30,18 @@ OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 WHEEL = "mine-1.0-py3-none-any.whl"
 
 
-def choose(project: Path, script_folder: Path | None = None, env: Mapping[str, str] | None = None, **options: Any) -> tuple[EnvironmentSpec, list[str]]:
-    spec, remarks = choose_environment(SubmitRequest(cwd=project, **options), script_folder or project, project, env or {})
+def choose(
+    project: Path, script_folder: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+) -> tuple[EnvironmentSpec, list[str]]:
+    spec, remarks = choose_environment(
+        SubmitRequest(cwd=project, **options), script_folder or project, project, env or {}
+    )
     return spec, list(remarks)
 
 
-def chosen(project: Path, script_folder: Path | None = None, env: Mapping[str, str] | None = None, **options: Any) -> EnvironmentSpec:
+def chosen(
+    project: Path, script_folder: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+) -> EnvironmentSpec:
     return choose(project, script_folder, env, **options)[0]
 
 
@@ -59,7 +71,12 @@ def test_nearest_conda_file_is_chosen_or_options_are_named(project: Path) -> Non
     assert f"--requirements {Path('sub') / 'requirements.txt'}" in refused(project, project / "sub")[1]
     write_files(
         project,
-        {"environment.yaml": PLAIN, "a/b/train.py": "", "c/environment.yml": "dependencies: [python=3.12]", "../environment.yml": "dependencies: [wrong]"},
+        {
+            "environment.yaml": PLAIN,
+            "a/b/train.py": "",
+            "c/environment.yml": "dependencies: [python=3.12]",
+            "../environment.yml": "dependencies: [wrong]",
+        },
     )
     spec, remarks = choose(project, project / "a" / "b")
     assert conda(spec)["dependencies"] == ["pip", "python=3.11", {"pip": ["torch"]}]
@@ -72,14 +89,26 @@ def test_nearest_conda_file_is_chosen_or_options_are_named(project: Path) -> Non
 
 
 REGISTRY = "azureml://registries/azureml/environments/x"
-OF_ARM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/environments/x/versions/3"
+OF_ARM = (
+    "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/environments/x/"
+    "versions/3"
+)
 
 
 def test_environment_image_and_index_by_options(project: Path) -> None:
-    for text, name, version in (("env", "env", None), ("env:3", "env", "3"), ("azureml:env:3", "env", "3"), ("env@latest", "env", None)):
+    for text, name, version in (
+        ("env", "env", None),
+        ("env:3", "env", "3"),
+        ("azureml:env:3", "env", "3"),
+        ("env@latest", "env", None),
+    ):
         assert chosen(project, environment=text) == EnvironmentSpec(name=name, version=version)
     for text in (f"{REGISTRY}/versions/3", f"{REGISTRY}/labels/latest", OF_ARM):
-        assert chosen(project, environment=text) == chosen(project, environment=f"azureml:{text}") == EnvironmentSpec(name=text)
+        assert (
+            chosen(project, environment=text)
+            == chosen(project, environment=f"azureml:{text}")
+            == EnvironmentSpec(name=text)
+        )
     for text in ("", "a b", "env:", REGISTRY, f"{REGISTRY}/versions/", "azureml://elsewhere/x", "a/b"):
         assert f"'{text}'" in refused(project, environment=text)[0]
     contradictions: list[dict[str, Any]] = [
@@ -97,12 +126,17 @@ def test_environment_image_and_index_by_options(project: Path) -> None:
     assert (spec.image[:18], conda(spec)["channels"]) == ("docker.io/me/train", ["conda-forge"])
     for image in ("two words", "https://example.org/x", "-x", ""):
         assert "--docker_image" in refused(project, docker_image=image)[0]
-    assert conda(chosen(project, pip_extra_index_url=INDEX))["dependencies"][-1] == {"pip": [f"--extra-index-url {INDEX}", "torch"]}
+    assert conda(chosen(project, pip_extra_index_url=INDEX))["dependencies"][-1] == {
+        "pip": [f"--extra-index-url {INDEX}", "torch"]
+    }
     assert "hunter2" not in "".join(refused(project, pip_extra_index_url=f"{INDEX} and more"))
 
 
 def test_private_wheel_is_listed_by_file_name(project: Path) -> None:
-    write_files(project, {"environment.yml": "dependencies: [python=3.11]", "broken-1-py3-none-any.whl": "no zip", "mine.tar.gz": ""})
+    write_files(
+        project,
+        {"environment.yml": "dependencies: [python=3.11]", "broken-1-py3-none-any.whl": "no zip", "mine.tar.gz": ""},
+    )
     spec = chosen(project, private_wheel=make_wheel(project))
     assert conda(spec)["dependencies"] == ["pip", "python=3.11", {"pip": [WHEEL]}]
     assert spec.wheels == (project / WHEEL,)
@@ -135,36 +169,62 @@ def refused_conda(folder: Path, *contents: str) -> str:
 def test_conda_files_are_merged(tmp_path: Path) -> None:
     merged = yaml.safe_load(text_of(
         tmp_path,
-        "channels: [pytorch, conda-forge]\ndependencies: [python=3.11, numpy, pip: [rich, -i https://a.example]]\nvariables: {A: 1}\n",
-        "channels: [conda-forge, nvidia]\ndependencies: [python =3.11, numpy=1.26, pip=24, pip: [tqdm==4, Rich>=13]]\nvariables: {B: x}\n",
+        "channels: [pytorch, conda-forge]\n"
+            "dependencies: [python=3.11, numpy, pip: [rich, -i https://a.example]]\nvariables: {A: 1}\n",
+        "channels: [conda-forge, nvidia]\n"
+            "dependencies: [python =3.11, numpy=1.26, pip=24, pip: [tqdm==4, Rich>=13]]\nvariables: {B: x}\n",
     ))  # fmt: skip
     assert merged == {
         "name": "himl",
         "channels": ["pytorch", "conda-forge", "nvidia"],
-        "dependencies": ["numpy=1.26", "pip=24", "python =3.11", "python=3.11", {"pip": ["--index-url https://a.example", "Rich>=13", "tqdm==4"]}],
+        "dependencies": [
+            "numpy=1.26",
+            "pip=24",
+            "python =3.11",
+            "python=3.11",
+            {"pip": ["--index-url https://a.example", "Rich>=13", "tqdm==4"]},
+        ],
         "variables": {"A": "1", "B": "x"},
     }
     write_files(tmp_path, {"c.yml": PLAIN})
     assert chosen(tmp_path, conda_env=["c.yml", "c.yml"]) == chosen(tmp_path, conda_env=["c.yml"])
-    markers = ["dependencies: [pip: ['a==1; python_version < \"3.9\"']]", "dependencies: [pip: ['a==2; python_version >= \"3.9\"']]"]
+    markers = [
+        "dependencies: [pip: ['a==1; python_version < \"3.9\"']]",
+        "dependencies: [pip: ['a==2; python_version >= \"3.9\"']]",
+    ]
     assert len(yaml.safe_load(text_of(tmp_path, *markers))["dependencies"][-1]["pip"]) == 2
-    expected = text_of(tmp_path, "channels: [x, y]\ndependencies: [numpy=1.26, pip, python=3.11, scipy, pip: [rich, tqdm]]")
-    assert text_of(tmp_path, "name: b c\nprefix: /home/b\nchannels: [x, y]\ndependencies: [{pip: [tqdm, rich]}, scipy, python=3.11, numpy=1.26]") == expected
-    assert text_of(tmp_path, "channels: [y, x]\ndependencies: [numpy=1.26, pip, python=3.11, scipy, pip: [rich, tqdm]]") != expected
+    expected = text_of(
+        tmp_path, "channels: [x, y]\ndependencies: [numpy=1.26, pip, python=3.11, scipy, pip: [rich, tqdm]]"
+    )
+    assert (
+        text_of(
+            tmp_path,
+            "name: b c\nprefix: /home/b\nchannels: [x, y]\n"
+            "dependencies: [{pip: [tqdm, rich]}, scipy, python=3.11, numpy=1.26]",
+        )
+        == expected
+    )
+    assert (
+        text_of(tmp_path, "channels: [y, x]\ndependencies: [numpy=1.26, pip, python=3.11, scipy, pip: [rich, tqdm]]")
+        != expected
+    )
     assert yaml.safe_load(text_of(tmp_path, "dependencies: []"))["dependencies"] == []
 
 
 @pytest.mark.parametrize(("first", "second", "what"), [
     ("dependencies: [python=3.10]", "dependencies: [python=3.11]", "python =3.10"),
     ("dependencies: [pip: [Torch_Geometric==1]]", "dependencies: [pip: [torch-geometric==2]]", "torch-geometric ==1"),
-    ("dependencies: [pip: [-i https://u:hunter2@a.example]]", "dependencies: [pip: [--index-url https://b.example]]", "***@a.example"),
+    ("dependencies: [pip: [-i https://u:hunter2@a.example]]", "dependencies: [pip: [--index-url https://b.example]]",
+        "***@a.example"),
     ("dependencies: []\nvariables: {A: 1}", "dependencies: []\nvariables: {A: 2}", "variable 'A'"),
 ])  # fmt: skip
 def test_contradiction_of_conda_files_names_both(tmp_path: Path, first: str, second: str, what: str) -> None:
     message = refused_conda(tmp_path, first, second)
     assert all(part in message for part in (what, "0.yml", "1.yml"))
     assert "hunter2" not in message
-    assert "requires python 3.11 and python 3.12." in refused_conda(tmp_path, "dependencies: [python=3.11, numpy, Python==3.12]\n")
+    assert "requires python 3.11 and python 3.12." in refused_conda(
+        tmp_path, "dependencies: [python=3.11, numpy, Python==3.12]\n"
+    )
     text_of(tmp_path, "dependencies: [python=3.11, python=3.11.4, numpy>=1, numpy<3, pip=24.*]\n")
 
 
@@ -201,7 +261,12 @@ def test_missing_files_encodings_and_lines_of_pip(project: Path) -> None:
         assert [package.text for package in read_conda_file(project / "environment.yml").packages] == ["python=3.11"]
     (project / "requirements.txt").write_text("torch\n", encoding="utf-16")
     assert dependencies(project)[-1] == {"pip": ["torch"]}
-    for line in ("-e git+https://github.com/x/y#egg=y", "y @ https://example.org/y-1-py3-none-any.whl", "--pre", "torch[a,b]==2.0"):
+    for line in (
+        "-e git+https://github.com/x/y#egg=y",
+        "y @ https://example.org/y-1-py3-none-any.whl",
+        "--pre",
+        "torch[a,b]==2.0",
+    ):
         text = text_of(project, yaml.safe_dump({"dependencies": ["pip", {"pip": [line]}]}))
         assert yaml.safe_load(text)["dependencies"] == ["pip", {"pip": [line]}]
 
@@ -214,7 +279,8 @@ def dependencies(project: Path, env: Mapping[str, str] | None = None, script_fol
 
 def test_requirements_file_becomes_environment_of_project_python(project: Path, tmp_path: Path) -> None:
     write_files(project, {
-        "requirements.txt": "# all\n-r more/base.txt\ntorch==2.0  # pinned\n\nnumpy \\\n  >=1.26\n--extra-index-url=https://a.example/simple\n",
+        "requirements.txt": "# all\n-r more/base.txt\ntorch==2.0  # pinned\n\nnumpy \\\n  >=1.26\n"
+            "--extra-index-url=https://a.example/simple\n",
         "more/base.txt": "-r../last.txt\ntqdm\n",
         "last.txt": "rich#no-comment\n",
     })  # fmt: skip
@@ -224,15 +290,25 @@ def test_requirements_file_becomes_environment_of_project_python(project: Path, 
     assert "which includes it" in refused(project, requirements="requirements.txt")[0]
     no_file = "there is no file"
     lines = {"-c constraints.txt": no_file, "--constraint=constraints.txt": no_file, "-r nowhere.txt": no_file}
-    for line, complaint in {**lines, "--find-links wheels": "path on this machine", "-e ..": "path on this machine", "-e .": "is not a project"}.items():
+    for line, complaint in {
+        **lines,
+        "--find-links wheels": "path on this machine",
+        "-e ..": "path on this machine",
+        "-e .": "is not a project",
+    }.items():
         write_files(project, {"requirements.txt": f"torch\n{line}\n"})
         message = refused(project, requirements="requirements.txt")[0]
         assert ("line 2" in message, complaint in message) == (True, True), line
     write_files(project, {"requirements.txt": "torch", "a/train.py": "", ".python-version": "pypy\n"})
-    write_files(tmp_path, {"venv/pyvenv.cfg": "home = /usr\nversion = 3.12.1\n", "conda/conda-meta/python-3.10.4-h1.json": "{}"})
+    write_files(
+        tmp_path, {"venv/pyvenv.cfg": "home = /usr\nversion = 3.12.1\n", "conda/conda-meta/python-3.10.4-h1.json": "{}"}
+    )
     assert dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "gone")})[1] == f"python={OWN_PYTHON}"
     assert dependencies(project, {"CONDA_PREFIX": str(tmp_path / "conda")})[1] == "python=3.10"
-    assert dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "venv"), "CONDA_PREFIX": str(tmp_path / "conda")})[1] == "python=3.12"
+    assert (
+        dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "venv"), "CONDA_PREFIX": str(tmp_path / "conda")})[1]
+        == "python=3.12"
+    )
     write_files(project, {".python-version": "3.13.2\n"})
     assert dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "venv")}, project / "a")[1] == "python=3.13"
 
@@ -244,7 +320,8 @@ def test_included_files_constraints_and_own_projects_are_part_of_the_environment
         '[project.optional-dependencies]\ndev = ["ruff"]\nall = ["mine[dev]", "rich; python_version>\'3\'"]\n'
     )
     write_files(project, {
-        "env/environment.yml": 'dependencies: [python=3.11, {pip: ["-r ../requirements.txt # all", "-c limits/a.txt", "-e ..[all]", "# no", "lightning"]}]\n',
+        "env/environment.yml": 'dependencies: [python=3.11, {pip: ["-r ../requirements.txt # all", '
+            '"-c limits/a.txt", "-e ..[all]", "# no", "lightning"]}]\n',
         "requirements.txt": "-rmore/base.txt\nnumpy[x]>=1 ; python_version > '3'\n\ntorch==2.0 # pinned\n",
         "more/base.txt": "--requirement=deeper.txt\n--pre\n",
         "more/deeper.txt": "scipy \\\n  >1\nsolo @ https://example.org/solo-1-py3-none-any.whl\n",
@@ -253,8 +330,18 @@ def test_included_files_constraints_and_own_projects_are_part_of_the_environment
         "pyproject.toml": pyproject,
         "src/mine/__init__.py": "",
     })  # fmt: skip
-    spec, remarks = choose_environment(SubmitRequest(cwd=project, conda_env=("env/environment.yml",)), project, project, {})
-    pip = ["--pre", "lightning", "numpy[x]>=1,==1.26; python_version > '3'", "pandas>=2,<3", "rich; python_version>'3'", "ruff", "scipy >1"]
+    spec, remarks = choose_environment(
+        SubmitRequest(cwd=project, conda_env=("env/environment.yml",)), project, project, {}
+    )
+    pip = [
+        "--pre",
+        "lightning",
+        "numpy[x]>=1,==1.26; python_version > '3'",
+        "pandas>=2,<3",
+        "rich; python_version>'3'",
+        "ruff",
+        "scipy >1",
+    ]
     pip += ["solo @ https://example.org/solo-1-py3-none-any.whl", "torch==2.0", "tqdm"]
     assert conda(spec)["dependencies"] == ["pip", "python=3.11", {"pip": ["-c constraints.txt", *pip]}]
     assert (spec.limits, spec.beside) == ("six==1.16\nrich==1 ; python_version<'3'\n", ["constraints.txt"])
@@ -262,10 +349,20 @@ def test_included_files_constraints_and_own_projects_are_part_of_the_environment
         "Not installed, because the snapshot has their source: Mine. To import them, add --env_var PYTHONPATH=src"
     ]
     write_files(project, {"env/limits/b.txt": "pandas<3\n"})
-    assert (chosen(project, conda_env=("env/environment.yml",)).beside, "-c" in chosen(project, conda_env=("env/environment.yml",)).conda) == ([], False)
-    computed = '[project]\nname = "mine"\ndynamic = ["dependencies"]\n[tool.setuptools.dynamic]\ndependencies = {file = ["more/base.txt"]}\n'
+    assert (
+        chosen(project, conda_env=("env/environment.yml",)).beside,
+        "-c" in chosen(project, conda_env=("env/environment.yml",)).conda,
+    ) == ([], False)
+    computed = (
+        '[project]\nname = "mine"\ndynamic = ["dependencies"]\n[tool.setuptools.dynamic]\n'
+        'dependencies = {file = ["more/base.txt"]}\n'
+    )
     write_files(project, {"requirements.txt": "-e.\n", "pyproject.toml": computed})
-    assert dependencies(project)[-1]["pip"] == ["--pre", "scipy >1", "solo @ https://example.org/solo-1-py3-none-any.whl"]
+    assert dependencies(project)[-1]["pip"] == [
+        "--pre",
+        "scipy >1",
+        "solo @ https://example.org/solo-1-py3-none-any.whl",
+    ]
     write_files(project, {"pyproject.toml": "[tool.poetry]\n", "requirements.txt": "six\n./\n"})
     _, remarks = choose_environment(SubmitRequest(cwd=project, requirements="requirements.txt"), project, project, {})
     assert "himl cannot read what project requires" in remarks[-1]
@@ -287,11 +384,23 @@ def remarks_of(folder: Path, script: str, spec: EnvironmentSpec = LACKS_HIML, na
 
 
 def test_environment_that_lacks_himl_is_warned_about(tmp_path: Path) -> None:
-    for script in ("import himl_cli", "from himl_cli import x", "import os, himl_cli.job as j", "def f():\n    from himl_cli.job import inputs\n"):
+    for script in (
+        "import himl_cli",
+        "from himl_cli import x",
+        "import os, himl_cli.job as j",
+        "def f():\n    from himl_cli.job import inputs\n",
+    ):
         text = remarks_of(tmp_path, script)
         assert "'train.py' imports himl_cli" in text
         assert "lacks himl-cli" in text
-    for script in ("import himl_client", "# import himl_cli", "x = 'import himl_cli'", "from .himl_cli import x", "import himl_cli (", "'\\d'"):
+    for script in (
+        "import himl_client",
+        "# import himl_cli",
+        "x = 'import himl_cli'",
+        "from .himl_cli import x",
+        "import himl_cli (",
+        "'\\d'",
+    ):
         assert not remarks_of(tmp_path, script)
     assert not remarks_of(tmp_path, "import himl_cli", name="run.sh")
     assert not environment_remarks(LACKS_HIML, None)
@@ -305,6 +414,8 @@ def test_environment_that_lacks_himl_is_warned_about(tmp_path: Path) -> None:
         text = f"dependencies:\n  - python{python}\n  - pip:\n    - torch\n"
         said = remarks_of(tmp_path, "", EnvironmentSpec(image="i", conda=f"{text}    - himl-cli\n"))
         assert ("himl-cli needs at least 3.10" in said) is is_old
-        assert not remarks_of(tmp_path, "", EnvironmentSpec(image="i", conda=text)), "other scripts may run on what they like"
+        assert not remarks_of(tmp_path, "", EnvironmentSpec(image="i", conda=text)), (
+            "other scripts may run on what they like"
+        )
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     assert f'requires-python = ">={".".join(map(str, OLDEST_PYTHON))}"' in project

@@ -65,7 +65,8 @@ from tests.support.web import serving_files
 
 JOB = "type: command\ncommand: python a.py\n"
 SWEEP = (
-    "type: sweep\ntrial: {command: python a.py}\nobjective: {primary_metric: a, goal: minimize}\nlimits: {max_total_trials: 2}\n"
+    "type: sweep\ntrial: {command: python a.py}\nobjective: {primary_metric: a, goal: minimize}\n"
+    "limits: {max_total_trials: 2}\n"
     "search_space: {a: {type: choice, values: [%s]}}\nsampling_algorithm: {type: random, seed: %s}\n"
 )
 A_STEP = '{"step1": {"type": "PythonScriptStep", "script": "a.py", "source_directory": ".", '
@@ -76,42 +77,68 @@ def prepared(folder: Path) -> None:
 
 
 def read_address(text: str) -> None:
-    for parse in (redaction.is_address, redaction.is_botched_address, redaction.parts_of, redaction.shown, redaction.identity, redaction.last_name):
+    for parse in (
+        redaction.is_address,
+        redaction.is_botched_address,
+        redaction.parts_of,
+        redaction.shown,
+        redaction.identity,
+        redaction.last_name,
+    ):
         parse(text)
     assert 0 < len(redaction.safe_name(text).encode()) <= 4 * redaction.LONGEST_FILE_NAME + 1
 
 
 Parser = Callable[[Any], object]
 TEXTS: dict[str, tuple[Parser, tuple[str, ...]]] = {
-    "YAML": (lambda text: dump_mapping(parse_mapping(text, Path("a.yml"))), ("a: !!int @", "@: !!binary @", "a: &b @\nc: *b", "<<: @")),
+    "YAML": (
+        lambda text: dump_mapping(parse_mapping(text, Path("a.yml"))),
+        ("a: !!int @", "@: !!binary @", "a: &b @\nc: *b", "<<: @"),
+    ),
     "samplings": (parse_sampling, ("random(seed=@)",)),
     "hyperparameters": (lambda text: hyperparameters_of({HYPERPARAMETERS: text}), ("@", '{"a": @}')),
     "addresses": (read_address, ("@", "https://@", "https://a/?@=@", "https://a:@/b")),
     "durations": (parse_duration, ("@s", "1.@h")),
     "packages of conda": (lambda text: parse_conda_package(text, Path("a.yml")), ("@", "a=@", "a::@")),
-    "tables": (lambda text: read_table(text, "a.csv"), ("@", "image,slide_id\n@", "image;slide_id\n@;a", "image,@", "sep=@\nimage,slide_id\na,b")),
-    "patterns": (lambda text: Pattern(text[:1000]).matches("a" * 60), ("@", "*a" * 25 + "@", "**/" * 20 + "@", "[@]", "[!@")),
+    "tables": (
+        lambda text: read_table(text, "a.csv"),
+        ("@", "image,slide_id\n@", "image;slide_id\n@;a", "image,@", "sep=@\nimage,slide_id\na,b"),
+    ),
+    "patterns": (
+        lambda text: Pattern(text[:1000]).matches("a" * 60),
+        ("@", "*a" * 25 + "@", "**/" * 20 + "@", "[@]", "[!@"),
+    ),
     "names of checkpoints": (parse_name, ("epoch=@", "epoch=1-loss=@-v1.ckpt", "a-v@.ckpt", "best_@", "step @")),
 }
 """By kind of text: a parser, and frames with `@` at the position of the hostile text."""
 
 FILES: dict[str, tuple[Parser, str, tuple[str, ...]]] = {
-    "InnerEye": (lambda folder: read_innereye(folder / "settings.yml", folder), "settings.yml", ("@", "variables:\n  cluster: @")),
+    "InnerEye": (lambda folder: read_innereye(folder / "settings.yml", folder), "settings.yml",
+        ("@", "variables:\n  cluster: @")),
     "prepared jobs": (prepared, "job.yml", (
         *(JOB + text for text in ("outputs: {a: {path: '@'}}", "environment_variables: {a: @}", "tags: {a: @}")),
-        *(SWEEP % values for values in (("@", "7"), ("1", "@"))), "@", "type: @", "$schema: @", "jobs: {a: {compute: @}}",
+        *(SWEEP % values for values in (("@", "7"), ("1", "@"))), "@", "type: @", "$schema: @",
+            "jobs: {a: {compute: @}}",
     )),
-    "environments": (lambda folder: read_conda_file(folder / "a.yml"), "a.yml", ("@", "dependencies: [@]", "dependencies: [pip: ['@']]")),
-    "settings": (lambda folder: section_settings(folder, "submit"), "himl.toml", ("@", "[submit]\n@ = 1", "[[submit]]\na = '''@", 'a = {b = "@"}')),
-    "pyproject": (lambda folder: section_settings(folder, "submit"), "pyproject.toml", ("[tool.himl.submit]\ncluster = @",)),
-    "config.json": (lambda folder: (names_workspace(folder / "config.json"), address_from_config(folder / "config.json")), "config.json", (
+    "environments": (lambda folder: read_conda_file(folder / "a.yml"), "a.yml",
+        ("@", "dependencies: [@]", "dependencies: [pip: ['@']]")),
+    "settings": (lambda folder: section_settings(folder, "submit"), "himl.toml",
+        ("@", "[submit]\n@ = 1", "[[submit]]\na = '''@", 'a = {b = "@"}')),
+    "pyproject": (lambda folder: section_settings(folder, "submit"), "pyproject.toml",
+        ("[tool.himl.submit]\ncluster = @",)),
+    "config.json": (lambda folder: (names_workspace(folder / "config.json"),
+        address_from_config(folder / "config.json")), "config.json", (
         "@", '{"subscription_id": @, "resource_group": "a", "workspace_name": "b"}', '{"Scope": "@"}',
     )),
     ".env": (lambda folder: read_deepseismic(folder / ".env"), ".env", ("@", "A=@", "A='@", "export @", "A=' @ ' #")),
-    "pipelines": (lambda folder: read_pipeline(folder / "a.json", "a.json"), "a.json", ("@", A_STEP + '"arguments": "@"}}', A_STEP + '"node_count": @}}')),
-    "lists of ids": (lambda folder: read_ids(folder / "ids.csv", "--include_by_slide_id"), "ids.csv", ("slide_id\n@", "slide_id,a\n@")),
-    "records of runs": (lambda folder: (RunFolder(folder).read(PLAN), RunFolder(folder).read(RECORD)), "plan.json", ("@", '{"many": @}')),
-    "logged tables": (lambda folder: (read_logged_files(folder, lambda name: True), list(read_texts(folder, "run"))), "logged/a.jsonl", (
+    "pipelines": (lambda folder: read_pipeline(folder / "a.json", "a.json"), "a.json",
+        ("@", A_STEP + '"arguments": "@"}}', A_STEP + '"node_count": @}}')),
+    "lists of ids": (lambda folder: read_ids(folder / "ids.csv", "--include_by_slide_id"), "ids.csv",
+        ("slide_id\n@", "slide_id,a\n@")),
+    "records of runs": (lambda folder: (RunFolder(folder).read(PLAN), RunFolder(folder).read(RECORD)), "plan.json",
+        ("@", '{"many": @}')),
+    "logged tables": (lambda folder: (read_logged_files(folder, lambda name: True), list(read_texts(folder, "run"))),
+        "logged/a.jsonl", (
         "@", '{"kind": "table", "values": {"a": @}, "step": 1, "time": "2026-01-01"}',
         '{"kind": "scalar", "values": {"a": "x"}, "step": @, "time": "2026-01-01"}',
     )),
@@ -125,7 +152,9 @@ SLOW = ("YAML", "prepared jobs", "environments", "InnerEye")
 LONG = pytest.mark.large("reads long texts for seconds")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[LONG] * (name in ("samplings", ".env"))) for name in (*TEXTS, *FILES)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[LONG] * (name in ("samplings", ".env"))) for name in (*TEXTS, *FILES)]
+)
 def test_hostile_input_is_read_or_refused(tmp_path: Path, name: str) -> None:
     parse, file, frames = FILES[name] if name in FILES else (TEXTS[name][0], "", TEXTS[name][1])
     texts = framed(*frames, takes_long=name not in SLOW)
@@ -135,7 +164,10 @@ def test_hostile_input_is_read_or_refused(tmp_path: Path, name: str) -> None:
                 stands(parse, text)
         return
     (tmp_path / file).parent.mkdir(exist_ok=True)
-    for where, content in {**{where: text.encode("utf-8", "surrogatepass") for where, text in texts.items()}, **DAMAGED}.items():
+    for where, content in {
+        **{where: text.encode("utf-8", "surrogatepass") for where, text in texts.items()},
+        **DAMAGED,
+    }.items():
         (tmp_path / file).write_bytes(content)
         with naming(where):
             stands(parse, tmp_path)
@@ -151,7 +183,9 @@ def workspace(tmp_path: Path) -> LocalWorkspace:
     """A workspace that has a run with a metric."""
     with closing(Database(tmp_path / "workspace.db", create=True)) as database:
         store = RunStore(database)
-        store.add(Run(KEPT, "exp", RunStatus.running, display_name="n", tags={"a": "b"}, started=as_time(1700000000000)))
+        store.add(
+            Run(KEPT, "exp", RunStatus.running, display_name="n", tags={"a": "b"}, started=as_time(1700000000000))
+        )
         MetricStore(database).log(KEPT, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)])
         store.end(KEPT, RunStatus.completed, exit_code=0)
     return LocalWorkspace(tmp_path)
@@ -167,11 +201,14 @@ def overwrite(workspace: LocalWorkspace, table: str, column: str, value: Any) ->
     ("runs", "created", float("inf")),
     ("runs", "ended", b"MM"),
     ("runs", "status", "Odd"),
-    *(("points", column, value) for column, value in (("time", "x"), ("time", float("-inf")), ("value", "x"), ("step", "x"))),
+    *(("points", column, value) for column,
+        value in (("time", "x"), ("time", float("-inf")), ("value", "x"), ("step", "x"))),
 ])  # fmt: skip
 def test_row_that_himl_does_not_write_is_damage(workspace: LocalWorkspace, table: str, column: str, value: Any) -> None:
     overwrite(workspace, "runs", "job", b"\x04")
-    assert ([run.id for run in workspace.runs(RunQuery())], workspace.run(KEPT).exit_code) == ([KEPT], 0), "an odd column of no use loses no run"
+    assert ([run.id for run in workspace.runs(RunQuery())], workspace.run(KEPT).exit_code) == ([KEPT], 0), (
+        "an odd column of no use loses no run"
+    )
     overwrite(workspace, table, column, value)
     with pytest.raises(DiskFailed, match=DAMAGED_RECORD):
         repr((list(workspace.runs(RunQuery())), workspace.metrics(KEPT)))
@@ -193,11 +230,22 @@ def test_nonsense_in_files_variables_and_answers_is_refused(tmp_path: Path, monk
         requirements_as_conda(path, tmp_path, tmp_path, {})
     assert DatastoreRecord.from_json(RECORD_OF_STORE) is not None
     odd: dict[str, Any]
-    for odd in ({"type": []}, {"name": 3}, {"is_default": "yes"}, {"account": ""}, {"container": ""}, {"account": "a/b"}, {"endpoint": "\ud800"}):
+    for odd in (
+        {"type": []},
+        {"name": 3},
+        {"is_default": "yes"},
+        {"account": ""},
+        {"container": ""},
+        {"account": "a/b"},
+        {"endpoint": "\ud800"},
+    ):
         assert DatastoreRecord.from_json(RECORD_OF_STORE | odd) is None
     assert DatastoreRecord.from_arm({"name": "d", "properties": OF_ARM}).account == "a"
     for odd in ({"containerName": ""}, {"accountName": "a/b"}, {"accountName": "\ud800"}, {"endpoint": "x y"}):
-        with pytest.raises(ServiceFailed, match="himl cannot read the datastore"), understood("https://management.azure.com", "the datastore"):
+        with (
+            pytest.raises(ServiceFailed, match="himl cannot read the datastore"),
+            understood("https://management.azure.com", "the datastore"),
+        ):
             DatastoreRecord.from_arm({"name": "d", "properties": OF_ARM | odd})
     for text in (DEEP, '{"x": ["/a"]}', '{"x": 1}', "[]", "9" * 5000):
         monkeypatch.setenv(submit_if_needed.DOWNLOADED_VARIABLE, text)
@@ -215,8 +263,22 @@ def test_nonsense_in_files_variables_and_answers_is_refused(tmp_path: Path, monk
         assert str(caught.value).isprintable()
 
 
-RECORD_OF_STORE = {"name": "d", "type": "AzureBlob", "account": "a", "container": "c", "endpoint": "", "protocol": "https", "credentials": "None"}
-OF_ARM = {"datastoreType": "AzureBlob", "accountName": "a", "containerName": "c", "endpoint": "core.windows.net", "protocol": "https"}
+RECORD_OF_STORE = {
+    "name": "d",
+    "type": "AzureBlob",
+    "account": "a",
+    "container": "c",
+    "endpoint": "",
+    "protocol": "https",
+    "credentials": "None",
+}
+OF_ARM = {
+    "datastoreType": "AzureBlob",
+    "accountName": "a",
+    "containerName": "c",
+    "endpoint": "core.windows.net",
+    "protocol": "https",
+}
 
 
 @pytest.mark.parametrize("place", ["x" * 3000, "~no-such-user/a"], ids=["long", "nobody"])
@@ -234,8 +296,17 @@ def test_impossible_place_in_job_or_step_is_refused(tmp_path: Path, place: str) 
             step_files(file, file.steps[0], tmp_path)
 
 
-def test_server_of_nonsense_is_no_tensorboard_and_gives_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [DEEP.encode(), b'{"data_location": ' + b"9" * 5000 + b"}", b"\xff", b"[]", b"3", b'{"token": 3, "expires_on": 1}']
+def test_server_of_nonsense_is_no_tensorboard_and_gives_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [
+        DEEP.encode(),
+        b'{"data_location": ' + b"9" * 5000 + b"}",
+        b"\xff",
+        b"[]",
+        b"3",
+        b'{"token": 3, "expires_on": 1}',
+    ]
     answers += [b'{"token": "t", "expires_on": %s}' % odd for odd in (b"[]", b"1e999")]
     path = "/data/environment"
     with serving_files(None) as server:
@@ -266,7 +337,10 @@ def test_home_of_nobody_and_paths_to_no_file_are_refused(tmp_path: Path) -> None
         with pytest.raises(NotFound, match="this user has no home folder on this machine"):
             expand_home(name)
     assert expand_home("./~nobody-at-all/x") == Path("~nobody-at-all/x")
-    for text, message in (("~\ud800", "is a path, not the name of a dataset"), ("~a\0b", "is a path, not the name of a dataset")):
+    for text, message in (
+        ("~\ud800", "is a path, not the name of a dataset"),
+        ("~a\0b", "is a path, not the name of a dataset"),
+    ):
         with pytest.raises(BadUsage, match=message):
             parse_data("input", [text])
     for target in (".\\", ".", "./", ".\\\\"):
@@ -292,11 +366,21 @@ def test_backslashes_in_settings_and_datastore_folders(himl: Himl, project: Path
     write_files(project, {"weights/last.ckpt": "w"})
     RecordedRuns(project)
     outcome = himl("datastore", "upload", "weights", "models\\best")
-    assert (outcome.code, outcome.stderr) == (2, "error: 'models\\best' contains backslashes.\nhint: Use slashes between folders: models/best\n")
+    assert (outcome.code, outcome.stderr) == (
+        2,
+        "error: 'models\\best' contains backslashes.\nhint: Use slashes between folders: models/best\n",
+    )
 
 
 def test_backslashes_of_relative_paths_are_slashes(tmp_path: Path) -> None:
-    meant = {".\\src": "./src", "data\\raw\\": "data/raw/", "..\\lib": "../lib", "data/raw": "data/raw", "~\\src": "~/src", "src\0\\a": "src\0/a"}
+    meant = {
+        ".\\src": "./src",
+        "data\\raw\\": "data/raw/",
+        "..\\lib": "../lib",
+        "data/raw": "data/raw",
+        "~\\src": "~/src",
+        "src\0\\a": "src\0/a",
+    }
     meant |= {absolute: absolute for absolute in ("C:\\src", "C:src\\a", "\\\\server\\src", "\\src", "/src/a\\b")}
     for windows in (False, True):
         assert {text: as_found(tmp_path, text, windows=windows) for text in meant} == meant
@@ -312,7 +396,12 @@ def test_names_with_real_backslashes_win_but_on_windows(project: Path) -> None:
     assert (list(report.snapshot.files), report.missed) == (["a/b/x", "train.py"], [])
 
 
-STEP = {"type": "PythonScriptStep", "script": "fit\\train.py", "source_directory": ".\\src\\model", "requirements": "envs\\train.txt"}
+STEP = {
+    "type": "PythonScriptStep",
+    "script": "fit\\train.py",
+    "source_directory": ".\\src\\model",
+    "requirements": "envs\\train.txt",
+}
 
 
 def pipeline(project: Path, files: dict[str, str], **changes: str) -> PreparedPipeline:
@@ -387,9 +476,13 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
     file = "train_1_aa/files/outputs/a.txt"
     facts, (record,) = manifest["files"][file], manifest["runs"]
     bad: dict[str, Any] = {
-        name: {"files": {name: facts}} for name in ("../evil", "/tmp/evil", "a/../../evil", "a\\..\\evil", "C:evil", "a//b", "", "a/./b", "a\0b")
+        name: {"files": {name: facts}}
+        for name in ("../evil", "/tmp/evil", "a/../../evil", "a\\..\\evil", "C:evil", "a//b", "", "a/./b", "a\0b")
     }
-    bad |= {f"id {name}": {"runs": [{**record, "run": {**record["run"], "id": name}}]} for name in ("../evil", "..", "a/b", "")}
+    bad |= {
+        f"id {name}": {"runs": [{**record, "run": {**record["run"], "id": name}}]}
+        for name in ("../evil", "..", "a/b", "")
+    }
     bad |= {
         "format": {"format": 9},
         "files": {"files": [1]},
@@ -397,7 +490,11 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
         "record": {"runs": [{}]},
         "open": {"runs": [{**record, "run": {**record["run"], "status": "Running"}}]},
     }
-    bad |= {"size": {"files": {file: {**facts, "size": 10**15}}}, "hash": {"files": {file: {**facts, "sha256": "0" * 64}}}, "missing": {"files": {"b": facts}}}
+    bad |= {
+        "size": {"files": {file: {**facts, "size": 10**15}}},
+        "hash": {"files": {file: {**facts, "sha256": "0" * 64}}},
+        "missing": {"files": {"b": facts}},
+    }
     for number, (name, changes) in enumerate(bad.items()):
         archive = tmp_path / f"{number}.zip"
         with ZipFile(archive, "w") as made:

@@ -31,7 +31,9 @@ HASH = f"sha256:{'0' * 64}"
 COMMON = ["linkify-it-py==2.2.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "psutil==7.2.2", "toolz==1.2.0"]
 
 
-def submitted(project: Path, python: str = "3.11", script_folder: Path | None = None, **options: Any) -> tuple[list[str], list[str]]:
+def submitted(
+    project: Path, python: str = "3.11", script_folder: Path | None = None, **options: Any
+) -> tuple[list[str], list[str]]:
     """Return the requirements that a job passes to pip, and himl's remarks."""
     write_files(project, {".python-version": python})
     spec, remarks = choose_environment(SubmitRequest(cwd=project, **options), script_folder or project, project, {})
@@ -58,20 +60,29 @@ def wheel(folder: Path, name: str, *needs: str) -> str:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", "")
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{metadata}")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def locked(name: str, *, digest: str = HASH, source: str = PYPI, file: str = "", more: str = "") -> str:
     """Return the lines of a package in a uv.lock."""
-    files = f'wheels = [{{ url = "https://files.example/{file or f"{name}-1.0-py3-none-any.whl"}", hash = "{digest}" }}]\n' if digest else ""
+    files = (
+        f'wheels = [{{ url = "https://files.example/{file or f"{name}-1.0-py3-none-any.whl"}", hash = "{digest}" }}]\n'
+        if digest
+        else ""
+    )
     return f'[[package]]\nname = "{name}"\nversion = "1.0"\n{source}\n{files}{more}\n'
 
 
 def lock_of(*packages: str, needs: str = "", more: str = "") -> str:
     """Return a uv.lock of a project that *needs* its own dependencies."""
-    return f'version = 1\n{more}\n[[package]]\nname = "mine"\nsource = {{ virtual = "." }}\ndependencies = [{needs}]\n\n{"".join(packages)}'
+    return (
+        f'version = 1\n{more}\n[[package]]\nname = "mine"\nsource = {{ virtual = "." }}\n'
+        f"dependencies = [{needs}]\n\n{''.join(packages)}"
+    )
 
 
 @pytest.mark.parametrize(("python", "lock", "more"), [
@@ -80,15 +91,26 @@ def lock_of(*packages: str, needs: str = "", more: str = "") -> str:
     ("3.11", "uv.lock[old]", ["iniconfig==2.0.0", "six==1.16.0"]),
     ("3.13", "uv.lock[new, dev]", ["iniconfig==2.1.0", "pluggy==1.7.0", "six==1.17.0"]),
 ])  # fmt: skip
-def test_uv_lock_gives_the_packages_that_uv_would_install(project: Path, python: str, lock: str | None, more: list[str]) -> None:
+def test_uv_lock_gives_the_packages_that_uv_would_install(
+    project: Path, python: str, lock: str | None, more: list[str]
+) -> None:
     """`uv export --no-default-groups` gives the same packages for these extras and groups, Linux and that Python."""
     write_files(project, {"uv.lock": UV, "packages/core/src/core/__init__.py": ""})
     lines, remarks = submitted(project, python, lock=lock)
     assert pins(lines) == sorted([*COMMON, *more])
     assert f"python={python} and {len(lines)} packages of '{lock or project / 'uv.lock'}'." in remarks[0]
-    assert remarks[1:] == ["Not installed, because the snapshot has their source: core. To import them, add --env_var PYTHONPATH=packages/core/src"]
-    files = {name: digest for name, digest in re.findall(r'/([^/"]+)", hash = "([^"]+)"', UV) if name.startswith("psutil")}
-    fitting = {digest for name, digest in files.items() if name.endswith(".gz") or re.search(r"cp36-abi3-manylinux.*x86_64", name)}
+    assert remarks[1:] == [
+        "Not installed, because the snapshot has their source: core. To import them, add --env_var "
+        "PYTHONPATH=packages/core/src"
+    ]
+    files = {
+        name: digest for name, digest in re.findall(r'/([^/"]+)", hash = "([^"]+)"', UV) if name.startswith("psutil")
+    }
+    fitting = {
+        digest
+        for name, digest in files.items()
+        if name.endswith(".gz") or re.search(r"cp36-abi3-manylinux.*x86_64", name)
+    }
     (psutil,) = [line for line in lines if line.startswith("psutil")]
     assert set(psutil.split(" --hash=")[1:]) == fitting
     assert len(fitting) == 2 < len(files)
@@ -115,7 +137,10 @@ def test_pylock_is_read_by_packaging(project: Path) -> None:
         file = f'sdist = {{ url = "https://files.example/{name}-1.tar.gz", hashes = {{ sha256 = "{"0" * 64}" }} }}'
         return package(name, marker, f'version = "1"\nindex = "{SIGNED}"\n{file}')
 
-    head = 'lock-version = "1.0"\ncreated-by = "x"\nextras = ["gpu"]\ndependency-groups = ["dev", "docs"]\ndefault-groups = ["dev"]\n'
+    head = (
+        'lock-version = "1.0"\ncreated-by = "x"\nextras = ["gpu"]\ndependency-groups = ["dev", "docs"]\n'
+        'default-groups = ["dev"]\n'
+    )
     packages = [
         indexed("a", "'gpu' in extras"),
         indexed("b", "'dev' in dependency_groups"),
@@ -129,9 +154,14 @@ def test_pylock_is_read_by_packaging(project: Path) -> None:
     write_files(project, {"pylock.gpu.toml": head + package("d", "python_version > '3'", archive)})
     assert submitted(project, lock="pylock.gpu.toml")[0] == [f"d @ https://files.example/d.zip --hash={HASH}"]
     git = 'vcs = { type = "git", url = "https://git.example/e", commit-id = "abc", subdirectory = "sub" }'
-    write_files(project, {"pylock.gpu.toml": head + indexed("b", "python_version > '3'") + package("e", "python_version > '3'", git)})
+    write_files(
+        project,
+        {"pylock.gpu.toml": head + indexed("b", "python_version > '3'") + package("e", "python_version > '3'", git)},
+    )
     lines, remarks = submitted(project, lock="pylock.gpu.toml")
-    assert lines == [*options, "b==1", "e @ git+https://git.example/e@abc#subdirectory=sub"], "pip checks all packages or none"
+    assert lines == [*options, "b==1", "e @ git+https://git.example/e@abc#subdirectory=sub"], (
+        "pip checks all packages or none"
+    )
     assert "warning: pip cannot check e by hashes" in remarks[1]
     write_files(project, {"pylock.gpu.toml": head + package("d", "python_version > '3'", archive) * 2})
     assert "Multiple packages" in refused(project, lock="pylock.gpu.toml")
@@ -140,7 +170,10 @@ def test_pylock_is_read_by_packaging(project: Path) -> None:
 
 
 def test_sources_of_uv_other_than_an_index(project: Path) -> None:
-    git, url = 'source = { git = "https://git.example/g?tag=v1#abc" }', 'source = { url = "https://files.example/u-1.0-py3-none-any.whl" }'
+    git, url = (
+        'source = { git = "https://git.example/g?tag=v1#abc" }',
+        'source = { url = "https://files.example/u-1.0-py3-none-any.whl" }',
+    )
     corporate = 'source = { registry = "https://index.example/simple/" }'
     needs = '{ name = "a" }, { name = "g" }, { name = "u" }, { name = "c" }'
     both = [locked("a"), locked("c", source=corporate), locked("u", source=url)]
@@ -171,17 +204,25 @@ def test_extras_that_conflict_decide_between_versions(project: Path) -> None:
     """The markers are those of uv, with an extra or group and the length of its package's name."""
     old, new = "extra == 'extra-4-mine-old'", "extra != 'extra-4-mine-old' and python_full_version >= '3.8'"
     other = locked("b", source='source = { registry = "https://index.example" }')
-    needs = [f'{{ name = "b", {PYPI}, marker = "{old}" }}', f'{{ name = "b", source = {{ registry = "https://index.example" }}, marker = "{new}" }}']
+    needs = [
+        f'{{ name = "b", {PYPI}, marker = "{old}" }}',
+        f'{{ name = "b", source = {{ registry = "https://index.example" }}, marker = "{new}" }}',
+    ]
     lock = lock_of(locked("a", more=f"dependencies = [{', '.join(needs)}]"), locked("b"), other, needs='{ name = "a" }')
     extra = '[package.optional-dependencies]\nold = [{ name = "a" }]\n'
-    write_files(project, {"uv.lock": lock.replace('dependencies = [{ name = "a" }]\n', f'dependencies = [{{ name = "a" }}]\n{extra}')})
+    write_files(
+        project,
+        {"uv.lock": lock.replace('dependencies = [{ name = "a" }]\n', f'dependencies = [{{ name = "a" }}]\n{extra}')},
+    )
     assert any("index.example" in line for line in submitted(project)[0])
     assert not any("index.example" in line for line in submitted(project, lock="uv.lock[old]")[0])
 
 
 def test_conda_files_and_images_go_before_locks_that_nobody_named(project: Path) -> None:
     conda = "dependencies: [python=3.9, pip: [tqdm]]"
-    write_files(project, {"uv.lock": UV, "environment.yml": conda, "packages/core/uv.lock": UV, "packages/core/train.py": ""})
+    write_files(
+        project, {"uv.lock": UV, "environment.yml": conda, "packages/core/uv.lock": UV, "packages/core/train.py": ""}
+    )
 
     def said(script_folder: Path = project, **options: Any) -> tuple[str, str]:
         spec, remarks = choose_environment(SubmitRequest(cwd=project, **options), script_folder, project, {})
@@ -203,12 +244,19 @@ def test_conda_files_and_images_go_before_locks_that_nobody_named(project: Path)
 
 @pytest.mark.large("runs pip")
 def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
-    """The real pip checks the lines of a lock file and a hashed requirements file. It refuses packages without hashes."""
+    """The real pip checks the lines of a lock file and a hashed requirements file. It refuses packages without
+    hashes.
+    """
     a, b = wheel(project, "a", "b"), wheel(project, "b")
     wheel(project, "own", "a>=1; python_version > '3'", "never; extra == 'x'")
-    files = {"uv.lock": lock_of(locked("a", digest=a, more='dependencies = [{ name = "b" }]'), locked("b", digest=b), needs='{ name = "a" }')}
+    files = {
+        "uv.lock": lock_of(
+            locked("a", digest=a, more='dependencies = [{ name = "b" }]'), locked("b", digest=b), needs='{ name = "a" }'
+        )
+    }
     files["requirements.txt"] = (
-        f"# by pip-compile\n--require-hashes\n--only-binary :all:\n-r more.txt\n-c limits.txt\na==1.0 \\\n    --hash={a} \\\n    --hash={HASH}\n    # via x\n"
+        "# by pip-compile\n--require-hashes\n--only-binary :all:\n-r more.txt\n-c limits.txt\na==1.0 \\\n"
+        f"    --hash={a} \\\n    --hash={HASH}\n    # via x\n"
     )
     files["more.txt"] = f"b==1.0 ; python_version >= '3' \\\n    --hash={b}\n"
     write_files(project, files | {"limits.txt": "b<2\n"})
@@ -216,7 +264,19 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
 
     def pip(lines: Sequence[str]) -> str:
         (project / "sent.txt").write_text("\n".join(lines))
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-index", "--find-links", ".", "-r", "sent.txt"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--no-index",
+            "--find-links",
+            ".",
+            "-r",
+            "sent.txt",
+        ]
         done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300, check=False)
         return done.stdout + done.stderr
 
@@ -231,7 +291,10 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
     lines, remarks = submitted(project, python, private_wheel=own, requirements="requirements.txt")
     assert "warning: 'own-1.0-py3-none-any.whl' needs packages without hashes (elsewhere)" in remarks[-1]
     assert lines == ["--only-binary :all:", "a==1.0", "b==1.0 ; python_version >= '3'", own]
-    write_files(project, {"uv.lock": lock_of(locked("own", source='source = { directory = "../own" }'), needs='{ name = "own" }')})
+    write_files(
+        project,
+        {"uv.lock": lock_of(locked("own", source='source = { directory = "../own" }'), needs='{ name = "own" }')},
+    )
     assert submitted(project, python, private_wheel=own)[0] == [own], "which takes the place of the folder"
     write_files(project, {"requirements.txt": f"a==1.0 --hash={a}\nb==1.0\n"})
     assert "'b==1.0' has no hash" in refused(project, requirements="requirements.txt")
@@ -244,18 +307,25 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
     ("[[package]\n", "is not a lock file in TOML"),
     ("[metadata]\n", "is not a supported lock file. himl reads pylock.toml and uv.lock"),
     (lock_of().replace("version = 1", "version = 2"), "has version 2, but himl reads version 1. Export it: uv export"),
-    (lock_of(more='requires-python = ">=3.12"'), "is for Python >=3.12, but the job has 3.11. Write 3.12 into the project's .python-version"),
+    (lock_of(more='requires-python = ">=3.12"'),
+        "is for Python >=3.12, but the job has 3.11. Write 3.12 into the project's .python-version"),
     (lock_of(more='requires-python = "three"'), "'requires-python' must be a range of versions"),
     (lock_of(needs='{ name = "a" }'), "is damaged: 'a'"),
     (lock_of(locked("a"), needs='{ name = "a", version = "2" }'), "is damaged: there is no a"),
     (lock_of(locked("a"), needs='{ name = "a", marker = "so it is" }'), "is damaged"),
-    (lock_of(locked("a", file="a-1.0-cp311-cp311-win_amd64.whl"), needs='{ name = "a" }'), "a 1.0 has no file for Python 3.11 on Linux (x86_64)"),
-    (lock_of(locked("a", source='source = { directory = "../a" }'), needs='{ name = "a" }'), "a is a folder outside the snapshot"),
+    (lock_of(locked("a", file="a-1.0-cp311-cp311-win_amd64.whl"), needs='{ name = "a" }'),
+        "a 1.0 has no file for Python 3.11 on Linux (x86_64)"),
+    (lock_of(locked("a", source='source = { directory = "../a" }'), needs='{ name = "a" }'),
+        "a is a folder outside the snapshot"),
     (lock_of(locked("a", source='source = { path = "uv.lock" }'), needs='{ name = "a" }'), "a is a file, "),
-    (lock_of(locked("a", source='source = { registry = "wheels" }'), needs='{ name = "a" }'), "the index 'wheels' is a local folder"),
-    (lock_of(locked("a", source='source = { git = "file:///g#abc" }'), needs='{ name = "a" }'), "is a path on this machine"),
-    (lock_of(locked("a"), locked("a", source='source = { registry = "https://index.example" }'), needs=f'{{ name = "a", {PYPI} }}, '
-             '{ name = "a", source = { registry = "https://index.example" } }'), "has a 1.0 and 1.0 for one job. Choose between them with an extra"),
+    (lock_of(locked("a", source='source = { registry = "wheels" }'), needs='{ name = "a" }'),
+        "the index 'wheels' is a local folder"),
+    (lock_of(locked("a", source='source = { git = "file:///g#abc" }'), needs='{ name = "a" }'),
+        "is a path on this machine"),
+    (lock_of(locked("a"), locked("a", source='source = { registry = "https://index.example" }'),
+        needs=f'{{ name = "a", {PYPI} }}, '
+             '{ name = "a", source = { registry = "https://index.example" } }'),
+                 "has a 1.0 and 1.0 for one job. Choose between them with an extra"),
 ])  # fmt: skip
 def test_locks_that_cannot_be_used_are_refused_in_one_line(project: Path, content: str, words: str) -> None:
     write_files(project, {"uv.lock": content})

@@ -37,8 +37,20 @@ DEEPSEISMIC = {
     "processes_per_node": 1,
     "base_image": "pytorch/pytorch",
 }
-PREPARE = {"type": "PythonScriptStep", "name": "prepare", "script": "prep.py", "source_directory": "prep", "output": "clean-data"}
-TRAIN = {"type": "MpiStep", "script": "train.py", "source_directory": "train", "input_dataset_name": "clean-data", "processes_per_node": "2"}
+PREPARE = {
+    "type": "PythonScriptStep",
+    "name": "prepare",
+    "script": "prep.py",
+    "source_directory": "prep",
+    "output": "clean-data",
+}
+TRAIN = {
+    "type": "MpiStep",
+    "script": "train.py",
+    "source_directory": "train",
+    "input_dataset_name": "clean-data",
+    "processes_per_node": "2",
+}
 ENV = """\
 BLOB_ACCOUNT_NAME=labstore
 BLOB_CONTAINER_NAME='seismic'
@@ -50,13 +62,26 @@ AML_COMPUTE_CLUSTER_MAX_NODES=4
 
 @pytest.fixture
 def folder(project: Path) -> Path:
-    write_files(project, {"prep/prep.py": "", "train/train.py": "", "train/lib/net.py": "", "train/requirements.txt": "numpy\n", "train/notes.txt": ""})
+    write_files(
+        project,
+        {
+            "prep/prep.py": "",
+            "train/train.py": "",
+            "train/lib/net.py": "",
+            "train/requirements.txt": "numpy\n",
+            "train/notes.txt": "",
+        },
+    )
     return project
 
 
-def prepared(folder: Path, steps: object, env: dict[str, str] | None = None, creates_cluster: bool = False, **options: Any) -> PreparedPipeline:
+def prepared(
+    folder: Path, steps: object, env: dict[str, str] | None = None, creates_cluster: bool = False, **options: Any
+) -> PreparedPipeline:
     (folder / "p.json").write_text(steps if isinstance(steps, str) else json.dumps(steps), encoding="utf-8")
-    return prepare_pipeline(SubmitRequest(**{"cwd": folder, "target": "p.json", **options}), env or {}, creates_cluster=creates_cluster)
+    return prepare_pipeline(
+        SubmitRequest(**{"cwd": folder, "target": "p.json", **options}), env or {}, creates_cluster=creates_cluster
+    )
 
 
 def refused(folder: Path, steps: object, **options: Any) -> BadUsage:
@@ -71,7 +96,12 @@ def test_example_of_deepseismics_documents(folder: Path) -> None:
     found = prepared(folder, {"step1": DEEPSEISMIC}, cluster="gpu", experiment="DEV-train-pipeline")
     (step,) = found.spec.steps
     job = step.job
-    assert (step.key, step.name, found.spec.experiment, found.spec.cluster) == ("step1", "train step", "DEV-train-pipeline", "gpu")
+    assert (step.key, step.name, found.spec.experiment, found.spec.cluster) == (
+        "step1",
+        "train step",
+        "DEV-train-pipeline",
+        "gpu",
+    )
     assert job.entry == Entry(EntryKind.script, "train.py")
     assert job.arguments == [*ARGUMENTS, "--input_data", "${{inputs.input_data}}"]
     assert (job.distribution, job.nodes, job.processes) == ("mpi", 1, 1)
@@ -84,15 +114,18 @@ def test_example_of_deepseismics_documents(folder: Path) -> None:
     assert with_named_datastores(found).steps[0].job.inputs[0].datastore == "normalizeddataconditioned"
 
 
-@pytest.mark.parametrize(("script", "argument"), [("('--input',)", "--input"), ('"--input_data" or "--input"', "--input_data"), ("", "--input_data")])
+@pytest.mark.parametrize(
+    ("script", "argument"),
+    [("('--input',)", "--input"), ('"--input_data" or "--input"', "--input_data"), ("", "--input_data")],
+)
 def test_argument_of_the_input_is_the_one_that_the_script_has(folder: Path, script: str, argument: str) -> None:
     """DeepSeismic's document names `--input_data`, and its program passes `--input`."""
     write_files(folder, {"train/train.py": script})
     found = prepared(folder, {"step1": DEEPSEISMIC}, cluster="gpu")
     assert found.spec.steps[0].job.arguments[-2:] == [argument, "${{inputs.input_data}}"]
-    assert [remark for remark in found.remarks if "--input" in remark] == ["step1: the input is --input, as 'train.py' has no --input_data."] * (
-        argument == "--input"
-    )
+    assert [remark for remark in found.remarks if "--input" in remark] == [
+        "step1: the input is --input, as 'train.py' has no --input_data."
+    ] * (argument == "--input")
 
 
 def test_steps_are_ordered_by_their_data_or_their_place(folder: Path) -> None:
@@ -106,17 +139,34 @@ def test_steps_are_ordered_by_their_data_or_their_place(folder: Path) -> None:
     assert (train.job.processes, prepare.job.processes, train.name) == (2, None, "step1")
     assert not found.data
     reads_later = {**TRAIN, "input_dataset_name": "late", "output": "early"}
-    chain = prepared(folder, {"step1": reads_later, "step2": {**PREPARE, "output": "late"}, "step3": {**TRAIN, "input_dataset_name": "early"}})
+    chain = prepared(
+        folder,
+        {
+            "step1": reads_later,
+            "step2": {**PREPARE, "output": "late"},
+            "step3": {**TRAIN, "input_dataset_name": "early"},
+        },
+    )
     takes = [(step.key, list(step.takes.values())) for step in chain.spec.steps]
     assert takes == [("step2", []), ("step1", [StepOutput("step2", "late")]), ("step3", [StepOutput("step1", "early")])]
     alone, unnamed = {**PREPARE, "output": None}, {**TRAIN, "input_dataset_name": None}
     found = prepared(folder, {"step1": alone, "step2": PREPARE, "step3": alone, "step4": TRAIN})
     after = [(step.key, list(step.after)) for step in found.spec.steps]
     assert after == [("step1", []), ("step2", ["step1"]), ("step3", ["step2"]), ("step4", ["step2", "step3"])]
-    found = prepared(folder, {"step1": PREPARE, "step2": {**unnamed, "output": "model"}, "step3": unnamed, "step4": unnamed})
+    found = prepared(
+        folder, {"step1": PREPARE, "step2": {**unnamed, "output": "model"}, "step3": unnamed, "step4": unnamed}
+    )
     clean, model = {"input_data": StepOutput("step1", "clean_data")}, {"input_data": StepOutput("step2", "model")}
-    assert {step.key: dict(step.takes) for step in found.spec.steps} == {"step1": {}, "step2": clean, "step3": model, "step4": {}}
-    assert [list(step.job.arguments)[:2] for step in found.spec.steps[2:]] == [["--input_data", "${{inputs.input_data}}"], []]
+    assert {step.key: dict(step.takes) for step in found.spec.steps} == {
+        "step1": {},
+        "step2": clean,
+        "step3": model,
+        "step4": {},
+    }
+    assert [list(step.job.arguments)[:2] for step in found.spec.steps[2:]] == [
+        ["--input_data", "${{inputs.input_data}}"],
+        [],
+    ]
     assert "step3 names no input, so it reads the output of step2, the step before it." in found.remarks
 
 
@@ -132,14 +182,21 @@ def test_step_files_are_those_beside_json_or_in_cwd_but_secrets(folder: Path) ->
 
 
 def test_ignored_fields_are_told_and_options_reach_every_step(folder: Path) -> None:
-    steps = {"step1": {**PREPARE, "node_count": 2}, "step2": {**TRAIN, "node_count": 3, "input_datareference_path": "x"}, "step3": {**PREPARE, "output": None}}
+    steps = {
+        "step1": {**PREPARE, "node_count": 2},
+        "step2": {**TRAIN, "node_count": 3, "input_datareference_path": "x"},
+        "step3": {**PREPARE, "output": None},
+    }
     found = prepared(folder, steps, record_in="azure", num_nodes=4, typed=frozenset())
     remarks = "\n".join(found.remarks)
     assert "step1: ignored, because it does not apply to this step: node_count." in remarks
     assert "step2: ignored, because it does not apply to this step: input_datareference_path." in remarks
     assert "step2: 1 node instead of 3 on this machine." in remarks
     assert "step3 names no input" not in remarks  # step2, before it, has no output
-    assert "Ignored: record_in = azure. himl records local runs of a pipeline file in the local workspace only." in found.remarks
+    assert (
+        "Ignored: record_in = azure. himl records local runs of a pipeline file in the local workspace only."
+        in found.remarks
+    )
     assert found.spec.steps[0].job.nodes == 1
     options: dict[str, Any] = {"env_vars": {"A": "1"}, "tags": {"team": "blue"}, "max_run_duration": "2h"}
     steps = {"step1": PREPARE, "step2": {**TRAIN, "requirements": "train/requirements.txt"}}
@@ -148,8 +205,12 @@ def test_ignored_fields_are_told_and_options_reach_every_step(folder: Path) -> N
     assert [job.environment.name for job in jobs if job.environment] == ["lab", ""]
     (folder / "uv.lock").write_text("version = 1\npackage = []\n")
     locked = [step.job.environment for step in prepared(folder, steps, cluster="gpu", lock="uv.lock").spec.steps]
-    assert ["numpy" in spec.conda for spec in locked if spec] == [False, True], "a step's own requirements count before the lock"
-    assert all((job.env, job.tags["team"], job.max_seconds, job.cluster) == ({"A": "1"}, "blue", 7200.0, "gpu") for job in jobs)
+    assert ["numpy" in spec.conda for spec in locked if spec] == [False, True], (
+        "a step's own requirements count before the lock"
+    )
+    assert all(
+        (job.env, job.tags["team"], job.max_seconds, job.cluster) == ({"A": "1"}, "blue", 7200.0, "gpu") for job in jobs
+    )
     assert found.spec.tags["team"] == "blue"
 
 
@@ -167,10 +228,18 @@ def test_dotenv_names_cluster_and_data_unless_options_do(folder: Path) -> None:
     (folder / ".env").write_text(ENV)
     found = prepared(folder, {"step1": DEEPSEISMIC}, creates_cluster=True)
     assert found.spec.cluster == "gpu"
-    assert found.remarks[0] == f"Cluster: 'gpu', from AML_COMPUTE_CLUSTER_NAME in '{folder / '.env'}'. To use this machine, add --cluster local."
+    assert (
+        found.remarks[0]
+        == f"Cluster: 'gpu', from AML_COMPUTE_CLUSTER_NAME in '{folder / '.env'}'. To use this machine, add "
+        "--cluster local."
+    )
     assert found.cluster == ClusterSpec("gpu", "Standard_NC6", 0, 4)
     assert found.container is not None
-    assert (found.container.account, found.container.container, found.container.key) == ("labstore", "seismic", "hunter2==")
+    assert (found.container.account, found.container.container, found.container.key) == (
+        "labstore",
+        "seismic",
+        "hunter2==",
+    )
     assert found.container.name == "normalizeddataconditioned"
     assert "hunter2" not in repr(found)
     variables = {"AML_COMPUTE_CLUSTER_NAME": "other", "AML_COMPUTE_CLUSTER_SKU": "Standard_NC24"}
@@ -189,7 +258,8 @@ def test_dotenv_names_cluster_and_data_unless_options_do(folder: Path) -> None:
 
 @pytest.mark.parametrize(("lines", "message"), [
     ("AML_COMPUTE_CLUSTER_MAX_NODES=many", "AML_COMPUTE_CLUSTER_MAX_NODES cannot be 'many'"),
-    (f"AML_COMPUTE_CLUSTER_MAX_NODES={'9' * 5000}", "AML_COMPUTE_CLUSTER_MAX_NODES: a cluster has at most 65,000 nodes."),
+    (f"AML_COMPUTE_CLUSTER_MAX_NODES={'9' * 5000}",
+        "AML_COMPUTE_CLUSTER_MAX_NODES: a cluster has at most 65,000 nodes."),
     ("AML_COMPUTE_CLUSTER_MIN_NODES=9", "AML_COMPUTE_CLUSTER_MIN_NODES is 9, but AML_COMPUTE_CLUSTER_MAX_NODES is 4"),
     ("BLOB_CONTAINER_NAME=", "BLOB_ACCOUNT_NAME is set, but BLOB_CONTAINER_NAME is not"),
     ("hunter3 and more", "line 7: not NAME=value"),
@@ -207,9 +277,17 @@ def test_environment_of_steps(folder: Path) -> None:
     assert environment is not None
     packages = environment.conda.partition("dependencies:")[2].split()
     assert sorted(word.partition("=")[0] for word in packages if word != "-") == ["pip", "python"]
-    assert any(text.startswith("step1: No file lists its packages, so its environment has only python=") for text in found.remarks)
+    assert any(
+        text.startswith("step1: No file lists its packages, so its environment has only python=")
+        for text in found.remarks
+    )
     (folder / "requirements.txt").write_text("numpy\n")
-    found = prepared(folder, {"step1": PREPARE, "step2": {**PREPARE, "output": "more"}}, cluster="gpu", requirements="requirements.txt")
+    found = prepared(
+        folder,
+        {"step1": PREPARE, "step2": {**PREPARE, "output": "more"}},
+        cluster="gpu",
+        requirements="requirements.txt",
+    )
     assert [text.partition(":")[0] for text in found.remarks if "requirements.txt" in text] == ["step1, step2"]
 
 
@@ -234,7 +312,8 @@ def test_file_that_is_no_pipeline_is_refused(folder: Path, content: object, mess
     ({"script": "notes.txt"}, "'script' 'notes.txt' is not a .py script.", ""),
     ({"source_directory": "trian"}, "'source_directory' 'trian' does not exist.", "'train'"),
     ({"source_directory": "p.json"}, "'source_directory' 'p.json' is not a folder.", ""),
-    ({"requirements": "train/requirement.txt"}, "'requirements' 'train/requirement.txt' is not a file.", "'train/requirements.txt'"),
+    ({"requirements": "train/requirement.txt"}, "'requirements' 'train/requirement.txt' is not a file.",
+        "'train/requirements.txt'"),
     ({"node_count": 65_001}, "'node_count' must be at most 65,000, not 65,001.", ""),
     ({"processes_per_node": 10**400}, "'processes_per_node' must be at most 1,024.", ""),
     ({"processes_per_node": True}, "'processes_per_node' must be a positive integer", ""),
@@ -258,23 +337,43 @@ def test_steps_that_contradict_each_other_are_refused(folder: Path) -> None:
         return {**PREPARE, "output": "", **fields}
 
     cycle = {f"step{n}": step(output=f"o{n}", input_datareference_name=f"o{n % 3 + 1}") for n in (1, 2, 3)}
-    both = {"step1": step(output="a"), "step2": step(output="b"), "step3": step(input_datareference_name="a", input_dataset_name="b")}
+    both = {
+        "step1": step(output="a"),
+        "step2": step(output="b"),
+        "step3": step(input_datareference_name="a", input_dataset_name="b"),
+    }
     for steps, message in (
         (cycle, "step1: 'input_datareference_name' creates a cycle: step1 <- step2 <- step3 <- step1."),
         ({"step1": step(output="a"), "step2": step(output="a")}, "step2: 'output' 'a' is already an output of step1."),
-        ({"step1": step(output="a-b"), "step2": step(output="a b")}, "step2: 'output' 'a b' and 'a-b' have the same variable name."),
+        (
+            {"step1": step(output="a-b"), "step2": step(output="a b")},
+            "step2: 'output' 'a b' and 'a-b' have the same variable name.",
+        ),
         (both, "step3: 'input_dataset_name' 'b' and 'input_datareference_name' 'a' are two outputs."),
     ):
         assert message in str(refused(folder, steps))
 
 
 def test_values_and_duplicate_keys_among_thousands(folder: Path) -> None:
-    fields = {**PREPARE, "arguments": ["--lr", 0.1, "--on", True, "--n", 3, "é"], "node_count": "2", "processes_per_node": " 4 ", "requirements": None}
+    fields = {
+        **PREPARE,
+        "arguments": ["--lr", 0.1, "--on", True, "--n", 3, "é"],
+        "node_count": "2",
+        "processes_per_node": " 4 ",
+        "requirements": None,
+    }
     unnamed = {**PREPARE, "name": None, "arguments": "--name 'a b' -v"}
-    (folder / "p.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"step1": {**fields, "output_path": "/tmp/x"}, "step2": unnamed}).encode())
+    (folder / "p.json").write_bytes(
+        b"\xef\xbb\xbf" + json.dumps({"step1": {**fields, "output_path": "/tmp/x"}, "step2": unnamed}).encode()
+    )
     first, second = read_pipeline(folder / "p.json", "p.json").steps
     assert first.arguments == ["--lr", "0.1", "--on", "True", "--n", "3", "é"]
-    assert (first.node_count, first.processes_per_node, first.requirements, first.passed_over) == (2, 4, "", ["output_path"])
+    assert (first.node_count, first.processes_per_node, first.requirements, first.passed_over) == (
+        2,
+        4,
+        "",
+        ["output_path"],
+    )
     assert (second.arguments, second.name) == (["--name", "a b", "-v"], "step2")
     path = folder / "p.json"
     path.write_text("{" + "".join(f'"step{number}": 1, ' for number in range(50_000)) + '"step7": 2}')
@@ -283,7 +382,9 @@ def test_values_and_duplicate_keys_among_thousands(folder: Path) -> None:
 
 
 def sweep(*specs: str, on_azure: bool = False, **options: Any) -> SweepSpec:
-    found = requested_sweep(SubmitRequest(**{"cwd": Path(), "cluster": "gpu" if on_azure else None, "sweep": specs, **options}))
+    found = requested_sweep(
+        SubmitRequest(**{"cwd": Path(), "cluster": "gpu" if on_azure else None, "sweep": specs, **options})
+    )
     assert found is not None
     return found
 
@@ -330,9 +431,11 @@ def test_spec_means_search_range(spec: str, draw: Draw, values: tuple[str | floa
     (f"x=randint({'9' * 400})", "must be a number, not '"),
     ("x", "no values"),
     ("a b=1,2", "'a b' is not a valid name of a hyperparameter"),
-    ("x=(64,32)", "a list must not have brackets. | Write --sweep x=64,32, or for a single value --sweep 'x=\"(64,32)\"'"),
+    ("x=(64,32)",
+        "a list must not have brackets. | Write --sweep x=64,32, or for a single value --sweep 'x=\"(64,32)\"'"),
     ("x=swich(true)", "no distribution 'swich'. | Did you mean 'switch'?"),
-    ("x=switch(maybe)", "'maybe' is no value of a switch. | Use true (--x), false (no argument), or an option such as --no-x."),
+    ("x=switch(maybe)",
+        "'maybe' is no value of a switch. | Use true (--x), false (no argument), or an option such as --no-x."),
     ("x=words(it's)", "a quote in 'it's' is not closed"),
     ('x="",1', "a value is empty"),
     ("lr=[0.1,0.2]", "a list must not have brackets. | Write --sweep lr=0.1,0.2"),
@@ -388,7 +491,8 @@ def test_hyperparameters_folds_and_seeds_are_counted_quickly() -> None:
     ({"max_trials": 5, "sampling": "bayesian", "early_stop": "median"}, "cannot be combined"),
     ({"max_trials": 5, "max_failures": -1}, "--max_failures must be 0 or a positive integer, not -1. | With 0,"),
     ({"max_trials": 5, "max_failures": 1, "cluster": "slurm:gpu"}, "--max_failures 1 does not apply to an array"),
-    ({"max_trials": 200, "max_concurrent": 101, "on_azure": True}, "--max_concurrent 101: the limit on Azure ML is 100."),
+    ({"max_trials": 200, "max_concurrent": 101, "on_azure": True},
+        "--max_concurrent 101: the limit on Azure ML is 100."),
 ])  # fmt: skip
 def test_invalid_search_options_are_refused(options: dict[str, Any], message: str) -> None:
     assert message in refusal("lr=uniform(0,1)", **options)
@@ -403,7 +507,9 @@ def test_limits_of_azure_and_specs_built_in_code() -> None:
     assert "The sweep has 2,500 trials" in refusal(f"a={many}", f"b={many}", on_azure=True)
     wrong = {
         "low must be less than high": SweepSpec({"x": SearchRange(Draw.uniform, (1, 0))}, "random", 3),
-        "not both": SweepSpec({"x": SearchRange(Draw.choice, (1,))}, early_stop=EarlyStop("bandit", slack_factor=1, slack_amount=1)),
+        "not both": SweepSpec(
+            {"x": SearchRange(Draw.choice, (1,))}, early_stop=EarlyStop("bandit", slack_factor=1, slack_amount=1)
+        ),
         "search space is empty": SweepSpec({}),
         "must not mix numbers and words": SweepSpec({"x": SearchRange(Draw.choice, (True, 1))}, "bayesian", 2),
     }
@@ -446,18 +552,42 @@ def test_invalid_early_stop_is_refused(text: str, message: str) -> None:
 
 
 def test_sweep_is_told_in_lines() -> None:
-    assert sweep_text(sweep("lr=0.10,0.01", 'layers="64,32",128')) == 'lr=0.10,0.01 layers="64,32",128, grid, 4 trials, minimize val/loss'
-    options: dict[str, Any] = {"max_trials": 1, "goal": "maximize", "primary_metric": "acc", "early_stop": "median(delay_evaluation=3)"}
+    assert (
+        sweep_text(sweep("lr=0.10,0.01", 'layers="64,32",128'))
+        == 'lr=0.10,0.01 layers="64,32",128, grid, 4 trials, minimize val/loss'
+    )
+    options: dict[str, Any] = {
+        "max_trials": 1,
+        "goal": "maximize",
+        "primary_metric": "acc",
+        "early_stop": "median(delay_evaluation=3)",
+    }
     text = sweep_text(sweep("x=normal(0,0.5)", sampling="random(seed=7)", **options))
     assert text == "x=normal(0,0.5), random(seed=7), 1 trial, maximize acc, median(delay_evaluation=3)"
     assert "… (20 values), grid, 20 trials" in sweep_text(sweep(f"x={','.join(map(str, range(20)))}"))
     (_, repeated) = sweep_remarks(sweep("x=1,2", sampling="random", max_trials=5), ())
-    assert repeated == "warning: there are 2 combinations, so some of the 5 trials are identical. To run each once, use --sampling grid."
+    assert (
+        repeated == "warning: there are 2 combinations, so some of the 5 trials are identical. To run each once, use "
+        "--sampling grid."
+    )
     assert len(sweep_remarks(sweep("x=1,2", sampling="random", max_trials=2), ())) == 1
-    assert "himl skips 3 of 4 combinations (--max_trials 1)." in sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=1), ())
+    assert "himl skips 3 of 4 combinations (--max_trials 1)." in sweep_remarks(
+        sweep("a=1,2", "b=1,2", max_trials=1), ()
+    )
     assert len(sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=4), ())) == 1
-    for arguments, warns in ((("--lr", "0.1"), True), (("--lr=3",), True), (("--lr", "${{search_space.lr}}"), False), (("--lrx", "1"), False)):
-        assert any("--lr is already among the script's arguments" in remark for remark in sweep_remarks(sweep("lr=1,2"), arguments)) is warns
+    for arguments, warns in (
+        (("--lr", "0.1"), True),
+        (("--lr=3",), True),
+        (("--lr", "${{search_space.lr}}"), False),
+        (("--lrx", "1"), False),
+    ):
+        assert (
+            any(
+                "--lr is already among the script's arguments" in remark
+                for remark in sweep_remarks(sweep("lr=1,2"), arguments)
+            )
+            is warns
+        )
     alone, many = SubmitRequest(cwd=Path(), different_seeds=300), sweep(different_seeds=300)
     assert copies_remarks(many, 300_000_000, alone) == []  # a copy lasts as long as its trial
     (copies,) = copies_remarks(replace(many, max_concurrent=4), 300_000_000, alone)

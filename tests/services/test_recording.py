@@ -99,7 +99,10 @@ def told_of(file: MirrorFile) -> SentRun:
 
 
 def values(workspace: AzureWorkspace) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    return {(metric.run, metric.name): [(point.step, point.value) for point in metric.points] for metric in workspace.metrics(ID)}
+    return {
+        (metric.run, metric.name): [(point.step, point.value) for point in metric.points]
+        for metric in workspace.metrics(ID)
+    }
 
 
 def content(workspace: AzureWorkspace, run_id: str = ID) -> dict[str, bytes]:
@@ -110,10 +113,18 @@ def content(workspace: AzureWorkspace, run_id: str = ID) -> dict[str, bytes]:
 def test_all_of_a_run_arrives_with_those_below_it(recording: Recording) -> None:
     files = {"outputs/a.txt": "a", "user_logs/std_log.txt": "x\n"}
     tags = {"team": "blue", STOPPED: "x"}
-    recording.runs.add(ID, status=RunStatus.failed, reason="exit code 3", exit_code=3, files=files, tags={"team": "blue"})
-    points = [("loss", 1.0, 0, 1_772_366_400_000), ("loss", float("nan"), 1, 1_772_366_401_000), ("acc", 0.5, 7, 1_772_366_402_000)]
+    recording.runs.add(
+        ID, status=RunStatus.failed, reason="exit code 3", exit_code=3, files=files, tags={"team": "blue"}
+    )
+    points = [
+        ("loss", 1.0, 0, 1_772_366_400_000),
+        ("loss", float("nan"), 1, 1_772_366_401_000),
+        ("acc", 0.5, 7, 1_772_366_402_000),
+    ]
     recording.runs.log(ID, points, {"lr": "0.1"})
-    recording.runs.add("child_1_bb", parent=ID, status=RunStatus.failed, reason="no luck", display_name="fold 1", tags=tags)
+    recording.runs.add(
+        "child_1_bb", parent=ID, status=RunStatus.failed, reason="no luck", display_name="fold 1", tags=tags
+    )
     recording.runs.add("grandchild_1_cc", parent="child_1_bb")
     recording.runs.log("child_1_bb", [("loss", 2.0, 0, 1_772_366_400_000)], {"fold": "1"})
     write_files(recording.here.folder / "runs" / "child_1_bb" / "artifacts", {"model/weights.bin": b"w"})
@@ -122,21 +133,38 @@ def test_all_of_a_run_arrives_with_those_below_it(recording: Recording) -> None:
     recording.there.start_run(Run("deleted_1_dd", "train", parent=ID))
     recording.file.write(MirrorState(ID, {}, runs={"deleted_1_dd": SentRun(is_started=True)}))
     recording.record()
-    run, child, grandchild, deleted = (recording.there.run(run_id) for run_id in (ID, "child_1_bb", "grandchild_1_cc", "deleted_1_dd"))
+    run, child, grandchild, deleted = (
+        recording.there.run(run_id) for run_id in (ID, "child_1_bb", "grandchild_1_cc", "deleted_1_dd")
+    )
     assert (run.status, run.reason, run.tags["team"]) == (RunStatus.failed, "exit code 3", "blue")
     assert [step for step, _ in values(recording.there)[ID, "loss"]] == [0, 1]
-    acc, acc_here = ([metric.points for metric in place.metrics(ID) if metric.name == "acc"] for place in (recording.there, recording.here))
+    acc, acc_here = (
+        [metric.points for metric in place.metrics(ID) if metric.name == "acc"]
+        for place in (recording.there, recording.here)
+    )
     assert acc == acc_here, "with the time when it was logged"
-    assert (recording.there.parameters(ID), content(recording.there)) == ({"lr": "0.1"}, {name: text.encode() for name, text in files.items()})
+    assert (recording.there.parameters(ID), content(recording.there)) == (
+        {"lr": "0.1"},
+        {name: text.encode() for name, text in files.items()},
+    )
     assert (child.parent, child.status, child.reason, child.display_name) == (ID, RunStatus.failed, "no luck", "fold 1")
     assert (child.tags["team"], STOPPED in child.tags) == ("blue", False)
-    assert (grandchild.parent, grandchild.status, deleted.status) == ("child_1_bb", RunStatus.completed, RunStatus.canceled)
+    assert (grandchild.parent, grandchild.status, deleted.status) == (
+        "child_1_bb",
+        RunStatus.completed,
+        RunStatus.canceled,
+    )
     assert values(recording.there)["child_1_bb", "loss"] == [(0, 2.0)]
-    assert (recording.there.parameters("child_1_bb"), content(recording.there, "child_1_bb")) == ({"fold": "1"}, {"model/weights.bin": b"w"})
+    assert (recording.there.parameters("child_1_bb"), content(recording.there, "child_1_bb")) == (
+        {"fold": "1"},
+        {"model/weights.bin": b"w"},
+    )
     assert not any((recording.here.folder / "recordings").iterdir())
 
 
-def test_refused_file_or_parameter_keeps_back_nothing_else(recording: Recording, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_file_or_parameter_keeps_back_nothing_else(
+    recording: Recording, caplog: pytest.LogCaptureFixture
+) -> None:
     recording.runs.add(ID, files={"outputs/ends.": "x", "outputs/good.txt": "g"})
     recording.runs.log(ID, parameters={"lr": "0.1", "size": "3"})
     recording.there.log_parameters(ID, {"lr": "0.9"})
@@ -221,7 +249,11 @@ def mirror_of(recording: Recording, file: str, text: str) -> tuple[FileMirror, C
     """Return a mirror of a run that has this file."""
     recording.runs.add(ID, files={file: text})
     clock, folder = Clock(), recording.here.folder / "runs" / ID
-    return FileMirror(recording.here, recording.there, ID, SentRun(), clock), clock, folder / ("" if file.startswith("user_logs") else "code") / file
+    return (
+        FileMirror(recording.here, recording.there, ID, SentRun(), clock),
+        clock,
+        folder / ("" if file.startswith("user_logs") else "code") / file,
+    )
 
 
 def test_log_is_sent_as_it_grows_and_a_large_one_seldom(recording: Recording) -> None:
@@ -277,7 +309,10 @@ def test_outage_is_bridged(recording: Recording, project: Path, fault: Action) -
     recording.runs.add(ID, files={"outputs/a.txt": "a"})
     recording.runs.log(ID, [("loss", 1.0, 0, 0)])
     recording.fail(fault, "")
-    with opened(recording.azure, project, RetryPolicy(attempts=2, first=0.01)) as hasty, recording.recording(PATIENT, hasty):
+    with (
+        opened(recording.azure, project, RetryPolicy(attempts=2, first=0.01)) as hasty,
+        recording.recording(PATIENT, hasty),
+    ):
         until(lambda: (note := recording.file.read()) and note.away)
         recording.heal()
     assert values(recording.there) == {(ID, "loss"): [(0, 1.0)]}
@@ -324,7 +359,9 @@ def test_refused_recording_is_due_again_later(project: Path) -> None:
 
 def test_missing_note_folder_ends_nothing(recording: Recording) -> None:
     recording.start()
-    thread = threading.Thread(target=Mirror(recording.here, recording.there, recording.file, MirrorState(ID, {}), QUICK).run)
+    thread = threading.Thread(
+        target=Mirror(recording.here, recording.there, recording.file, MirrorState(ID, {}), QUICK).run
+    )
     thread.start()
     folder, away = recording.file.path.parent, recording.here.folder / "away"
     folder.rename(away)
@@ -365,7 +402,15 @@ def test_invalid_note_is_set_aside(tmp_path: Path) -> None:
         '{"place": {}, "not_before": {}, "runs": {}}',
         '{"place": {}, "runs": {"a": {"last_point": "1"}}}',
     )
-    texts = ("", "{", "[]", "{}", *(text.replace("{", '{"run_id": "a", ', 1) for text in with_place), '{"runs": {"a": 1}}', "\udcff")
+    texts = (
+        "",
+        "{",
+        "[]",
+        "{}",
+        *(text.replace("{", '{"run_id": "a", ', 1) for text in with_place),
+        '{"runs": {"a": 1}}',
+        "\udcff",
+    )
     for number, text in enumerate(texts):
         folder, content = tmp_path / str(number), text.encode(errors="surrogateescape")
         write_files(folder, {f"recordings/{ID}.json": content})

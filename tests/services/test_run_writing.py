@@ -42,7 +42,13 @@ class Several:
 
 def test_values_keep_types_or_become_text_under_a_name_at_a_step(caplog: pytest.LogCaptureFixture) -> None:
     kept_as: list[tuple[Any, Any]] = [(given, given) for given in (1, 0.5, True, "word", None)]
-    for given, kept in (*kept_as, (np.float32(0.25), 0.25), (np.bool_(True), True), (Fraction(1, 4), 0.25), (2**70, float(2**70))):
+    for given, kept in (
+        *kept_as,
+        (np.float32(0.25), 0.25),
+        (np.bool_(True), True),
+        (Fraction(1, 4), 0.25),
+        (2**70, float(2**70)),
+    ):
         (row,) = writing.scalar("m", given).rows
         assert (row.values, type(row.values["m"])) == ({"m": kept}, type(kept))
     assert not caplog.text
@@ -85,7 +91,11 @@ def test_lists_take_iterables_and_tables_equal_columns() -> None:
     assert row.values == {"a": 1, "b": 2.5}
     with pytest.raises(BadUsage, match="column 'a' takes one value"):
         writing.row("t", {"a": [1]})
-    wrongs: tuple[tuple[Any, str], ...] = (({"a": [1, 2], "b": [1]}, "'a' has 2, 'b' has 1"), ({}, "takes a dictionary"), ([1, 2], "takes a dictionary"))
+    wrongs: tuple[tuple[Any, str], ...] = (
+        ({"a": [1, 2], "b": [1]}, "'a' has 2, 'b' has 1"),
+        ({}, "takes a dictionary"),
+        ([1, 2], "takes a dictionary"),
+    )
     for wrong, message in wrongs:
         with pytest.raises(BadUsage, match=message):
             writing.table("t", wrong)
@@ -112,7 +122,9 @@ def logged(azure: StagedWorkspace, name: str = "loss") -> list[object]:
     return [point.data[name] for point in metric.points] if metric else []
 
 
-def test_outage_loses_nothing_and_is_bridged_automatically(writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_outage_loses_nothing_and_is_bridged_automatically(
+    writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
     azure.stage.faults.add(Status(500), BATCH, times=None)
     writer.add(writing.scalar("loss", 0.0))
     with pytest.raises(ServiceFailed):
@@ -130,7 +142,9 @@ def test_outage_loses_nothing_and_is_bridged_automatically(writer: RunWriter, az
 
 
 @pytest.mark.parametrize("refusals", [1, 3])
-def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: StagedWorkspace, refusals: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_entry_does_not_take_others_with_it(
+    writer: RunWriter, azure: StagedWorkspace, refusals: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """A batch has four entries, of which one is refused and named in a warning.
 
     The service refuses the batch, its first half and that half's first entry, then accepts the other entries.
@@ -145,14 +159,18 @@ def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: St
     else:
         writer.flush()
     assert [number for number in range(4) if logged(azure, f"m{number}")] == [*range(lost, 4)]
-    assert [f"himl did not store 'm{number}' of run '{RUN}': Azure ML rejected" in caplog.text for number in range(2)] == [lost == 1, False]
+    assert [
+        f"himl did not store 'm{number}' of run '{RUN}': Azure ML rejected" in caplog.text for number in range(2)
+    ] == [lost == 1, False]
     assert writer.left == 0
     writer.add(writing.scalar("loss", 2.0))
     writer.flush()
     assert logged(azure) == [2.0]
 
 
-def test_refused_metric_among_others_is_named_in_warning(writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_metric_among_others_is_named_in_warning(
+    writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
     writer.add(writing.scalar("loss", 2.0))
     writer.flush()
     for name, value in (("loss", "none yet"), ("accuracy", 1), ("accuracy", 0.5)):
@@ -164,7 +182,9 @@ def test_refused_metric_among_others_is_named_in_warning(writer: RunWriter, azur
     ]
 
 
-def test_long_texts_and_many_rows_keep_to_documented_limits(writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_long_texts_and_many_rows_keep_to_documented_limits(
+    writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(2):
         writer.add(writing.scalar("note", f"{number} {'x' * 300} end"))
     for number in range(600):
@@ -178,7 +198,9 @@ def test_long_texts_and_many_rows_keep_to_documented_limits(writer: RunWriter, a
     ]
 
 
-def test_end_reports_what_is_left_and_missing_run_is_an_error(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_end_reports_what_is_left_and_missing_run_is_an_error(
+    workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
     kept, lost = RunWriter(workspace, RUN), RunWriter(workspace, RUN)
     kept.add(writing.scalar("loss", 1.0))
     kept.end()

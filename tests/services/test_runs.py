@@ -23,7 +23,16 @@ from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint, Value, WatchedRuns
 from himl_cli.core.runs import Run, RunQuery, RunSelection, RunStatus
 from himl_cli.core.workspaces import WorkspaceIds
-from himl_cli.services.runs.aggregate import Statistics, check_file, labels_of, statistics_of, unique, value_of, write_csv, write_parquet
+from himl_cli.services.runs.aggregate import (
+    Statistics,
+    check_file,
+    labels_of,
+    statistics_of,
+    unique,
+    value_of,
+    write_csv,
+    write_parquet,
+)
 from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.services.runs.follow import follow_log, watching
 from himl_cli.services.runs.logs import last_lines, read_log
@@ -72,21 +81,39 @@ def test_run_references_recovery_ids_and_studio_urls() -> None:
         "runs:/abc": RunReference("abc"),
     }.items():
         assert parse_reference(text) == expected
-    no_runs = ("", "a:b:c", ":b", "a:", "https://ml.azure.com/", "https://ml.azure.com/runs/", "http://[/runs/x", RESOURCE, "azureml://datastores/d/paths/p")
+    no_runs = (
+        "",
+        "a:b:c",
+        ":b",
+        "a:",
+        "https://ml.azure.com/",
+        "https://ml.azure.com/runs/",
+        "http://[/runs/x",
+        RESOURCE,
+        "azureml://datastores/d/paths/p",
+    )
     for text in no_runs:
         with pytest.raises(BadUsage, match="is no"):
             parse_reference(text)
     for text in ("azureml://jobs/abc/outputs/artifacts/paths/model/", "runs:/abc/model"):
         with pytest.raises(BadUsage, match="names files of run 'abc'"):
             parse_reference(text)
-    for text, experiment in {"user_branch_1234_abcde12": "user_branch", "a_1_2_3": "a_1", "lab-exp_1772366400_0a1b2c3d": "lab-exp"}.items():
+    for text, experiment in {
+        "user_branch_1234_abcde12": "user_branch",
+        "a_1_2_3": "a_1",
+        "lab-exp_1772366400_0a1b2c3d": "lab-exp",
+    }.items():
         assert split_recovery_id(text) == (experiment, text)
         assert split_recovery_id(f"other:{text}") == ("other", text)
     for text in ("abc", "abc_def", "_1", "abc_1_xyz", "a.b_1_ff"):
         with pytest.raises(BadUsage, match=re.escape(f"'{text}' is not a recovery id")):
             split_recovery_id(text)
     for url, ids in {
-        f"{RUN_PAGE}/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w&tid=t": ("s", "g", "w"),
+        f"{RUN_PAGE}/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w&tid=t": (
+            "s",
+            "g",
+            "w",
+        ),
         f"{RUN_PAGE}%2Fsubscriptions%2Fs%2FresourceGroups%2Fg%2Fworkspaces%2Fw": ("s", "g", "w"),
         f"{RUN_PAGE}/subscriptions/s/resourceGroups/g": None,
         f"{RESOURCE}/jobs/abc": ("s", "g", "w"),
@@ -148,8 +175,17 @@ def test_contradicting_selections_are_refused(recorded: RecordedRuns, selection:
 
 
 def test_metric_order_counts_last_attempts_and_nested_runs(runs: RecordedRuns) -> None:
-    """The best value of each run at its last step, of its latest attempt, and of the runs that its script nested in it."""
-    values = {"nan": [float("nan")], "missing": [], "high": [1.0, 9.0], "low": [5.0, 1.0], "nested": [], "again": [0.0, 0.5]}
+    """The best value of each run at its last step, of its latest attempt, and of the runs that its script nested in
+    it.
+    """
+    values = {
+        "nan": [float("nan")],
+        "missing": [],
+        "high": [1.0, 9.0],
+        "low": [5.0, 1.0],
+        "nested": [],
+        "again": [0.0, 0.5],
+    }
     for name, logged in values.items():
         runs.add(name)
         runs.log(name, [("loss", value, step, 1) for step, value in enumerate(logged)])
@@ -157,14 +193,30 @@ def test_metric_order_counts_last_attempts_and_nested_runs(runs: RecordedRuns) -
     runs.log("inner", [("loss", 2.0, 0, 1)])
     begin_attempt(Database(runs.folder / ".himl" / "workspace.db"), "again")
     runs.log("again", [("loss", 3.0, 0, 1)])
-    for sort, expected in (("loss", "low nested again high nan missing"), ("-metrics.loss", "high again nested low nan missing")):
-        assert [run.id for run in list_runs(runs.workspace, RunQuery(), ListRequest(sort=sort)).runs] == expected.split()
-    for where, expected in (("loss >= 1 and loss < 9", "again nested low"), ("metrics.loss > 2 and run_id != again", "high")):
-        assert [run.id for run in list_runs(runs.workspace, RunQuery(), ListRequest(where=where)).runs] == expected.split()
+    for sort, expected in (
+        ("loss", "low nested again high nan missing"),
+        ("-metrics.loss", "high again nested low nan missing"),
+    ):
+        assert [
+            run.id for run in list_runs(runs.workspace, RunQuery(), ListRequest(sort=sort)).runs
+        ] == expected.split()
+    for where, expected in (
+        ("loss >= 1 and loss < 9", "again nested low"),
+        ("metrics.loss > 2 and run_id != again", "high"),
+    ):
+        assert [
+            run.id for run in list_runs(runs.workspace, RunQuery(), ListRequest(where=where)).runs
+        ] == expected.split()
     best = list_runs(runs.workspace, RunQuery(), ListRequest(sort="loss", has_best=True))
-    assert ([run.id for run in best.runs], best.best) == (["low", "high", "nested", "again", "nan", "missing"], {"loss": "low"})
+    assert ([run.id for run in best.runs], best.best) == (
+        ["low", "high", "nested", "again", "nan", "missing"],
+        {"loss": "low"},
+    )
     runs.add("given", command="python train.py --loss 4")
-    assert [run.id for run in list_runs(runs.workspace, RunQuery(limit=4), ListRequest(sort="loss")).runs][-2:] == ["again", "given"]
+    assert [run.id for run in list_runs(runs.workspace, RunQuery(limit=4), ListRequest(sort="loss")).runs][-2:] == [
+        "again",
+        "given",
+    ]
 
 
 def test_latest_run_file_is_used_or_named_where_corrupt(recorded: RecordedRuns) -> None:
@@ -185,7 +237,16 @@ def test_latest_run_file_is_used_or_named_where_corrupt(recorded: RecordedRuns) 
     path = recorded.folder / "most_recent_run.txt"
     path.write_bytes(b"\xef\xbb\xbfmy exp:run_1\r\n")
     assert read_latest_run_file(path) == ("run_1", "my exp")
-    for content in (b"", b"\n \n", b"a:b\nc:d\n", b"\x00\x01\x02", b"\xff\xfe\xfd", b"two words", b"a:b:c", b"x" * 5000 + b" y"):
+    for content in (
+        b"",
+        b"\n \n",
+        b"a:b\nc:d\n",
+        b"\x00\x01\x02",
+        b"\xff\xfe\xfd",
+        b"two words",
+        b"a:b:c",
+        b"x" * 5000 + b" y",
+    ):
         path.write_bytes(content)
         with pytest.raises(BadUsage, match=r"most_recent_run.txt'") as caught:
             read_latest_run_file(path)
@@ -207,7 +268,9 @@ def test_unknown_run_or_experiment_suggests_similar_ones(recorded: RecordedRuns)
         found(recorded, RunSelection(runs=["asked:train_1_zz"]))
     assert caught.value.similar == ("train_7_zz",)
     url = "https://ml.azure.com/runs/gone_9_ff?wsid=/subscriptions/s/resourcegroups/team/workspaces/lab"
-    with pytest.raises(NotFound, match=r"The address belongs to workspace team/lab, but local workspace .* is open") as other:
+    with pytest.raises(
+        NotFound, match=r"The address belongs to workspace team/lab, but local workspace .* is open"
+    ) as other:
         found(recorded, RunSelection(runs=[url]))
     assert "--config_file" in other.value.hint
 
@@ -310,8 +373,12 @@ def end_again(project: Path, lock: ProcessLock) -> None:
     lock.release()
 
 
-@pytest.mark.parametrize(("attempt", "expected"), [(None, b"try 1\nend 1\ntry 2, which logs more\n"), (1, b"try 1\nend 1\n")])
-def test_log_of_another_attempt_is_never_taken_for_the_rest_of_this_one(project: Path, attempt: int | None, expected: bytes) -> None:
+@pytest.mark.parametrize(
+    ("attempt", "expected"), [(None, b"try 1\nend 1\ntry 2, which logs more\n"), (1, b"try 1\nend 1\n")]
+)
+def test_log_of_another_attempt_is_never_taken_for_the_rest_of_this_one(
+    project: Path, attempt: int | None, expected: bytes
+) -> None:
     lock = running_again(project)
     pieces = follow_log(ReplacedLogs(project / ".himl"), "again", attempt=attempt)
     found = [next(pieces)]
@@ -352,7 +419,12 @@ def test_list_that_is_watched_keeps_few_points_however_many_a_run_logs(runs: Rec
 
 
 def test_error_while_following_names_run_and_cancel_command() -> None:
-    for failure in (ServiceFailed("Away.", hint="Try again."), BadUsage("No such file."), OSError("odd"), PermissionError(13, "Denied", "x")):
+    for failure in (
+        ServiceFailed("Away.", hint="Try again."),
+        BadUsage("No such file."),
+        OSError("odd"),
+        PermissionError(13, "Denied", "x"),
+    ):
         with pytest.raises(type(failure)) as caught, watching("train_1_aa"):
             raise failure
         error = as_himl_error(caught.value)
@@ -365,8 +437,15 @@ def test_error_while_following_names_run_and_cancel_command() -> None:
 
 
 def test_log_of_last_try_is_read_by_default(runs: RecordedRuns) -> None:
-    tries = {"user_logs/std_log.txt": "one\n", "user_logs/retry_001/std_log.txt": "two\n", "user_logs/retry_010/std_log.txt": "eleven\n"}
-    runs.add("train_1_aa", files={**tries, "user_logs/retry_010/std_log_process_1.txt": "other\n", "logs/deep/own.log": "own\n"})
+    tries = {
+        "user_logs/std_log.txt": "one\n",
+        "user_logs/retry_001/std_log.txt": "two\n",
+        "user_logs/retry_010/std_log.txt": "eleven\n",
+    }
+    runs.add(
+        "train_1_aa",
+        files={**tries, "user_logs/retry_010/std_log_process_1.txt": "other\n", "logs/deep/own.log": "own\n"},
+    )
     events: list[Event] = []
     assert b"".join(read_log(runs.workspace, "train_1_aa", notify=events.append)) == b"eleven\n"
     assert events == [Notice("This log is from attempt 11. For the previous one: himl runs logs train_1_aa --try 2")]
@@ -380,15 +459,31 @@ def test_log_of_last_try_is_read_by_default(runs: RecordedRuns) -> None:
     assert ambiguous.value.hint == "Its logs: user_logs/two/b.log, logs/one/b.log."
     with pytest.raises(NotFound) as caught:
         read_log(runs.workspace, "train_1_aa", attempt=3)
-    assert (str(caught.value), caught.value.hint) == ("Run 'train_1_aa' has no log of attempt 3.", "Attempts with logs: 1, 2, 11.")
+    assert (str(caught.value), caught.value.hint) == (
+        "Run 'train_1_aa' has no log of attempt 3.",
+        "Attempts with logs: 1, 2, 11.",
+    )
 
 
 MAIN_LOGS = (
     ("user_logs/std_log.txt", "user_logs/std_log_process_0.txt"),
     ("user_logs/std_log_process_00.txt", "user_logs/std_log_process_01.txt", "user_logs/mpi_log.txt"),
-    ("user_logs/retry_035/std_log_process_00.txt", "user_logs/retry_035/std_log_process_10.txt", "user_logs/std_log_process_00.txt"),
-    ("user_logs/std_log_node_00_worker.txt", "user_logs/std_log_node_01_worker.txt", "user_logs/std_log_node_00_ps.txt"),
-    ("azureml-logs/70_driver_log.txt", "azureml-logs/20_image_build_log.txt", "azureml-logs/55_azureml-execution.txt", "azureml-logs/75_job_post.txt"),
+    (
+        "user_logs/retry_035/std_log_process_00.txt",
+        "user_logs/retry_035/std_log_process_10.txt",
+        "user_logs/std_log_process_00.txt",
+    ),
+    (
+        "user_logs/std_log_node_00_worker.txt",
+        "user_logs/std_log_node_01_worker.txt",
+        "user_logs/std_log_node_00_ps.txt",
+    ),
+    (
+        "azureml-logs/70_driver_log.txt",
+        "azureml-logs/20_image_build_log.txt",
+        "azureml-logs/55_azureml-execution.txt",
+        "azureml-logs/75_job_post.txt",
+    ),
     ("azureml-logs/70_driver_log_0.txt", "azureml-logs/70_driver_log_1.txt", "azureml-logs/70_driver_log_10.txt"),
     ("azureml-logs/70_driver_log-worker-0.txt", "azureml-logs/70_driver_log-worker-10.txt"),
     ("azureml-logs/hyperdrive.txt",),
@@ -397,7 +492,9 @@ MAIN_LOGS = (
 )
 
 
-def test_main_log_is_known_by_each_of_its_names(azure: StagedWorkspace, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_main_log_is_known_by_each_of_its_names(
+    azure: StagedWorkspace, azure_environment: StagedWorkspace, project: Path
+) -> None:
     azure_environment.write_config(project)
     workspace = open_workspace(None, None, start=project)
     for number, (main, *others) in enumerate(MAIN_LOGS):
@@ -414,13 +511,15 @@ def labels(*runs: Run, child_arg: str | None = None) -> list[str]:
 
 @pytest.mark.parametrize(("runs", "wanted"), [
     ([run("a", values={"lr": 0.1, "depth": 2}), run("b", values={"lr": 0.01, "depth": 2})], ["0.1", "0.01"]),
-    ([run("a", values={"lr": 0.1, "depth": 2}), run("b", values={"lr": 0.01, "depth": 3})], ["lr=0.1, depth=2", "lr=0.01, depth=3"]),
+    ([run("a", values={"lr": 0.1, "depth": 2}), run("b", values={"lr": 0.01, "depth": 3})],
+        ["lr=0.1, depth=2", "lr=0.01, depth=3"]),
     ([run("a", values={"--lr": 0.1}), run("b", values={"--lr": 1})], ["0.1", "1"]),
     ([run("a", values={"lr": 0.1, "depth": 2})], ["lr=0.1, depth=2"]),
     ([run("a", values={"x": 1}), run("b")], ["1", "b"]),
     ([run("a", tags={"fold": "0", "team": "x"}), run("b", tags={"fold": "1", "team": "x"})], ["0", "1"]),
     ([run("a", tags={"build_number": "1"}), run("b", tags={"build_number": "2"})], ["a", "b"]),
-    ([run(name, tags={f"tag{number}": name for number in range(5)}, display_name=name.upper()) for name in "ab"], ["A", "B"]),
+    ([run(name, tags={f"tag{number}": name for number in range(5)}, display_name=name.upper()) for name in "ab"],
+        ["A", "B"]),
     ([run("a", command="t.py --lr 0.1 --fast"), run("b", command="t.py --lr=0.2 --fast")], ["0.1", "0.2"]),
     ([run("a", command="t.py --x 'a b"), run("b", command="t.py --x c")], ["'a", "c"]),
     ([run("a", command="t.py --lr ${{search_space.lr}}"), run("b", command="t.py --lr 0.2")], ["a", "0.2"]),
@@ -435,15 +534,34 @@ def test_runs_are_labeled_by_what_differs(runs: list[Run], wanted: list[str]) ->
 
 
 def test_child_argument_labels_runs_that_have_it() -> None:
-    runs = [run("p_prep", tags={"himl.step": "prep"}, command="a.py --v 1"), run("p_train", tags={"himl.step": "train"}, command="a.py", display_name="fit")]
+    runs = [
+        run("p_prep", tags={"himl.step": "prep"}, command="a.py --v 1"),
+        run("p_train", tags={"himl.step": "train"}, command="a.py", display_name="fit"),
+    ]
     assert labels(*runs) == ["prep", "fit"]
     logged = RunResults(parameters={"seed": "4"})
-    one = run("a", values={"lr": 0.1}, tags={"lr": "tag", "fold": "2"}, command="train.py --lr 5 --random-seed 7 --fast")
-    assert [value_of(name, one, logged) for name in ("lr", "--lr", "fold", "seed", "random_seed", "fast", "nope")] == [0.1, 0.1, "2", "4", "7", True, None]
-    runs = [run("a", values={"lr": 0.1, "fold": 0}), run("b", values={"lr": 0.2, "fold": 0}), run("c", display_name="third")]
+    one = run(
+        "a", values={"lr": 0.1}, tags={"lr": "tag", "fold": "2"}, command="train.py --lr 5 --random-seed 7 --fast"
+    )
+    assert [value_of(name, one, logged) for name in ("lr", "--lr", "fold", "seed", "random_seed", "fast", "nope")] == [
+        0.1,
+        0.1,
+        "2",
+        "4",
+        "7",
+        True,
+        None,
+    ]
+    runs = [
+        run("a", values={"lr": 0.1, "fold": 0}),
+        run("b", values={"lr": 0.2, "fold": 0}),
+        run("c", display_name="third"),
+    ]
     assert labels(*runs, child_arg="lr") == ["0.1", "0.2", "third"]
     assert labels(*runs, child_arg="fold") == ["0 [0]", "0 [1]", "third"]
-    with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'nope'") as caught:
+    with pytest.raises(
+        BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'nope'"
+    ) as caught:
         labels(*runs, child_arg="nope")
     assert caught.value.hint == "Available: lr, fold."
     assert unique(["a", "b", "a"]) == ["a [0]", "b", "a [2]"]
@@ -478,7 +596,14 @@ def test_parquet_has_a_row_per_point(project: Path) -> None:
         images={"plot": ["plot.png"]},
     )
     other = RunResults(series={"loss": Series([7], [1e300], [0.0])})
-    found = Aggregation([], [Child(run("a"), "0.1", {}, results), Child(run("b"), "0.2", {}, RunResults()), Child(run("c"), "0.3", {}, other)])
+    found = Aggregation(
+        [],
+        [
+            Child(run("a"), "0.1", {}, results),
+            Child(run("b"), "0.2", {}, RunResults()),
+            Child(run("c"), "0.3", {}, other),
+        ],
+    )
     write_parquet(found, project / "m.parquet")
     read = pd.read_parquet(project / "m.parquet")
     assert list(read.columns) == ["run", "label", "metric", "kind", "step", "time", "value", "text"]
@@ -513,7 +638,9 @@ def test_csv_has_a_row_per_metric_and_a_column_per_run(project: Path) -> None:
     with pytest.raises(BadUsage, match=r"there is no folder '.*nowhere'"):
         check_file("--plot", project / "nowhere" / "m.png")
     assert [*project.iterdir()] == []
-    found = aggregation({"lr=0.1, depth=2": {"loss": 1 / 3, "word": 'a "b", c'}, "größe": {"loss": math.nan, "x\ny": math.inf}})
+    found = aggregation(
+        {"lr=0.1, depth=2": {"loss": 1 / 3, "word": 'a "b", c'}, "größe": {"loss": math.nan, "x\ny": math.inf}}
+    )
     write_csv(found, statistics_of(found), project / "m.csv")
     read = pd.read_csv(project / "m.csv", index_col="metric")
     assert list(read.columns) == ["mean", "std", "min", "max", "median", "lr=0.1, depth=2", "größe"]
@@ -525,7 +652,11 @@ def test_csv_has_a_row_per_metric_and_a_column_per_run(project: Path) -> None:
     assert read.loc["loss", "mean"] == 1 / 3
     assert pd.isna(read.loc["loss", "std"])
     write_csv(found, None, project / "m.csv")
-    assert (project / "m.csv").read_bytes().startswith('metric,"lr=0.1, depth=2",größe\nloss,0.3333333333333333,NaN\n'.encode())
+    assert (
+        (project / "m.csv")
+        .read_bytes()
+        .startswith('metric,"lr=0.1, depth=2",größe\nloss,0.3333333333333333,NaN\n'.encode())
+    )
     assert [path.name for path in project.iterdir()] == ["m.csv"]
     with pytest.raises(DiskFailed, match="Cannot write"):
         write_csv(found, None, project)

@@ -65,13 +65,19 @@ def test_script_shows_how_it_takes_values(tmp_path: Path, sweep: str, form: str,
     assert job.spec.sweep is not None
     name = sweep.partition("=")[0]
     found = [text for text in job.remarks if text.startswith(f"{name}: ")]
-    assert (job.spec.sweep.space[name].form, len(found), remark in "".join(found)) == (form, int(bool(remark)), True), found
+    assert (job.spec.sweep.space[name].form, len(found), remark in "".join(found)) == (form, int(bool(remark)), True), (
+        found
+    )
 
 
 def test_placeholders_shell_scripts_and_clusters(tmp_path: Path) -> None:
     write_files(tmp_path, {"train.py": SCRIPT, "train.sh": "", "odd.py": "def"})
     odd = [f"amp: {GETS} --amp true. For a switch: --sweep 'amp=switch()'"]
-    for target, arguments, remarks in [("train.py", ["amp=${{search_space.amp}}"], []), ("train.sh", [], []), ("odd.py", [], odd)]:
+    for target, arguments, remarks in [
+        ("train.py", ["amp=${{search_space.amp}}"], []),
+        ("train.sh", [], []),
+        ("odd.py", [], odd),
+    ]:
         job = prepare_job(SubmitRequest(cwd=tmp_path, target=target, arguments=arguments, sweep=("amp=true,false",)))
         assert job.spec.sweep is not None
         assert (job.spec.sweep.space["amp"].form, [text for text in job.remarks if "amp: " in text]) == ("", remarks)
@@ -79,7 +85,11 @@ def test_placeholders_shell_scripts_and_clusters(tmp_path: Path) -> None:
         prepare_job(SubmitRequest(cwd=tmp_path, command="python train.py", sweep=("amp=switch()",)))
     options = ("amp=true,false", "ema=false", "sizes=1 2,3")
     job = prepare_job(SubmitRequest(cwd=tmp_path, target="train.py", cluster="gpu", docker_image="x", sweep=options))
-    ways = {"amp": "true) printf '%s ' --amp;;", "ema": "false) printf '%s ' --no-ema;;", "sizes": "'1 2') printf '%s ' 1 2;; 3) printf '%s ' 3;;"}
+    ways = {
+        "amp": "true) printf '%s ' --amp;;",
+        "ema": "false) printf '%s ' --no-ema;;",
+        "sizes": "'1 2') printf '%s ' 1 2;; 3) printf '%s ' 3;;",
+    }
     amp, ema, sizes = (f'$(case "$AZUREML_SWEEP_{name}" in {way} esac)' for name, way in ways.items())
     assert search_space(search_range("x", '1e5,0.1,"3.10"')) == ["choice", [["1e5", "0.1", "3.10"]]]
     assert search_space(search_range("x", '0.2,0.1,"3.10"')) == ["choice", [[0.2, 0.1, "3.10"]]]

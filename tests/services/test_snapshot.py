@@ -23,7 +23,13 @@ from himl_cli.core.text import parse_dotenv
 from himl_cli.core.workspaces import Check, CheckState
 from himl_cli.services.doctor import installation_checks, requirements
 from himl_cli.services.project_setup import TakenSettings, read_settings
-from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, parse_rules, take_snapshot, verdict
+from himl_cli.services.submission.snapshot import (
+    find_snapshot_root,
+    ignored_remarks,
+    parse_rules,
+    take_snapshot,
+    verdict,
+)
 from himl_cli.services.transfer.state import TransferState
 from tests.guards.test_work import calls_of
 from tests.support.hostile_texts import SECONDS, within
@@ -49,7 +55,17 @@ def make(root: Path, names: set[str], rules: dict[str, str]) -> None:
 
 
 RULES = {".": "*.log\n!keep.log\n/data/\nbuild\ndoc/**/*.tmp\n", "nested": "!special.log\nsecret*\n"}
-FILES = {"a.log", "keep.log", "data/x", "nested/data/x", "build/x", "nested/build", "nested/special.log", "nested/other.log", "nested/secret.txt"}
+FILES = {
+    "a.log",
+    "keep.log",
+    "data/x",
+    "nested/data/x",
+    "build/x",
+    "nested/build",
+    "nested/special.log",
+    "nested/other.log",
+    "nested/secret.txt",
+}
 FILES |= {"nested/deep/secrets", "doc/a/b/c.tmp", "doc/c.tmp", "doc/readme", "src/ä ö.py", "src/#x.py"}
 
 
@@ -62,15 +78,31 @@ def test_ignore_files_match_what_git_itself_lists(project: Path, git: Callable[.
         ({"a/x.py", "a/b", "data/x.py"}, "*\n!*/\n!*.py\n", {"data": "*.py"}),
         ({"ab", "a/b", "data/a/b", "ä.txt"}, "\\\n[\n**/a/**\n?.txt\n", {}),
         ({"a/x.py", "a/b/data", "b.log"}, "*\n!a/\n!a/**\n/a/*/\n", {}),
-        ({"#c", "!d", "e f", "f[1]", "a/e f", "b/f[1]", "x.py"}, "\\#c\n#c\n\\!d\ne\\ f  \nb/f\\[1]\n", {"a": "!e f\r\n"}),
+        (
+            {"#c", "!d", "e f", "f[1]", "a/e f", "b/f[1]", "x.py"},
+            "\\#c\n#c\n\\!d\ne\\ f  \nb/f\\[1]\n",
+            {"a": "!e f\r\n"},
+        ),
         ({"a", "b", "ab/a", "data/ab", "data/b/x"}, "[ab]\n[!a]b\n**b\nd*a/**\n!/data/b/\n", {"data": "a**\n[]-]\n"}),
-        ({"a/b/ab", "b/a", "ab", "data/x.py/a"}, "a**a?\n**/b/*\n*[!a]*/a/\n[c-a]\n a\n", {"b": "/a\t\n", "a/b": "??\n"}),
+        (
+            {"a/b/ab", "b/a", "ab", "data/x.py/a"},
+            "a**a?\n**/b/*\n*[!a]*/a/\n[c-a]\n a\n",
+            {"b": "/a\t\n", "a/b": "??\n"},
+        ),
     ]
     chance = random.Random(58)
     pieces = ["a", "b", "ab", "x.py", "*", "**", "?", "[ab]", "[!a]", "/", "*", "a*b", "\\a", "."]
     for _ in range(15):  # rules of every form together, of which one file may match several
-        lines = ["!" * (chance.random() < 0.3) + "".join(chance.choices(pieces, k=chance.randint(1, 5))) for _ in range(8)]
-        examples.append(({"/".join(chance.choices(["a", "b", "ab", "aab", "x.py", "data"], k=3)) for _ in range(20)}, "\n".join(lines), {"a": lines[0]}))
+        lines = [
+            "!" * (chance.random() < 0.3) + "".join(chance.choices(pieces, k=chance.randint(1, 5))) for _ in range(8)
+        ]
+        examples.append(
+            (
+                {"/".join(chance.choices(["a", "b", "ab", "aab", "x.py", "data"], k=3)) for _ in range(20)},
+                "\n".join(lines),
+                {"a": lines[0]},
+            )
+        )
     for names, top, nested in examples:
         for left in project.iterdir():
             if left.name != ".git":
@@ -81,16 +113,37 @@ def test_ignore_files_match_what_git_itself_lists(project: Path, git: Callable[.
 
 
 def test_files_that_git_tracks_are_sent_despite_ignore_rules(project: Path, git: Callable[..., str]) -> None:
-    """As git lists them, for a folder, one below it, a worktree and a submodule. A list of himl's own has precedence."""
+    """As git lists them, for a folder, one below it, a worktree and a submodule. A list of himl's own has
+    precedence.
+    """
     rules = {".gitignore": "data/\n*.cfg\n!a.cfg\nlink\nlibs\n", "lib/.gitignore": "*\n"}
-    tracked = ["data/__init__.py", "data/deep/x.cfg", "b.cfg", "lib/net.py", "src/train.py", "src/x.cfg", "outputs/old.py", ".env"]
+    tracked = [
+        "data/__init__.py",
+        "data/deep/x.cfg",
+        "b.cfg",
+        "lib/net.py",
+        "src/train.py",
+        "src/x.cfg",
+        "outputs/old.py",
+        ".env",
+    ]
     others = ["data/raw.bin", "data/deep/raw.bin", "data/new/x.py", "c.cfg", "lib/own.py", "src/y.cfg"]
     for root in (project / "main", project / "libs"):
         write_files(root, {**rules, **dict.fromkeys(tracked, root.name), "a.cfg": ""})
         git(root, "init", "-q")
         git(root, "add", "--force", ".")
         git(root, "commit", "-qm", "First")
-    git(project / "main", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--force", str(project / "libs"), "libs/net")
+    git(
+        project / "main",
+        "-c",
+        "protocol.file.allow=always",
+        "submodule",
+        "--quiet",
+        "add",
+        "--force",
+        str(project / "libs"),
+        "libs/net",
+    )
     git(project / "main", "commit", "-qm", "Submodule")
     git(project / "main", "worktree", "add", "-q", str(project / "tree"))
     for root in (project / "main", project / "main/src", project / "main/libs/net", project / "tree"):
@@ -99,16 +152,28 @@ def test_files_that_git_tracks_are_sent_despite_ignore_rules(project: Path, git:
         listed += git(root, "ls-files", "-z", "--recurse-submodules").split("\0")
         never = {"", "outputs/old.py", ".env", "libs/net/.env", "libs/net"}
         assert sent(root) == {name for name in listed if name} - never, root
-    assert {name.partition("/")[0] for name in sent(project / "main", ("src", "data"))} == {".gitignore", ".gitmodules", "a.cfg", "b.cfg", "lib", "libs"}
+    assert {name.partition("/")[0] for name in sent(project / "main", ("src", "data"))} == {
+        ".gitignore",
+        ".gitmodules",
+        "a.cfg",
+        "b.cfg",
+        "lib",
+        "libs",
+    }
     write_files(project / "main", {".amlignore": "data/\nlibs/\n"})
     assert sent(project / "main") & {"data/__init__.py", "libs/net/b.cfg", "b.cfg", "c.cfg"} == {"b.cfg", "c.cfg"}
 
 
 @pytest.mark.parametrize("place", ["setting", "default", "info", "worktree"])
-def test_ignore_rules_outside_of_the_folder_apply(project: Path, git: Callable[..., str], tmp_path: Path, place: str) -> None:
+def test_ignore_rules_outside_of_the_folder_apply(
+    project: Path, git: Callable[..., str], tmp_path: Path, place: str
+) -> None:
     write_files(project, {"train.py": "", "a.bin": "", ".gitignore": "!keep.bin\n", "keep.bin": ""})
     git(project, "init", "-q")
-    files = {"setting": tmp_path / "mine", "default": Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "git/ignore")}
+    files = {
+        "setting": tmp_path / "mine",
+        "default": Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "git/ignore"),
+    }
     rules = files.get(place, project / ".git/info/exclude")
     write_files(rules.parent, {rules.name: "*.bin\n"})
     if place == "setting":
@@ -121,7 +186,9 @@ def test_ignore_rules_outside_of_the_folder_apply(project: Path, git: Callable[.
     assert sent(project) == {"train.py", ".gitignore", "keep.bin"}
 
 
-def test_unlisted_files_of_git_are_reported_if_rules_exclude_any(project: Path, git: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlisted_files_of_git_are_reported_if_rules_exclude_any(
+    project: Path, git: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_files(project, {"train.py": "", ".gitignore": "*.cfg\n"})
     git(project, "init", "-q")
     monkeypatch.setenv("PATH", str(project))
@@ -153,7 +220,8 @@ def test_unreadable_files_are_errors_unless_excluded(project: Path, name: str) -
 
 
 @pytest.mark.parametrize(("rules", "name", "excluded"), [
-    *((line.encode(), "a", None) for line in ["# a", "", "   ", "!", "/", "!/", "\\", "a\\", "[a", "[b-a]", "[[:none:]]"]),
+    *((line.encode(), "a", None) for line in ["# a", "", "   ", "!", "/", "!/", "\\", "a\\", "[a", "[b-a]",
+        "[[:none:]]"]),
     (b"\xef\xbb\xbfa\n", "a", True),
     (b"a \n", "a", True),
     (b"a\\ \n", "a ", True),
@@ -164,7 +232,8 @@ def test_unreadable_files_are_errors_unless_excluded(project: Path, name: str) -
     (b"*\n!*/\n", "a/b", True),
     (b"a/*[!b]\n", "a/c/d", None),
     (b"[!ba[c]*", "]^]", True),
-    pytest.param(b"*.b\xffn", os.fsdecode(b"a.b\xffn"), True, marks=pytest.mark.skipif(os.name == "nt", reason="names are text on Windows")),
+    pytest.param(b"*.b\xffn", os.fsdecode(b"a.b\xffn"), True,
+        marks=pytest.mark.skipif(os.name == "nt", reason="names are text on Windows")),
 ])  # fmt: skip
 def test_marks_line_ends_and_escapes_of_rules(rules: bytes, name: str, excluded: bool | None) -> None:
     assert verdict(parse_rules(rules), name, is_folder=False) is excluded
@@ -194,7 +263,10 @@ def test_a_name_is_compared_with_few_rules() -> None:
     assert calls[1] <= 1.1 * calls[0]
 
 
-@pytest.mark.parametrize("line", ["*a" * 25 + "b/c", "/".join(["**/a"] * 25) + "/b", "**/" * 10_000 + "b", "*[!b]" * 25 + "b", "*" * 50_000 + "b"])
+@pytest.mark.parametrize(
+    "line",
+    ["*a" * 25 + "b/c", "/".join(["**/a"] * 25) + "/b", "**/" * 10_000 + "b", "*[!b]" * 25 + "b", "*" * 50_000 + "b"],
+)
 def test_no_ignore_pattern_takes_long(line: str) -> None:
     with within(SECONDS):
         rules = parse_rules(f"{line}\n".encode())
@@ -221,8 +293,20 @@ def test_count_and_size_are_those_of_files(project: Path) -> None:
 
 
 def test_rules_of_all_levels_and_what_is_never_sent(project: Path) -> None:
-    ignores = {".gitignore": "*.top\nscratch/\nmid/sub/skip/\n", "mid/.gitignore": "!a.top\n*.mid\n", "mid/sub/.gitignore": "*.low\n"}
-    write_files(project, {**ignores, **dict.fromkeys([f"mid/sub/{name}" for name in ("a.own", "a.top", "b.top", "b.mid", "c.low", "train.py", "skip/x")], "")})
+    ignores = {
+        ".gitignore": "*.top\nscratch/\nmid/sub/skip/\n",
+        "mid/.gitignore": "!a.top\n*.mid\n",
+        "mid/sub/.gitignore": "*.low\n",
+    }
+    write_files(
+        project,
+        {
+            **ignores,
+            **dict.fromkeys(
+                [f"mid/sub/{name}" for name in ("a.own", "a.top", "b.top", "b.mid", "c.low", "train.py", "skip/x")], ""
+            ),
+        },
+    )
     assert sent(project / "mid" / "sub") == {".gitignore", "a.own", "a.top", "b.top", "b.mid", "train.py", "skip/x"}
     write_files(project, {".git/info/exclude": "*.own\n!b.mid\n", ".git/HEAD": "", "scratch/train.py": ""})
     assert sent(project / "mid" / "sub") == {".gitignore", "a.top", "train.py"}
@@ -230,9 +314,27 @@ def test_rules_of_all_levels_and_what_is_never_sent(project: Path) -> None:
     rules = {".amlignore": "data/\n", ".gitignore": "*.txt\n", "sub/.gitignore": "*\n", "sub/.amlignore": "c.py\n"}
     write_files(project / "aml", {**rules, **dict.fromkeys(["a.txt", "data/x", "sub/b.py", "sub/c.py"], "")})
     assert sent(project / "aml") == {*rules, "a.txt", "sub/b.py"}
-    results = ["outputs/best.ckpt", "logs/events", "most_recent_run.txt", "sub/most_recent_run.txt", "data/.himl-transfer.json", "data/.a.ckpt.himl-part"]
-    others = [".git/config", ".himl/workspace.db", "__pycache__/a.pyc", "venv/pyvenv.cfg", "venv/lib/x.py", "env/conda-meta/history", "env/lib/x.py"]
-    write_files(project / "never", dict.fromkeys([*results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""))
+    results = [
+        "outputs/best.ckpt",
+        "logs/events",
+        "most_recent_run.txt",
+        "sub/most_recent_run.txt",
+        "data/.himl-transfer.json",
+        "data/.a.ckpt.himl-part",
+    ]
+    others = [
+        ".git/config",
+        ".himl/workspace.db",
+        "__pycache__/a.pyc",
+        "venv/pyvenv.cfg",
+        "venv/lib/x.py",
+        "env/conda-meta/history",
+        "env/lib/x.py",
+    ]
+    write_files(
+        project / "never",
+        dict.fromkeys([*results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""),
+    )
     assert sent(project / "never") == {"train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"}
 
 
@@ -274,7 +376,12 @@ def test_secrets_are_sent_on_purpose_or_left_out_by_rules(project: Path) -> None
 def test_links_to_secrets_or_ignored_folders_are_such(project: Path) -> None:
     write_files(project.parent, {"home2/.aws/credentials": "x", "home2/.aws/sso/cache.json": "x"})
     write_files(project, {".env": "KEY=secret", "train.py": ""})
-    for name, target in {"cloud": "../home2/.aws", "plain": "../home2/.aws/credentials", "settings.txt": ".env", "linked.py": "train.py"}.items():
+    for name, target in {
+        "cloud": "../home2/.aws",
+        "plain": "../home2/.aws/credentials",
+        "settings.txt": ".env",
+        "linked.py": "train.py",
+    }.items():
         (project / name).symlink_to(target)
     assert sent(project) == {"train.py", "linked.py"}
     write_files(project, {"data/x": ""})
@@ -291,9 +398,16 @@ def test_innereye_settings_are_known_by_content(project: Path) -> None:
         "variables: {cluster: gpu, APPLICATION_KEY: k}\n",
         "'variables': # ours\n  \"service_principal_password\" : k\n",
     ]
-    secrets = {"InnerEye/settings.yml": innereye, "other.yaml": innereye.replace("\n", "\r\n"), **{f"q{number}.yml": text for number, text in enumerate(keys)}}
+    secrets = {
+        "InnerEye/settings.yml": innereye,
+        "other.yaml": innereye.replace("\n", "\r\n"),
+        **{f"q{number}.yml": text for number, text in enumerate(keys)},
+    }
     harmless = {f"plain{number}.yml": text.replace("variables", "values") for number, text in enumerate(keys)}
-    harmless |= {"config.yml": "tenant_id: x", "harmless.yml": "variables:\n  cluster: gpu\n  primary_key: id\n  cache_key: a\n"}
+    harmless |= {
+        "config.yml": "tenant_id: x",
+        "harmless.yml": "variables:\n  cluster: gpu\n  primary_key: id\n  cache_key: a\n",
+    }
     references = "$(PASSWORD)", "${{ secrets.PASSWORD }}", "'${PASSWORD}'", "", '""', "# none"
     harmless["azure-pipelines.yml"] = "trigger: main\nvariables:\n  resource_group: x\n" + "".join(
         f"  {number}_password: {value}\n  tenant_id: {value}\n" for number, value in enumerate(references)
@@ -310,20 +424,36 @@ def test_ignored_folders_are_left_out_and_missing_ones_reported(project: Path) -
     report = take_snapshot(project, (f"../{project.name}/a", str(project / "raw"), "../elsewhere/lib"))
     assert (set(report.snapshot.files), report.missed) == ({"b/data/x", "b/c/x", "c", "train.py"}, ["../elsewhere/lib"])
     project = project / "other"
-    write_files(project, {".gitignore": "skipped/\n", **dict.fromkeys(["data/raw/x", "lib/deep/y", "skipped/a/x", "train.py"], "")})
+    write_files(
+        project,
+        {".gitignore": "skipped/\n", **dict.fromkeys(["data/raw/x", "lib/deep/y", "skipped/a/x", "train.py"], "")},
+    )
     present = ("data/raw", "./data", "deep", "skipped/a", "outputs", "__pycache__", ".")
     report = take_snapshot(project, (*present, "dta", "raw/x", "train.py", str(project.parent)))
     assert report.missed == ["dta", "raw/x", "train.py", str(project.parent)]
-    remark = f"warning: --ignored_folders 'dta', 'raw/x', 'train.py', '{project.parent}' excludes nothing: the snapshot has no such folder."
+    remark = (
+        f"warning: --ignored_folders 'dta', 'raw/x', 'train.py', '{project.parent}' excludes nothing: the "
+        "snapshot has no such folder."
+    )
     assert ignored_remarks([report]) == [remark]
-    assert ignored_remarks([report, take_snapshot(project / "data", ["dta"])]) == [remark.replace(f", 'raw/x', 'train.py', '{project.parent}'", "")]
+    assert ignored_remarks([report, take_snapshot(project / "data", ["dta"])]) == [
+        remark.replace(f", 'raw/x', 'train.py', '{project.parent}'", "")
+    ]
     assert ignored_remarks([report, take_snapshot(project, present)]) == ignored_remarks([]) == []
 
 
 @LINKS
 def test_loops_broken_links_sockets_and_pipes_are_skipped(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(project, {".gitignore": "ignored*\n", "train.py": "", "lib/net.py": ""})
-    links = {"loop": str(project), "lib/up": "..", "linked": "lib", "dangling": "nowhere", "ignored": "nowhere", "ignored_loop": ".", "self": "self"}
+    links = {
+        "loop": str(project),
+        "lib/up": "..",
+        "linked": "lib",
+        "dangling": "nowhere",
+        "ignored": "nowhere",
+        "ignored_loop": ".",
+        "self": "self",
+    }
     for name, target in {**links, "a": "b", "b": "a"}.items():
         (project / name).symlink_to(target)
     os.mkfifo(project / "pipe")
@@ -361,7 +491,12 @@ def test_packages_that_metadata_names_are_checked() -> None:
     others = ["tomli<3,>=2; python_version < '3.0'", "certifi>=2024.2.2", "himl-cli[montage,plot]; extra == 'all'"]
     others += ["a.b_c[x]>=1 ; extra == 'y-z'", "azureml-core<2,>=1.61; 'v1' == extra"]
     found = [(one.name, str(one.specifier), extra) for one, extra in requirements(others)]
-    assert found == [("certifi", ">=2024.2.2", ""), ("himl-cli", "", "all"), ("a.b_c", ">=1", "y-z"), ("azureml-core", "<2,>=1.61", "v1")]
+    assert found == [
+        ("certifi", ">=2024.2.2", ""),
+        ("himl-cli", "", "all"),
+        ("a.b_c", ">=1", "y-z"),
+        ("azureml-core", "<2,>=1.61", "v1"),
+    ]
 
 
 def taken(project: Path, files: dict[str, str], name: str = "settings.yml") -> TakenSettings:
@@ -374,11 +509,29 @@ def innereye(**values: object) -> str:
 
 
 def test_innereye_settings_become_options(project: Path) -> None:
-    values = {"cluster": "gpu", "azureml_datastore": "data", "max_run_duration": "3.5h", "node_count": 3, "experiment_name": "lungs"}
-    assert taken(project, {"settings.yml": innereye(**values)}).public == {
-        "submit": {"cluster": "gpu", "default_datastore": "data", "max_run_duration": "3.5h", "num_nodes": 3, "experiment": "lungs"}
+    values = {
+        "cluster": "gpu",
+        "azureml_datastore": "data",
+        "max_run_duration": "3.5h",
+        "node_count": 3,
+        "experiment_name": "lungs",
     }
-    got = taken(project, {"settings.yml": innereye(cluster="", node_count=1, tenant_id="$(tenant)", resource_group=" rg ") + "  wait_for_completion: false\n"})
+    assert taken(project, {"settings.yml": innereye(**values)}).public == {
+        "submit": {
+            "cluster": "gpu",
+            "default_datastore": "data",
+            "max_run_duration": "3.5h",
+            "num_nodes": 3,
+            "experiment": "lungs",
+        }
+    }
+    got = taken(
+        project,
+        {
+            "settings.yml": innereye(cluster="", node_count=1, tenant_id="$(tenant)", resource_group=" rg ")
+            + "  wait_for_completion: false\n"
+        },
+    )
     assert (got.public, got.private, got.workspace, got.left_out) == ({}, {}, {"resource_group": "rg"}, [])
     for index in ("https://me:hunter2@index.example/simple", "https://index.example/simple?x=1"):
         got = taken(project, {"settings.yml": innereye(cluster="gpu", pip_extra_index_url=index)})
@@ -395,7 +548,15 @@ def test_values_not_taken_are_named_with_a_reason(project: Path) -> None:
         got = taken(project, {"settings.yml": innereye(cluster="gpu", **parts)})
         assert [each.name for each in got.left_out] == left, "half a service principal is none"
         assert ("service_principal_id" in got.private.get("azure", {})) is (not left)
-    values: dict[str, object] = {"cluster": ["a"], "tag": ["a", "b"], "extra": {"a": 1}, "none": [], "nothing": {}, "build_branch": "b", "model": "M"}
+    values: dict[str, object] = {
+        "cluster": ["a"],
+        "tag": ["a", "b"],
+        "extra": {"a": 1},
+        "none": [],
+        "nothing": {},
+        "build_branch": "b",
+        "model": "M",
+    }
     values |= {"mystery": 1, "use_dataset_mount": True, "datasets_container": "d"}
     got = taken(project, {"settings.yml": innereye(**values) + "  day: 2020-01-01\n  null_: null\n"})
     assert {each.name: each.why for each in got.left_out if each.name in ("cluster", "tag")} == {
@@ -407,7 +568,10 @@ def test_values_not_taken_are_named_with_a_reason(project: Path) -> None:
         "build_branch": "set it for each run",
         "model": "write arguments of a script after '--'",
         "use_dataset_mount": "set it for each input",
-        "datasets_container": "register the storage account as a datastore in Azure ML, which provides access to it, and name that with --default_datastore",
+        "datasets_container": (
+            "register the storage account as a datastore in Azure ML, which provides access to it, and name "
+            "that with --default_datastore"
+        ),
     }
     assert got.public == {}
 
@@ -417,7 +581,8 @@ def test_values_not_taken_are_named_with_a_reason(project: Path) -> None:
     ("settings.yml", "variables:\n  a: 'x\n", "line"),
     ("settings.yml", innereye(node_count="many"), "'node_count'"),
     ("settings.yml", innereye(node_count=70000), "must be at most 65,000"),
-    ("settings.yml", innereye(max_run_duration="soon"), "'max_run_duration' of InnerEye's settings 'soon' is not a duration"),
+    ("settings.yml", innereye(max_run_duration="soon"),
+        "'max_run_duration' of InnerEye's settings 'soon' is not a duration"),
     ("settings.yml", innereye(docker_shm_size="much"), "'docker_shm_size' of InnerEye's settings 'much' is not a size"),
     ("settings.yml", innereye(wait_for_completion="maybe"), "'wait_for_completion'"),
     ("prod.env.sample", "SUBSCRIPTION_ID=s\n", "is not a supported kind of file"),
@@ -431,7 +596,16 @@ def test_unusable_settings_file_is_refused(project: Path, name: str, content: st
 
 
 def test_dotenv_and_json_files_become_workspace_settings(project: Path) -> None:
-    values = {"A=b": "b", "export A = b": "b", "A='b # c' # d": "b # c", 'A="b"': "b", "A=b # c": "b", "A=b#c": "b#c", "A=": "", "A=b=c==": "b=c=="}
+    values = {
+        "A=b": "b",
+        "export A = b": "b",
+        "A='b # c' # d": "b # c",
+        'A="b"': "b",
+        "A=b # c": "b",
+        "A=b#c": "b#c",
+        "A=": "",
+        "A=b=c==": "b=c==",
+    }
     values |= {
         "A= # c": "",
         "A=#c": "#c",
@@ -446,7 +620,9 @@ def test_dotenv_and_json_files_become_workspace_settings(project: Path) -> None:
     with pytest.raises(BadUsage, match="line 4: not NAME=value") as caught:
         parse_dotenv("A=b\n\n\n'hunter2\n", Path(".env"))
     assert "hunter2" not in f"{caught.value}{caught.value.hint}"
-    got = taken(project, {"prod.env": "RESOURCE_GROUP=rg\nBLOB_SUB_ID=s\nHIML_TENANT_ID=t\nOTHER=1\nEMPTY=\n"}, "prod.env")
+    got = taken(
+        project, {"prod.env": "RESOURCE_GROUP=rg\nBLOB_SUB_ID=s\nHIML_TENANT_ID=t\nOTHER=1\nEMPTY=\n"}, "prod.env"
+    )
     assert got.workspace == {"resource_group": "rg"}
     assert [each.name for each in got.left_out] == ["BLOB_SUB_ID", "HIML_TENANT_ID", "OTHER"]
     assert taken(project, {"config.json": "{}"}, "config.json").workspace == {"workspace_name": "config.json"}

@@ -44,7 +44,16 @@ def local(project: Path) -> SubmitRequest:
 @pytest.fixture
 def cluster(project: Path) -> SubmitRequest:
     """A job for a cluster, in a registered environment."""
-    write_files(project, {"pyproject.toml": "", "train.py": "", "lab/__init__.py": "", "lab/fit.py": "", "environment.yml": "dependencies: [python=3.11]\n"})
+    write_files(
+        project,
+        {
+            "pyproject.toml": "",
+            "train.py": "",
+            "lab/__init__.py": "",
+            "lab/fit.py": "",
+            "environment.yml": "dependencies: [python=3.11]\n",
+        },
+    )
     return SubmitRequest(cwd=project, target="train.py", cluster="gpu", environment="lab:3")
 
 
@@ -53,7 +62,8 @@ def cluster(project: Path) -> SubmitRequest:
     ({"module": "a.b"}, "cannot be combined"),
     ({"target": "src/trian.py"}, "no script 'src/trian.py'"),
     ({"target": "notes.txt"}, "neither a .py nor a .sh"),
-    *(({"target": None, "module": name}, "is not a module name") for name in ("train.py!", "train.py", "src/train", "a..b", "-x")),
+    *(({"target": None, "module": name}, "is not a module name") for name in ("train.py!", "train.py", "src/train",
+        "a..b", "-x")),
     ({"num_nodes": 2}, "one node"),
     ({"processes_per_node": 0}, "at least 1"),
     ({"distribution": "horovod"}, "horovod"),
@@ -65,7 +75,9 @@ def cluster(project: Path) -> SubmitRequest:
     ({"experiment": " "}, "experiment's name is empty"),
     ({"experiment_from_branch": True}, "no git branch"),
 ])  # fmt: skip
-def test_bad_input_is_named_before_anything_is_written(local: SubmitRequest, project: Path, change: dict[str, Any], message: str) -> None:
+def test_bad_input_is_named_before_anything_is_written(
+    local: SubmitRequest, project: Path, change: dict[str, Any], message: str
+) -> None:
     (project / "lib").mkdir()
     before = sorted(project.rglob("*"))
     with pytest.raises(BadUsage, match=message) as caught:
@@ -74,7 +86,9 @@ def test_bad_input_is_named_before_anything_is_written(local: SubmitRequest, pro
     assert change != {"target": "src/trian.py"} or "'src/train.py'" in caught.value.hint
 
 
-def test_git_facts_become_tags_without_secrets(local: SubmitRequest, project: Path, git: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
+def test_git_facts_become_tags_without_secrets(
+    local: SubmitRequest, project: Path, git: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("DEBUG")
     git(project, "init", "-q")
     git(project, "checkout", "-qb", "ada/new-loss")
@@ -82,15 +96,33 @@ def test_git_facts_become_tags_without_secrets(local: SubmitRequest, project: Pa
     git(project, "commit", "-qm", "First model")
     git(project, "remote", "add", "origin", "https://ada:hunter2@example.org/lab.git")
     (project / "run.sh").write_text("changed")
-    spec = prepare_job(replace(local, build={"build_branch": "ci"}, tags={"team": "blue"}, experiment_from_branch=True)).spec
-    wanted = {"build_branch": "ci", "build_source_author": "Ada", "build_source_message": "First model", "build_source_dirty": "true", "team": "blue"}
+    spec = prepare_job(
+        replace(local, build={"build_branch": "ci"}, tags={"team": "blue"}, experiment_from_branch=True)
+    ).spec
+    wanted = {
+        "build_branch": "ci",
+        "build_source_author": "Ada",
+        "build_source_message": "First model",
+        "build_source_dirty": "true",
+        "team": "blue",
+    }
     assert wanted.items() <= spec.tags.items()
     assert spec.tags["build_source_id"] == git(project, "rev-parse", "HEAD").strip()
     assert spec.tags["build_source_repository"] == "https://***@example.org/lab.git"
     assert "hunter2" not in caplog.text, "the remote's password reached the log"
     assert spec.experiment == "ada_new-loss"
-    build = {"build_source_repository": "https://gitlab-ci-token:marked-secret@example.org/lab.git", "build_source_message": "password=marked-secret"}
-    arguments = ("--api_key", "abc123", "--password=hunter2", "https://x.blob.core.windows.net/c?sv=1&sig=SIGNATURE", "--epochs", "3")
+    build = {
+        "build_source_repository": "https://gitlab-ci-token:marked-secret@example.org/lab.git",
+        "build_source_message": "password=marked-secret",
+    }
+    arguments = (
+        "--api_key",
+        "abc123",
+        "--password=hunter2",
+        "https://x.blob.core.windows.net/c?sv=1&sig=SIGNATURE",
+        "--epochs",
+        "3",
+    )
     tags = prepare_job(replace(local, build=build, arguments=arguments)).spec.tags
     assert "--epochs 3" in tags["command_line"]
     assert not [secret for secret in ("abc123", "hunter2", "SIGNATURE", "marked-secret") if secret in str(tags)]
@@ -99,7 +131,9 @@ def test_git_facts_become_tags_without_secrets(local: SubmitRequest, project: Pa
 def test_checkout_is_dirty_clean_or_unknown(
     local: SubmitRequest, project: Path, git: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Untracked files count if they are in the snapshot. A job in place has none, so that there all count but himl's."""
+    """Untracked files count if they are in the snapshot. A job in place has none, so that there all count but
+    himl's.
+    """
     write_files(tmp_path / "lib", {"net.py": ""})
     write_files(project, {".gitignore": "*.bin\n"})
     for root in (tmp_path / "lib", project):
@@ -166,12 +200,16 @@ def test_durations_sizes_inputs_and_outputs() -> None:
     for text in ("100", "0g", "1.5g"):
         with pytest.raises(BadUsage, match=f"'{text}' is not a size"):
             check_size("--shm_size", text)
-    assert parse_data("input", ["mnist", "train=folder/sub:3,datastore=d,mode=mount,target=/data", "local_one=x,local=../data"]) == [
+    assert parse_data(
+        "input", ["mnist", "train=folder/sub:3,datastore=d,mode=mount,target=/data", "local_one=x,local=../data"]
+    ) == [
         DataSpec("INPUT_0", "mnist"),
         DataSpec("train", "folder/sub", "3", datastore="d", mode="mount", target="/data"),
         DataSpec("local_one", "x", local="../data"),
     ]
-    resource = "subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/data/n/versions/1"
+    resource = (
+        "subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/data/n/versions/1"
+    )
     for text, name, version in (
         ("azureml:mnist:1", "mnist", "1"),
         ("azureml:mnist", "mnist", None),
@@ -187,13 +225,25 @@ def test_durations_sizes_inputs_and_outputs() -> None:
     ):
         expected = [DataSpec("INPUT_0", name, version), DataSpec("k", name, version, mode="mount")]
         assert parse_data("input", [text, f"k={text},mode=mount"]) == expected
-    assert parse_data("output", ["azureml:preds", "m=azureml://datastores/d/paths/a/b"]) == [DataSpec("OUTPUT_0", "preds"), DataSpec("m", "a/b", datastore="d")]
+    assert parse_data("output", ["azureml:preds", "m=azureml://datastores/d/paths/a/b"]) == [
+        DataSpec("OUTPUT_0", "preds"),
+        DataSpec("m", "a/b", datastore="d"),
+    ]
     assert parse_data("output", ["preds", "model=m,mode=upload,overwrite=false"]) == [
         DataSpec("OUTPUT_0", "preds"),
         DataSpec("model", "m", mode="upload", overwrite=False),
     ]
-    wrong = {"1a=x": "is not a valid key", "a=x,mod=mount": "unknown 'mod'", "a=x,mode=copy": "mode cannot be 'copy'", "a=x,local=": "has no value"}
-    wrong |= {"azureml:": "the name is missing", "azureml:./x": "is a path", "azureml://datastores/d/paths/x,datastore=e": "which datastore= cannot change"}
+    wrong = {
+        "1a=x": "is not a valid key",
+        "a=x,mod=mount": "unknown 'mod'",
+        "a=x,mode=copy": "mode cannot be 'copy'",
+        "a=x,local=": "has no value",
+    }
+    wrong |= {
+        "azureml:": "the name is missing",
+        "azureml:./x": "is a path",
+        "azureml://datastores/d/paths/x,datastore=e": "which datastore= cannot change",
+    }
     for text, message in {**wrong, "a=": "the name is missing", "a=x,target=./": "target=."}.items():
         with pytest.raises(BadUsage, match=message):
             parse_data("input", [text])
@@ -210,7 +260,14 @@ def test_durations_sizes_inputs_and_outputs() -> None:
 
 def test_experiment_names_become_those_of_azure(cluster: SubmitRequest) -> None:
     names = {name: name for name in ("a-b", "ok_1", "9", "A" * 256)}
-    names |= {"a-b  c": "a-b_c", "x.y/z": "x_y_z", "größe": "gr_e", "實驗": "experiment", "_-a": "a", "a" * 300: "a" * 256}
+    names |= {
+        "a-b  c": "a-b_c",
+        "x.y/z": "x_y_z",
+        "größe": "gr_e",
+        "實驗": "experiment",
+        "_-a": "a",
+        "a" * 300: "a" * 256,
+    }
     assert {name: friendly_experiment(name) for name in names} == names
     assert choose_experiment(None, "src/my-train.py", from_branch=False, git={}) == ("my-train", [])
     job = prepare_job(replace(cluster, experiment="ada/new-loss"))
@@ -221,10 +278,15 @@ def test_experiment_names_become_those_of_azure(cluster: SubmitRequest) -> None:
 
 
 def test_active_environment_is_preferred_but_not_a_tools(tmp_path: Path) -> None:
-    write_files(tmp_path, {"venv/bin/python": "#!/bin/sh\n", "tool/bin/python": "", "tool/uv-receipt.toml": "", "usr/python3": ""})
+    write_files(
+        tmp_path,
+        {"venv/bin/python": "#!/bin/sh\n", "tool/bin/python": "", "tool/uv-receipt.toml": "", "usr/python3": ""},
+    )
     for name in ("venv/bin/python", "tool/bin/python", "usr/python3"):
         (tmp_path / name).chmod(0o755)
-    assert find_python(None, {"VIRTUAL_ENV": str(tmp_path / "venv")}, Path(sys.prefix)) == str(tmp_path / "venv" / "bin" / "python")
+    assert find_python(None, {"VIRTUAL_ENV": str(tmp_path / "venv")}, Path(sys.prefix)) == str(
+        tmp_path / "venv" / "bin" / "python"
+    )
     assert find_python(None, {"PATH": str(tmp_path / "usr")}, tmp_path / "tool") == str(tmp_path / "usr" / "python3")
 
 
@@ -236,7 +298,9 @@ def test_active_environment_is_preferred_but_not_a_tools(tmp_path: Path) -> None
     ({"num_nodes": 2, "processes_per_node": 4, "distribution": "mpi"}, "mpi", 4),
     ({"distribution": "pytorch", "no_mpi_single_node": True}, "pytorch", 1),
 ])  # fmt: skip
-def test_distribution_and_processes(cluster: SubmitRequest, options: dict[str, Any], distribution: str, processes: int | None) -> None:
+def test_distribution_and_processes(
+    cluster: SubmitRequest, options: dict[str, Any], distribution: str, processes: int | None
+) -> None:
     spec = prepare_job(replace(cluster, **options)).spec
     assert (spec.distribution, spec.processes, spec.nodes) == (distribution, processes, options.get("num_nodes", 1))
 
@@ -261,7 +325,11 @@ def test_impossible_cluster_job_is_refused(cluster: SubmitRequest, change: dict[
 def test_settings_count_at_their_place_and_long_tags_are_cut(cluster: SubmitRequest) -> None:
     there = prepare_job(replace(cluster, in_place=True, python="gone", record_in="azure", typed=frozenset({"cluster"})))
     assert (there.spec.in_place, there.spec.python, there.remarks) == (False, "", [])
-    here = prepare_job(replace(cluster, cluster="local", num_nodes=4, shm_size="1g", conda_env=("gone.yml",), typed=frozenset({"shm_size"})))
+    here = prepare_job(
+        replace(
+            cluster, cluster="local", num_nodes=4, shm_size="1g", conda_env=("gone.yml",), typed=frozenset({"shm_size"})
+        )
+    )
     assert (here.spec.cluster, here.spec.nodes, here.spec.environment) == ("", 1, None)
     assert here.remarks == ["Ignored, because the job runs on this machine: --shm_size, num_nodes = 4."]
     both = replace(cluster, conda_env=("environment.yml",))
@@ -270,7 +338,9 @@ def test_settings_count_at_their_place_and_long_tags_are_cut(cluster: SubmitRequ
         assert environment is not None
         assert environment.name == name
     (cluster.cwd / "uv.lock").write_text("version = 1\npackage = []\n")
-    locked = prepare_job(replace(cluster, conda_env=("gone.yml",), requirements="gone.txt", lock="uv.lock", typed=frozenset({"lock"})))
+    locked = prepare_job(
+        replace(cluster, conda_env=("gone.yml",), requirements="gone.txt", lock="uv.lock", typed=frozenset({"lock"}))
+    )
     assert "and 0 packages of 'uv.lock'." in locked.remarks[0]
     with pytest.raises(BadUsage, match="cannot be combined"):
         prepare_job(replace(both, typed=frozenset()))
@@ -301,12 +371,20 @@ def put(azure: StagedWorkspace, name: str, files: dict[str, bytes] | None = None
 
 def register(azure: StagedWorkspace, name: str, path: str, version: str = "1", *, kind: str = "uri_folder") -> None:
     uri = f"azureml://datastores/{DEFAULT}/paths/{path}"
-    asset = {"dataType": kind, "dataUri": uri, "isArchived": False, "properties": {}, "_created": "2026-01-01T00:00:00.0000000+00:00"}
+    asset = {
+        "dataType": kind,
+        "dataUri": uri,
+        "isArchived": False,
+        "properties": {},
+        "_created": "2026-01-01T00:00:00.0000000+00:00",
+    }
     azure.state.assets["data"].setdefault(name, {})[version] = asset
 
 
 def job_with(*inputs: DataSpec, default: str | None = None) -> JobSpec:
-    return JobSpec("lab", Entry(EntryKind.script, "train.py"), Snapshot(Path(), (), 0), inputs=inputs, default_datastore=default)
+    return JobSpec(
+        "lab", Entry(EntryKind.script, "train.py"), Snapshot(Path(), (), 0), inputs=inputs, default_datastore=default
+    )
 
 
 def no_azure() -> None:
@@ -318,10 +396,17 @@ def notices(events: list[Event]) -> list[str]:
 
 
 def test_local_folders_datastores_and_files_of_the_web_need_no_azure(here: LocalWorkspace, web: FileServer) -> None:
-    spec = job_with(DataSpec("a", "mnist"), DataSpec("b", "cifar", datastore="disk"), DataSpec("c", "x", local="somewhere"), DataSpec("d", "mnist", "3"))
+    spec = job_with(
+        DataSpec("a", "mnist"),
+        DataSpec("b", "cifar", datastore="disk"),
+        DataSpec("c", "x", local="somewhere"),
+        DataSpec("d", "mnist", "3"),
+    )
     assert bring_inputs(spec, here, no_azure, ignore) == spec
     web.put("/data/iris.csv", b"5.1\n")
-    (item,) = bring_inputs(job_with(DataSpec("k", f"{web('/data/iris.csv')}?v=1")), here, no_azure, ignore, open_address).inputs
+    (item,) = bring_inputs(
+        job_with(DataSpec("k", f"{web('/data/iris.csv')}?v=1")), here, no_azure, ignore, open_address
+    ).inputs
     assert (Path(str(item.local)).name, Path(str(item.local)).read_bytes()) == ("iris.csv", b"5.1\n")
     missing = job_with(DataSpec("a", "nothing"), default="lake")
     assert bring_inputs(missing, here, lambda: None, ignore) == missing
@@ -345,7 +430,9 @@ def test_cache_follows_the_dataset(stage: Stage, azure_environment: StagedWorksp
         f"Input 'k': downloading dataset 'scans' of {azure_environment.label} to '{folder}'.",
     ]
     if sys.platform != "win32":
-        assert (folder.parent.parent.name, folder.parent.parent.stat().st_mode & 0o777) == ("datasets", 0o700), "the cache is the user's alone"
+        assert (folder.parent.parent.name, folder.parent.parent.stat().st_mode & 0o777) == ("datasets", 0o700), (
+            "the cache is the user's alone"
+        )
     stage.log.clear()
     events.clear()
     assert bring_dataset(workspace, SCANS, None, events.append) == folder
@@ -361,11 +448,18 @@ def test_cache_follows_the_dataset(stage: Stage, azure_environment: StagedWorksp
     azure_environment.put_blob(DEFAULT, "scans//abs.png", b"below the folder")
     bring_dataset(workspace, SCANS, None, ignore)
     where.storage.client.get_blob_client(where.container, "scans/a.png").delete_blob()
-    assert contents(bring_dataset(workspace, SCANS, None, ignore)) == {"abs.png": b"below the folder", "größe ü.txt": "ß".encode()}
+    assert contents(bring_dataset(workspace, SCANS, None, ignore)) == {
+        "abs.png": b"below the folder",
+        "größe ü.txt": "ß".encode(),
+    }
 
 
 def test_dataset_of_one_file_other_version_or_target_folder(
-    azure_environment: StagedWorkspace, workspace: AzureWorkspace, here: LocalWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+    azure_environment: StagedWorkspace,
+    workspace: AzureWorkspace,
+    here: LocalWorkspace,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put(azure_environment, "tables", {"labels.csv": b"a,b\n", "other.csv": b""})
     register(azure_environment, "labels", "tables/labels.csv", kind="uri_file")
@@ -374,7 +468,10 @@ def test_dataset_of_one_file_other_version_or_target_folder(
     assert [one.name for one in path.parent.iterdir()] == ["labels.csv"]
     address = f"azureml://datastores/{DEFAULT}/paths/tables"
     assert bring_dataset(workspace, DataSpec("k", f"{address}/labels.csv"), None, ignore).read_bytes() == b"a,b\n"
-    assert sorted(contents(bring_dataset(workspace, DataSpec("k", address), None, ignore))) == ["labels.csv", "other.csv"]
+    assert sorted(contents(bring_dataset(workspace, DataSpec("k", address), None, ignore))) == [
+        "labels.csv",
+        "other.csv",
+    ]
     state = azure_environment.state
     link = state.storage.blob_link(state.datastores[DEFAULT].container, "tables/labels.csv", permissions="r")
     for one, azure in ((link, no_azure), (link.partition("?")[0], lambda: workspace)):
@@ -394,15 +491,25 @@ def test_dataset_of_one_file_other_version_or_target_folder(
     write_files(project, {"data/scans/mine.txt": "mine", "data/a.png": "mine"})
     folder = bring_dataset(workspace, DataSpec("k", "scans", target="data/scans"), None, ignore)
     assert folder == project / "data" / "scans"
-    assert {name: body for name, body in contents(folder).items() if not name.startswith(".himl")} == {**FILES, "mine.txt": b"mine"}
-    with pytest.raises(TransferIncomplete, match=r"'.*data' has other versions of files of dataset 'scans': 'a\.png'") as caught:
+    assert {name: body for name, body in contents(folder).items() if not name.startswith(".himl")} == {
+        **FILES,
+        "mine.txt": b"mine",
+    }
+    with pytest.raises(
+        TransferIncomplete, match=r"'.*data' has other versions of files of dataset 'scans': 'a\.png'"
+    ) as caught:
         bring_dataset(workspace, DataSpec("k", "scans", target=str(project / "data")), None, ignore)
     assert "target=" in caught.value.hint
     assert (project / "data" / "a.png").read_bytes() == b"mine"
 
 
-def test_missing_dataset_and_service_errors(here: LocalWorkspace, azure_environment: StagedWorkspace, workspace: AzureWorkspace, stage: Stage) -> None:
-    with pytest.raises(NotFound, match=f"Input 'k': unknown data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'"):
+def test_missing_dataset_and_service_errors(
+    here: LocalWorkspace, azure_environment: StagedWorkspace, workspace: AzureWorkspace, stage: Stage
+) -> None:
+    with pytest.raises(
+        NotFound,
+        match=f"Input 'k': unknown data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'",
+    ):
         bring_inputs(job_with(SCANS), here, lambda: workspace, ignore)
     with pytest.raises(HimlError, match="No datastore 'no such store'"):
         bring_dataset(workspace, SCANS, "no such store", ignore)

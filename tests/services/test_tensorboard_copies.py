@@ -1,4 +1,6 @@
-"""Tests of event files for TensorBoard: finding them, copies that grow only by new data, and damaged or replaced ones."""
+"""Tests of event files for TensorBoard: finding them, copies that grow only by new data, and damaged or replaced
+ones.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import IntegrityFailed, ServiceFailed
 from himl_cli.core.events import Event, Finished, Moved, Notice, Planned, ignore
 from himl_cli.core.runs import Run, RunSelection, RunStatus
-from himl_cli.services.tensorboard.copies import OVERLAP, CopiedSource, EventFinder, EventSource, GrowingCopy, ShownFolder, copy_name
+from himl_cli.services.tensorboard.copies import (
+    OVERLAP,
+    CopiedSource,
+    EventFinder,
+    EventSource,
+    GrowingCopy,
+    ShownFolder,
+    copy_name,
+)
 from himl_cli.services.tensorboard.server import sync_once
 from himl_cli.services.tensorboard.shown_runs import SelectedRuns, permanent_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
@@ -62,7 +72,9 @@ def append(azure: StagedWorkspace, content: bytes, name: str = f"logs/{NAME}") -
     azure.state.storage.append("azureml", f"{azure.state.runs[RUN].artifact_prefix}{name}", content)
 
 
-def test_growing_log_is_copied_in_place_by_new_bytes_only(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_growing_log_is_copied_in_place_by_new_bytes_only(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
+) -> None:
     azure.add_run(RUN, "train", status="Running", display_name="First try")
     append(azure, SHORT, f"logs/fold 0/{NAME}")
     source = source_of(workspace, tmp_path / "copies")
@@ -72,7 +84,12 @@ def test_growing_log_is_copied_in_place_by_new_bytes_only(azure: StagedWorkspace
     inode = path.stat().st_ino
     append(azure, LONG[len(SHORT) :], f"logs/fold 0/{NAME}")
     source.update()
-    assert (path.read_bytes(), path.stat().st_ino, source.stats.received, source.is_done) == (LONG, inode, len(LONG) - len(SHORT), False)
+    assert (path.read_bytes(), path.stat().st_ino, source.stats.received, source.is_done) == (
+        LONG,
+        inode,
+        len(LONG) - len(SHORT),
+        False,
+    )
     assert scalars(path.parent) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
     source.update()
     assert source.stats.received == 0
@@ -85,7 +102,9 @@ def test_growing_log_is_copied_in_place_by_new_bytes_only(azure: StagedWorkspace
 
 
 @pytest.mark.parametrize(("size", "counts"), [(5 << 20, True), (3 << 20, False)])
-def test_progress_of_many_bytes_is_told(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, size: int, *, counts: bool) -> None:
+def test_progress_of_many_bytes_is_told(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, size: int, *, counts: bool
+) -> None:
     azure.add_run(RUN, "train")
     put(azure, f"logs/{NAME}", bytes(size))
     events: list[Event] = []
@@ -95,8 +114,12 @@ def test_progress_of_many_bytes_is_told(azure: StagedWorkspace, workspace: Azure
     assert sum(isinstance(event, Finished) for event in events) == counts
 
 
-@pytest.mark.parametrize("other", [event_bytes([9.0]), event_bytes([9.0, 8.0, 7.0, 6.0, 5.0])], ids=["shorter", "longer"])
-def test_replaced_file_gets_second_copy(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, other: bytes) -> None:
+@pytest.mark.parametrize(
+    "other", [event_bytes([9.0]), event_bytes([9.0, 8.0, 7.0, 6.0, 5.0])], ids=["shorter", "longer"]
+)
+def test_replaced_file_gets_second_copy(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, other: bytes
+) -> None:
     azure.add_run(RUN, "train", status="Running")
     put(azure, f"logs/{NAME}", SHORT)
     source = source_of(workspace, tmp_path)
@@ -104,7 +127,11 @@ def test_replaced_file_gets_second_copy(azure: StagedWorkspace, workspace: Azure
     put(azure, f"logs/{NAME}", other)
     source.update()
     second = tmp_path / RUN / f"{NAME}.himl2"
-    assert ([*source.files.values()], second.read_bytes(), (tmp_path / RUN / NAME).read_bytes()) == ([second], other, SHORT)
+    assert ([*source.files.values()], second.read_bytes(), (tmp_path / RUN / NAME).read_bytes()) == (
+        [second],
+        other,
+        SHORT,
+    )
     again = source_of(workspace, tmp_path)
     assert again.files == {second.name: second}, "what is shown before the first look"
     again.update()
@@ -123,10 +150,15 @@ def test_sync_goes_on_after_a_failed_run(azure: StagedWorkspace, workspace: Azur
 
 
 @pytest.mark.parametrize("at", ["", "sub", f"sub/{NAME}"])
-def test_names_and_links_do_not_lead_out_of_folder(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, at: str) -> None:
+def test_names_and_links_do_not_lead_out_of_folder(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, at: str
+) -> None:
     azure.add_run(RUN)
     bad = f"a/../../../{NAME}"
-    azure.put_artifacts(azure.state.runs[RUN], {f"logs/sub/{NAME}": LONG, f"logs/{NAME}": SHORT, "logs/" + bad.replace("/", "\\"): SHORT})
+    azure.put_artifacts(
+        azure.state.runs[RUN],
+        {f"logs/sub/{NAME}": LONG, f"logs/{NAME}": SHORT, "logs/" + bad.replace("/", "\\"): SHORT},
+    )
     outside, folder = tmp_path / "outside", tmp_path / "copies"
     outside.mkdir()
     (outside / NAME).write_bytes(b"")
@@ -145,13 +177,18 @@ def test_names_and_links_do_not_lead_out_of_folder(azure: StagedWorkspace, works
 
 def test_local_runs_are_served_where_they_lie(project: Path, tmp_path: Path) -> None:
     runs = RecordedRuns(project)
-    first = runs.add(RUN, files={f"logs/a/{NAME}": LONG, f"logs/b/{NAME}": LONG, "logs/notes.txt": "x", f"outputs/{NAME}": SHORT})
+    first = runs.add(
+        RUN, files={f"logs/a/{NAME}": LONG, f"logs/b/{NAME}": LONG, "logs/notes.txt": "x", f"outputs/{NAME}": SHORT}
+    )
     second = runs.add("train_2_bb", status=RunStatus.canceled, files={f"outputs/deep/{NAME}": SHORT})
     sources = sources_of(runs.workspace, [first, second], tmp_path)
     synced, problem = sync_once(sources, ignore)
     folder = project / ".himl" / "runs"
     assert problem is None
-    assert [(one.folder, one.files, one.new_bytes) for one in synced] == [(folder / first / "code" / "logs", 2, 0), (folder / second / "code", 1, 0)]
+    assert [(one.folder, one.files, one.new_bytes) for one in synced] == [
+        (folder / first / "code" / "logs", 2, 0),
+        (folder / second / "code", 1, 0),
+    ]
     shown = ShownFolder(tmp_path / "shown")
     for source in sources:
         shown.show(source.name, source.files)
@@ -176,13 +213,19 @@ PLUGINS: dict[str, str | bytes] = {
 def test_files_of_plugins_are_shown_beside_event_files(
     azure: StagedWorkspace, workspace: AzureWorkspace, project: Path, tmp_path: Path, *, has_events: bool
 ) -> None:
-    """The projector requires real files in place of links. Other files of a run, such as checkpoints, stay where they are."""
+    """The projector requires real files in place of links. Other files of a run, such as checkpoints, stay where
+    they are.
+    """
     shown = PLUGINS | ({f"fold/{NAME}": LONG} if has_events else {})
-    files = {f"logs/{name}": content for name, content in (shown | {"fold/last.ckpt": b"c", "fold/00000/notes.txt": "n"}).items()}
+    files = {
+        f"logs/{name}": content
+        for name, content in (shown | {"fold/last.ckpt": b"c", "fold/00000/notes.txt": "n"}).items()
+    }
     runs = RecordedRuns(project)
     runs.add("train_2_bb", files=files)
     azure.put_artifacts(
-        azure.add_run(RUN, "train", status="Running"), {name: each if isinstance(each, bytes) else each.encode() for name, each in files.items()}
+        azure.add_run(RUN, "train", status="Running"),
+        {name: each if isinstance(each, bytes) else each.encode() for name, each in files.items()},
     )
     for source in (source_of(workspace, tmp_path), *sources_of(runs.workspace, ["train_2_bb"], tmp_path)):
         source.update()
@@ -198,20 +241,35 @@ def test_files_of_plugins_are_shown_beside_event_files(
             board.show("run", source.by_attempt(source.files))
             assert (board.root / "run" / vectors).read_text() == content
             assert not (board.root / "run" / vectors).is_symlink()
-        assert {name: each.encode() if isinstance(each, str) else each for name, each in (shown | {vectors: content}).items()} == contents(board.root / "run")
+        assert {
+            name: each.encode() if isinstance(each, str) else each
+            for name, each in (shown | {vectors: content}).items()
+        } == contents(board.root / "run")
 
 
 def test_event_files_of_several_attempts_are_shown_apart(project: Path, tmp_path: Path) -> None:
     begin = 1_772_366_400
-    attempts = [[1000 * begin, 1000 * begin + 4000, "failed: exit code 1"], [1000 * begin + 10_500, None, ""], [1000 * begin + 20_000, None, ""]]
-    names = [f"{folder}events.out.tfevents.{begin + seconds}.host.1.{seconds}" for folder in ("", "version_0/") for seconds in (2, 10, 30)]
+    attempts = [
+        [1000 * begin, 1000 * begin + 4000, "failed: exit code 1"],
+        [1000 * begin + 10_500, None, ""],
+        [1000 * begin + 20_000, None, ""],
+    ]
+    names = [
+        f"{folder}events.out.tfevents.{begin + seconds}.host.1.{seconds}"
+        for folder in ("", "version_0/")
+        for seconds in (2, 10, 30)
+    ]
     runs = RecordedRuns(project)
-    run_id = runs.add(RUN, tags={"himl.attempts": json.dumps(attempts)}, files={f"logs/{name}": SHORT for name in [*names, NAME]})
+    run_id = runs.add(
+        RUN, tags={"himl.attempts": json.dumps(attempts)}, files={f"logs/{name}": SHORT for name in [*names, NAME]}
+    )
     shown, [source] = ShownFolder(tmp_path / "shown"), sources_of(runs.workspace, [run_id], tmp_path)
     source.update()
     shown.show(source.name, source.by_attempt(source.files))
     folders = ["", "try_2/", "try_3/"] * 2
-    assert {*contents(shown.root / source.name)} == {f"{folder}{name}" for folder, name in zip(folders, names, strict=True)} | {NAME}
+    assert {*contents(shown.root / source.name)} == {
+        f"{folder}{name}" for folder, name in zip(folders, names, strict=True)
+    } | {NAME}
     assert source.folder == project / ".himl" / "runs" / run_id / "code" / "logs"
 
 
@@ -226,7 +284,9 @@ def source(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("fault", [FlipByte(OVERLAP + 4), FlipByte(3), WrongMd5()], ids=str)
-def test_damage_is_repaired_or_an_error_that_leaves_the_copy(azure: StagedWorkspace, source: EventSource, tmp_path: Path, fault: Action) -> None:
+def test_damage_is_repaired_or_an_error_that_leaves_the_copy(
+    azure: StagedWorkspace, source: EventSource, tmp_path: Path, fault: Action
+) -> None:
     append(azure, LONG[len(SHORT) :])
     azure.stage.faults.add(fault, GET)
     source.update()
@@ -242,7 +302,9 @@ def test_damage_is_repaired_or_an_error_that_leaves_the_copy(azure: StagedWorksp
 
 
 @pytest.mark.parametrize("is_copied", [True, False])
-def test_file_that_changes_at_each_read_is_an_error(azure: StagedWorkspace, source: EventSource, tmp_path: Path, is_copied: bool) -> None:
+def test_file_that_changes_at_each_read_is_an_error(
+    azure: StagedWorkspace, source: EventSource, tmp_path: Path, is_copied: bool
+) -> None:
     if is_copied:
         append(azure, LONG[len(SHORT) :])
     else:
@@ -275,7 +337,9 @@ def copies(folder: Path) -> Mapping[str, bytes]:
 
 
 @given(st.lists(st.binary(min_size=0, max_size=60), min_size=1, max_size=6), st.integers(1, 40))
-def test_copy_equals_original_however_that_grew(tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], at_once: int) -> None:
+def test_copy_equals_original_however_that_grew(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], at_once: int
+) -> None:
     path, original, requested = tmp_path_factory.mktemp("copy") / "sub" / NAME, b"", 0
     for piece in pieces:
         original += piece

@@ -92,7 +92,9 @@ def requests(azure: StagedWorkspace, act: Callable[[], object]) -> list[str]:
     return azure.requests()[before:]
 
 
-def test_runs_that_come_to_match_join_and_none_leaves(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_runs_that_come_to_match_join_and_none_leaves(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
+) -> None:
     azure.add_run("train_1", "train")
     azure.add_run("train_2", "train", status="Running")
     selection = Selection(workspace, tmp_path, experiment="train")
@@ -118,8 +120,12 @@ def test_runs_that_come_to_match_join_and_none_leaves(azure: StagedWorkspace, wo
     assert (selection.ids, selection.open) == (["old_2", "old_0", "old_1"], ["old_0", "old_1"])
 
 
-def test_sweep_shows_trials_and_new_ones_join(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
-    sweep = add_sweep(azure, "hunt", [{"lr": 0.1, "depth": 3}, {"lr": 0.01, "depth": 3}], statuses={1: "Running"}, experiment="tuning")
+def test_sweep_shows_trials_and_new_ones_join(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
+) -> None:
+    sweep = add_sweep(
+        azure, "hunt", [{"lr": 0.1, "depth": 3}, {"lr": 0.01, "depth": 3}], statuses={1: "Running"}, experiment="tuning"
+    )
     selection = Selection(workspace, tmp_path, runs=["hunt"])
     assert selection.names == ["hunt", "lr=0.1_depth=3-hunt_0", "lr=0.01_depth=3-hunt_1"]
     add_trial(azure.state, sweep, 2, {"lr": 0.5, "depth": 1})
@@ -136,14 +142,24 @@ def test_sweep_shows_trials_and_new_ones_join(azure: StagedWorkspace, workspace:
     assert len(Selection(workspace, tmp_path, experiment="tuning").ids) == 4
 
 
-def test_pipeline_and_children_are_shown_with_runs_below_them(runs: RecordedRuns, project: Path, alive: Callable[[str], str]) -> None:
+def test_pipeline_and_children_are_shown_with_runs_below_them(
+    runs: RecordedRuns, project: Path, alive: Callable[[str], str]
+) -> None:
     alive(runs.add("pipe", status=RunStatus.running, tags={"himl.many": "pipeline"}, display_name="Nightly"))
-    runs.add("pipe_step", parent="pipe", tags={"himl.step": "step1"}, display_name="prepare", files={f"logs/{NAME}": LONG})
+    runs.add(
+        "pipe_step", parent="pipe", tags={"himl.step": "step1"}, display_name="prepare", files={f"logs/{NAME}": LONG}
+    )
     selection = Selection(runs.workspace, project, runs=["pipe"])
     assert selection.names == ["Nightly-pipe", "prepare-pipe_step"]
-    alive(runs.add("hunt", parent="pipe", status=RunStatus.running, tags={"himl.many": "crossval"}, display_name="folds"))
+    alive(
+        runs.add("hunt", parent="pipe", status=RunStatus.running, tags={"himl.many": "crossval"}, display_name="folds")
+    )
     for fold in range(2):
-        runs.add(f"hunt_{fold}", parent="hunt", tags={"hyperparameters": f'{{"crossval_index": {fold}}}', "himl.trial": str(fold)})
+        runs.add(
+            f"hunt_{fold}",
+            parent="hunt",
+            tags={"hyperparameters": f'{{"crossval_index": {fold}}}', "himl.trial": str(fold)},
+        )
     selection.renew()
     assert selection.names[2:] == ["folds-hunt", "crossval_index=0-hunt_0", "crossval_index=1-hunt_1"]
     runs.add("alone")
@@ -157,7 +173,9 @@ def test_pipeline_and_children_are_shown_with_runs_below_them(runs: RecordedRuns
     assert selection.ids == ["nested_1", "nested_2"]
 
 
-def test_children_are_requested_at_once_and_once_of_ended_runs(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_children_are_requested_at_once_and_once_of_ended_runs(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
+) -> None:
     for number in range(12):
         azure.add_run(f"parent_{number}", "train", status="Running" if number % 2 else "Completed")
         azure.add_run(f"child_{number}", "train", parent=f"parent_{number}", status="Completed")
@@ -178,8 +196,12 @@ def submit(folder: Path, run: str) -> None:
     (folder / LATEST_RUN_FILE).write_text(f"train:{run}\n")
 
 
-@pytest.mark.parametrize("named", [{}, {"latest_run_file": LATEST_RUN_FILE}, {"runs": ["latest"]}], ids=["nearest file", "file", "latest"])
-def test_run_submitted_later_joins(runs: RecordedRuns, project: Path, alive: Callable[[str], str], named: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "named", [{}, {"latest_run_file": LATEST_RUN_FILE}, {"runs": ["latest"]}], ids=["nearest file", "file", "latest"]
+)
+def test_run_submitted_later_joins(
+    runs: RecordedRuns, project: Path, alive: Callable[[str], str], named: dict[str, Any]
+) -> None:
     runs.add("train_1")
     submit(project, "train_1")
     selection = Selection(runs.workspace, project, **named)
@@ -214,10 +236,19 @@ def test_run_deleted_or_without_event_files_is_reported(runs: RecordedRuns, proj
 
 def test_run_names_are_readable_short_and_distinct(runs: RecordedRuns) -> None:
     values = '{"lr": 0.1, "opt": "adam"}'
-    named = [("", ""), ("First try", "First_try"), ("lr=0.1, big", "lr=0.1_big"), ("../../x", "x"), ("größer 🙂", "größer"), ("run_5", "lr=0.1_opt=adam")]
+    named = [
+        ("", ""),
+        ("First try", "First_try"),
+        ("lr=0.1, big", "lr=0.1_big"),
+        ("../../x", "x"),
+        ("größer 🙂", "größer"),
+        ("run_5", "lr=0.1_opt=adam"),
+    ]
     for number, (display_name, name) in enumerate([*named, ("sincere_wolf_6", "lr=0.1_opt=adam"), ("run_7", "")]):
         tags = {"hyperparameters": values} if "opt" in name else {}
-        runs.add(f"run_{number}", parent="hunt" if "wolf" in display_name else None, display_name=display_name, tags=tags)
+        runs.add(
+            f"run_{number}", parent="hunt" if "wolf" in display_name else None, display_name=display_name, tags=tags
+        )
         assert readable_name(runs.workspace.run(f"run_{number}")) == "-".join(filter(None, (name, f"run_{number}")))
     many = ", ".join(f'"hyperparameter_{number}": {number / 7}' for number in range(20))
     runs.add("hunt_1", parent="hunt", tags={"hyperparameters": f"{{{many}}}"})
@@ -235,7 +266,11 @@ def test_run_names_are_readable_short_and_distinct(runs: RecordedRuns) -> None:
 def listed_folders(azure: StagedWorkspace, finder: EventFinder, looks: int) -> Sequence[str]:
     """Return the folders of the run that were listed."""
     lines = requests(azure, lambda: [finder.find() for _ in range(looks)])
-    return [line.partition("_1%2F")[2].partition("&")[0].partition(" ")[0].replace("%2F", "/") for line in lines if "comp=list" in line]
+    return [
+        line.partition("_1%2F")[2].partition("&")[0].partition(" ")[0].replace("%2F", "/")
+        for line in lines
+        if "comp=list" in line
+    ]
 
 
 def test_only_folder_with_event_files_is_listed(azure: StagedWorkspace, workspace: AzureWorkspace) -> None:
@@ -250,7 +285,12 @@ def test_only_folder_with_event_files_is_listed(azure: StagedWorkspace, workspac
     run = azure.add_run("other_1", "train", status="Running")
     azure.put_artifact(run, f"outputs/tb/a/{NAME}", LONG)
     finder = EventFinder(workspace.run_files("other_1"), "logs")
-    assert listed_folders(azure, finder, FULL_LISTING_EVERY) == ["logs/", "", *["outputs/tb/a/"] * (FULL_LISTING_EVERY - 2), ""]
+    assert listed_folders(azure, finder, FULL_LISTING_EVERY) == [
+        "logs/",
+        "",
+        *["outputs/tb/a/"] * (FULL_LISTING_EVERY - 2),
+        "",
+    ]
     azure.put_artifacts(run, {f"logs/{NAME}": LONG, f"outputs/tb/b/{NAME}": LONG})
     assert [*finder.find(is_last=True)] == [f"logs/{NAME}", f"outputs/tb/a/{NAME}", f"outputs/tb/b/{NAME}"]
 
@@ -276,7 +316,9 @@ class Watch:
         self.until(lambda: path.exists() and path.read_bytes() == content)
 
 
-def test_stalled_run_does_not_delay_other_or_new_runs(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_stalled_run_does_not_delay_other_or_new_runs(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
+) -> None:
     grows = azure.add_run("train_1", "train", status="Running")
     azure.add_run("train_2", "train", status="Running")
     azure.state.storage.append("azureml", f"{grows.artifact_prefix}logs/{NAME}", SHORT)
@@ -307,7 +349,9 @@ def test_bytes_after_end_of_run_are_shown(azure: StagedWorkspace, workspace: Azu
     assert (source.is_done, source.files[NAME].read_bytes()) == (True, LONG)
 
 
-def test_damaged_bytes_are_reported_once_and_fetched_again(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
+def test_damaged_bytes_are_reported_once_and_fetched_again(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
+) -> None:
     run = azure.add_run("train_1", "train", status="Running")
     azure.state.storage.append("azureml", f"{run.artifact_prefix}logs/{NAME}", SHORT)
     watch = Watch(workspace, tmp_path, runs=["train_1"])
@@ -322,11 +366,16 @@ def test_damaged_bytes_are_reported_once_and_fetched_again(azure: StagedWorkspac
     watch.shows("train_1", LONG)
     watch.until(lambda: len(watch.events) > 1)
     damaged, again = watch.events
-    assert (str(damaged).count("himl keeps trying. TensorBoard shows the local files."), again) == (1, Notice("The service responds again."))
+    assert (str(damaged).count("himl keeps trying. TensorBoard shows the local files."), again) == (
+        1,
+        Notice("The service responds again."),
+    )
 
 
 @pytest.mark.parametrize("status", ["Completed", "Running"])
-def test_named_run_without_event_files_ends_with_not_found(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, status: str) -> None:
+def test_named_run_without_event_files_ends_with_not_found(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, status: str
+) -> None:
     azure.add_run("train_1", "train", status=status)
     with azure.stage.holding(r"GET .*prefix=.*train_1", times=None if status == "Running" else 0):
         watch = Watch(workspace, tmp_path, runs=["train_1"])
@@ -334,12 +383,20 @@ def test_named_run_without_event_files_ends_with_not_found(azure: StagedWorkspac
             del azure.state.runs["train_1"]
         with pytest.raises(NotFound, match="Run 'train_1' has no event files"):
             watch.until(lambda: False)
-    gone = [event.text for event in watch.events if isinstance(event, Notice) and event.text.endswith("himl stops updating it.")]
+    gone = [
+        event.text
+        for event in watch.events
+        if isinstance(event, Notice) and event.text.endswith("himl stops updating it.")
+    ]
     assert len(gone) == (status == "Running")
 
 
-def test_name_impossible_here_is_reported_once(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> None:
-    azure.put_artifacts(azure.add_run("train_1", "train", status="Running"), {f"logs/a/..\\..\\{NAME}": SHORT, f"logs/{NAME}": SHORT})
+def test_name_impossible_here_is_reported_once(
+    azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
+) -> None:
+    azure.put_artifacts(
+        azure.add_run("train_1", "train", status="Running"), {f"logs/a/..\\..\\{NAME}": SHORT, f"logs/{NAME}": SHORT}
+    )
     watch = Watch(workspace, tmp_path, runs=["train_1"])
     watch.until(lambda: bool(watch.events))
     before = len(azure.requests(r"GET .*prefix="))

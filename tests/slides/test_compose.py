@@ -23,7 +23,15 @@ from PIL import Image
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.events import Counted, Counting, Event, Notice, ignore
 from himl_cli.slides.captions import GREY
-from himl_cli.slides.compose import BAND_BYTES, HELD_BYTES, CellPainter, Progress, layout_remarks, make_montage, painted_bands
+from himl_cli.slides.compose import (
+    BAND_BYTES,
+    HELD_BYTES,
+    CellPainter,
+    Progress,
+    layout_remarks,
+    make_montage,
+    painted_bands,
+)
 from himl_cli.slides.encoding import JpegFile
 from himl_cli.slides.layout import fit_layout, fitted, himl_layout
 from himl_cli.slides.pictures import LARGE, PALETTE, Setting, find_sources
@@ -66,10 +74,18 @@ class Slides:
     def said(self) -> list[str]:
         return [event.text for event in self.events if isinstance(event, Notice)]
 
-    def montage(self, width: int | None = 1000, entries: Sequence[SlideEntry] | None = None, place: SlideFolder | None = None, **others: Any) -> MontageResult:
+    def montage(
+        self,
+        width: int | None = 1000,
+        entries: Sequence[SlideEntry] | None = None,
+        place: SlideFolder | None = None,
+        **others: Any,
+    ) -> MontageResult:
         options: dict[str, Any] = {"formats": (ImageFormat.png,), "workers": 2, **others}
         request = MontageRequest(self.folder.parent / "out", width, **options)
-        return make_montage(request, self.entries if entries is None else entries, place or LocalFolder(self.folder), self.events.append)
+        return make_montage(
+            request, self.entries if entries is None else entries, place or LocalFolder(self.folder), self.events.append
+        )
 
 
 @pytest.fixture
@@ -77,7 +93,9 @@ def slides(tmp_path: Path) -> Slides:
     made = Slides(tmp_path / "slides")
     made.folder.mkdir()
     for number, size in enumerate(SIZES):
-        levels = write_tiff(made.folder / f"{number}.tiff", slide_picture(number, size), levels=2, compression="deflate", tile=64)
+        levels = write_tiff(
+            made.folder / f"{number}.tiff", slide_picture(number, size), levels=2, compression="deflate", tile=64
+        )
         made.pictures.append(np.asarray(levels[-1]))
         made.entries.append(SlideEntry(f"slide {number}", f"{number}.tiff", label=str(number % 2)))
     return made
@@ -121,7 +139,11 @@ def test_each_slide_lies_in_its_cell_with_its_proportions(slides: Slides) -> Non
 @pytest.mark.parametrize(("style", "width"), [(LayoutStyle.fit, 2500), (LayoutStyle.himl, 300)])
 def test_the_number_of_workers_changes_no_byte(style: LayoutStyle, width: int, slides: Slides) -> None:
     """The number of cores makes no difference either. A job's montage equals one made locally."""
-    entries = [*slides.entries, SlideEntry("broken", write_broken("zeroed-some", slides.folder).name), SlideEntry("gone", "gone.tiff")]
+    entries = [
+        *slides.entries,
+        SlideEntry("broken", write_broken("zeroed-some", slides.folder).name),
+        SlideEntry("gone", "gone.tiff"),
+    ]
     formats, out = tuple(ImageFormat), slides.folder.parent / "out"
     one, files = slides.montage(width, entries, layout=style, workers=1, formats=formats), contents(out)
     other = slides.montage(width, entries, layout=style, workers=8, formats=formats)
@@ -131,11 +153,19 @@ def test_the_number_of_workers_changes_no_byte(style: LayoutStyle, width: int, s
 
 def test_slides_that_cannot_be_read_are_marked_and_recorded(slides: Slides) -> None:
     broken = write_broken("zeroed-some", slides.folder).name
-    bad = [SlideEntry("late", broken), SlideEntry("gone", "gone.tiff"), SlideEntry("none", ""), SlideEntry("nul", "b\0.png"), SlideEntry("long", "c" * 5000)]
+    bad = [
+        SlideEntry("late", broken),
+        SlideEntry("gone", "gone.tiff"),
+        SlideEntry("none", ""),
+        SlideEntry("nul", "b\0.png"),
+        SlideEntry("long", "c" * 5000),
+    ]
     slides.montage()
     slides.events.clear()
     result = slides.montage(1500, [*bad, *slides.entries, *slides.entries[:1]], level=0)
-    assert [(cell.slide_id, cell.is_ok, cell.picture) for cell in result.failed] == [(each.slide_id, False, None) for each in bad]
+    assert [(cell.slide_id, cell.is_ok, cell.picture) for cell in result.failed] == [
+        (each.slide_id, False, None) for each in bad
+    ]
     picture = pixels(result)
     for cell in result.failed:
         room = cut(picture, cell.box)[: cell.box.width // 3]
@@ -157,7 +187,9 @@ def test_a_level_is_chosen_for_the_cell_and_a_missing_one_told_once(slides: Slid
     result = slides.montage(level=5)
     assert {cell.level for cell in result.cells} == {1}
     assert all(cell.remark for cell in result.cells)
-    assert slides.said == ["Level 5 is missing in 5 slides, for which the nearest one was read. See the column 'remark' of montage.csv."]
+    assert slides.said == [
+        "Level 5 is missing in 5 slides, for which the nearest one was read. See the column 'remark' of montage.csv."
+    ]
 
 
 @pytest.mark.parametrize("level", [0, 1, None])
@@ -166,8 +198,14 @@ def test_without_a_width_no_slide_is_enlarged(level: int | None, slides: Slides)
     labels = write_mask(slides.folder / "mask.tiff", seed=4, size=(150, 100), levels=1)
     result = slides.montage(None, [*slides.entries[:4], replace(slides.entries[4], mask="mask.tiff")], level=level)
     picture, small = pixels(result), result.cells[4]
-    read = [(size[0] // (1 + (cell.level or 0)), size[1] // (1 + (cell.level or 0))) for cell, size in zip(result.cells, SIZES, strict=True)]
-    assert all(box_of(cell).width <= size[0] and box_of(cell).height <= size[1] for cell, size in zip(result.cells, read, strict=True))
+    read = [
+        (size[0] // (1 + (cell.level or 0)), size[1] // (1 + (cell.level or 0)))
+        for cell, size in zip(result.cells, SIZES, strict=True)
+    ]
+    assert all(
+        box_of(cell).width <= size[0] and box_of(cell).height <= size[1]
+        for cell, size in zip(result.cells, read, strict=True)
+    )
     assert box_of(small).size == read[4]
     shown = nearest(PALETTE[labels], read[4])
     room = cut(picture, small.box)[:, small.box.width // 2 :]
@@ -178,8 +216,21 @@ def test_without_a_width_no_slide_is_enlarged(level: int | None, slides: Slides)
 
 def test_all_formats_show_the_same(slides: Slides, tmp_path: Path) -> None:
     result = slides.montage(formats=tuple(ImageFormat))
-    assert [path.name for path in result.files] == ["montage.png", "montage.jpg", "index.html", "montage.dzi", "montage.csv"]
-    assert sorted(os.listdir(tmp_path / "out")) == ["index.html", "montage.csv", "montage.dzi", "montage.jpg", "montage.png", "montage_files"]
+    assert [path.name for path in result.files] == [
+        "montage.png",
+        "montage.jpg",
+        "index.html",
+        "montage.dzi",
+        "montage.csv",
+    ]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        "index.html",
+        "montage.csv",
+        "montage.dzi",
+        "montage.jpg",
+        "montage.png",
+        "montage_files",
+    ]
     assert result.jpg_size == result.size
     assert np.abs(pixels(result).astype(int) - pixels(result, "montage.jpg")).mean() < 3
     with Image.open(tmp_path / "out" / "montage_files" / str((max(result.size) - 1).bit_length()) / "0_0.jpg") as tile:
@@ -194,7 +245,9 @@ def labels(slides: Slides) -> NDArray[np.uint8]:
 def test_masks_are_drawn_beside_slides_in_label_colours(slides: Slides, labels: NDArray[np.uint8]) -> None:
     Image.fromarray(np.tile(np.arange(0, 250, dtype=np.uint8), (250, 1))).save(slides.folder / "shades.png")
     masks = ("mask.tiff", None, "gone.tiff", "shades.png")
-    result = slides.montage(entries=[replace(entry, mask=mask) for entry, mask in zip(slides.entries, masks, strict=False)])
+    result = slides.montage(
+        entries=[replace(entry, mask=mask) for entry, mask in zip(slides.entries, masks, strict=False)]
+    )
     picture, (with_mask, without, failed, shaded) = pixels(result), result.cells
     room = fit_layout([width / height for width, height in SIZES[:4]], has_masks=True, width=1000).cells[0].mask
     assert room is not None
@@ -202,7 +255,9 @@ def test_masks_are_drawn_beside_slides_in_label_colours(slides: Slides, labels: 
     assert np.array_equal(cut(picture, box), PALETTE[nearest(labels, box.size)])
     assert box_of(with_mask).x + box_of(with_mask).width < with_mask.box.x + with_mask.box.width / 2
     box = box_of(without)
-    assert abs((box.x - without.box.x) - (without.box.x + without.box.width - box.x - box.width)) <= 1, "it stands in the middle of its cell"
+    assert abs((box.x - without.box.x) - (without.box.x + without.box.width - box.x - box.width)) <= 1, (
+        "it stands in the middle of its cell"
+    )
     assert (failed.is_ok, failed.reason) == (True, "mask: it does not exist")
     assert np.array_equal(cut(picture, box_of(failed)), resized(slides.pictures[2], box_of(failed).size, quick()))
     beside = cut(picture, failed.box)[:, failed.box.width // 2 + 10 :]
@@ -221,27 +276,58 @@ def test_labels_of_masks_have_colours_whatever_their_channel_and_number(slides: 
     zero: NDArray[np.uint8] = np.zeros((60, 80), np.uint8)
     two = zero.copy()
     two[20:40, 10:40], two[20:40, 40:70] = 1, 2
-    many = np.repeat(np.repeat(np.random.default_rng(1).permutation(256).astype(np.uint8).reshape(16, 16), 4, 0)[:60], 5, 1)
+    many = np.repeat(
+        np.repeat(np.random.default_rng(1).permutation(256).astype(np.uint8).reshape(16, 16), 4, 0)[:60], 5, 1
+    )
     soft = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (60, 1))
     painted = np.dstack([np.where(two == 1, 255, 0), np.where(two == 2, 255, 0), zero]).astype(np.uint8)
     cases: dict[str, tuple[NDArray[Any], NDArray[np.uint8], str]] = {
-        **{f"channel {each}": (np.dstack([two if each == other else zero for other in range(3)]), PALETTE[two], "") for each in range(3)},
+        **{
+            f"channel {each}": (np.dstack([two if each == other else zero for other in range(3)]), PALETTE[two], "")
+            for each in range(3)
+        },
         "beside full channels": (np.dstack([zero + 255, two, zero + 255]), PALETTE[two], ""),
-        "several channels": (np.dstack([two, two * 3, zero]), PALETTE[two], "mask: several channels have labels (red is shown)"),
+        "several channels": (
+            np.dstack([two, two * 3, zero]),
+            PALETTE[two],
+            "mask: several channels have labels (red is shown)",
+        ),
         "tens": (two * 100, PALETTE[two * 100], ""),
         "many": (many, PALETTE[many], f"mask: labels are a guess ({len(np.unique(many)) - 1} values)"),
-        "numbers": (many.astype(np.int32) + 255 * (many > 0), PALETTE[many], f"mask: labels are a guess ({len(np.unique(many)) - 1} values)"),
-        "binary": (np.where(two > 0, 255, 0).astype(np.uint8), np.repeat(np.where(two > 0, 255, 0)[..., None], 3, 2), ""),
-        "share": (np.where(two > 0, 0.7, 0).astype(np.float32), np.repeat(np.where(two > 0, 178, 0)[..., None], 3, 2), ""),
+        "numbers": (
+            many.astype(np.int32) + 255 * (many > 0),
+            PALETTE[many],
+            f"mask: labels are a guess ({len(np.unique(many)) - 1} values)",
+        ),
+        "binary": (
+            np.where(two > 0, 255, 0).astype(np.uint8),
+            np.repeat(np.where(two > 0, 255, 0)[..., None], 3, 2),
+            "",
+        ),
+        "share": (
+            np.where(two > 0, 0.7, 0).astype(np.float32),
+            np.repeat(np.where(two > 0, 178, 0)[..., None], 3, 2),
+            "",
+        ),
         "floats": (two.astype(np.float32), PALETTE[two], ""),
         "shades": (soft, np.repeat(soft[..., None], 3, 2), ""),
-        "few shades": (soft // 8 * 8, np.repeat((soft // 8 * 8)[..., None], 3, 2), "mask: shades are a guess (31 values)"),
+        "few shades": (
+            soft // 8 * 8,
+            np.repeat((soft // 8 * 8)[..., None], 3, 2),
+            "mask: shades are a guess (31 values)",
+        ),
         "painted": (painted, painted, ""),
     }
     assert len(np.unique(PALETTE, axis=0)) == 256
     entries = []
     for number, (mask, _, _) in enumerate(cases.values()):
-        write_tiff(slides.folder / f"mask{number}.tiff", mask, compression="deflate", tile=None, photometric="rgb" if mask.ndim == 3 else "minisblack")
+        write_tiff(
+            slides.folder / f"mask{number}.tiff",
+            mask,
+            compression="deflate",
+            tile=None,
+            photometric="rgb" if mask.ndim == 3 else "minisblack",
+        )
         Image.fromarray(slide_picture(number, mask.shape[1::-1])).save(slides.folder / f"{number}.png")
         entries.append(SlideEntry(str(number), f"{number}.png", mask=f"mask{number}.tiff"))
     slides.events.clear()
@@ -249,10 +335,19 @@ def test_labels_of_masks_have_colours_whatever_their_channel_and_number(slides: 
     for (name, (_, expected, remark)), cell in zip(cases.items(), result.cells, strict=True):
         box = box_of(cell)
         assert (name, cell.remark) == (name, remark)
-        shown = cut(pixels(result), Box(cell.box.x + cell.box.width // 2, cell.box.y, cell.box.width - cell.box.width // 2, cell.box.height))
+        shown = cut(
+            pixels(result),
+            Box(cell.box.x + cell.box.width // 2, cell.box.y, cell.box.width - cell.box.width // 2, cell.box.height),
+        )
         middle = expected[box.height // 2]
-        assert any((row[left : left + len(middle)] == middle).all() for row in shown for left in range(len(row) - len(middle))), name
-    assert slides.said == ["'4': mask: several channels have labels.", "'6', '7': mask: labels are a guess.", "'12': mask: shades are a guess."]
+        assert any(
+            (row[left : left + len(middle)] == middle).all() for row in shown for left in range(len(row) - len(middle))
+        ), name
+    assert slides.said == [
+        "'4': mask: several channels have labels.",
+        "'6', '7': mask: labels are a guess.",
+        "'12': mask: shades are a guess.",
+    ]
 
 
 def test_dark_slides_and_doubtful_masks_are_named(slides: Slides) -> None:
@@ -278,7 +373,9 @@ def test_dark_slides_and_doubtful_masks_are_named(slides: Slides) -> None:
 
 def test_the_predecessors_missing_masks_are_green(slides: Slides, labels: NDArray[np.uint8]) -> None:
     """The colour is `default_mask_color` of `_make_thumbnail` in hi-ml-cpath 0.5.2."""
-    entries = [replace(each, mask=mask) for each, mask in zip(slides.entries, ("mask.tiff", "gone.tiff", None), strict=False)]
+    entries = [
+        replace(each, mask=mask) for each, mask in zip(slides.entries, ("mask.tiff", "gone.tiff", None), strict=False)
+    ]
     result = slides.montage(entries=entries, layout=LayoutStyle.himl)
     shown = [cut(pixels(result), cell.box)[:, cell.box.width // 2 :] for cell in result.cells]
     assert [bool((each == (119, 161, 120)).all()) for each in shown] == [False, True, True]
@@ -294,21 +391,39 @@ WIDTH = 6_000
 
 
 def painted(
-    folder: Path, entries: list[SlideEntry], most_held: int, style: LayoutStyle = LayoutStyle.fit, *, width: int = WIDTH, band_bytes: int = BAND_BYTES
+    folder: Path,
+    entries: list[SlideEntry],
+    most_held: int,
+    style: LayoutStyle = LayoutStyle.fit,
+    *,
+    width: int = WIDTH,
+    band_bytes: int = BAND_BYTES,
 ) -> tuple[Pixels, list[CellOutcome]]:
     """Return the montage of level 0, with each slide's outcome.
 
     A picture may hold *most_held* bytes in memory. Larger ones are read while they are painted.
     """
-    request, place = MontageRequest(folder, width, level=0, layout=style, formats=(ImageFormat.png,)), LocalFolder(folder)
+    request, place = (
+        MontageRequest(folder, width, level=0, layout=style, formats=(ImageFormat.png,)),
+        LocalFolder(folder),
+    )
     has_masks = any(entry.mask for entry in entries)
     with Pool(2) as pool:
         sources = find_sources(entries, place, request, pool)
         aspects = [size[0] / size[1] for image, _ in sources for size in image.levels[:1]]
         is_fit = style is LayoutStyle.fit
-        layout = fit_layout(aspects, has_masks=has_masks, width=width) if is_fit else himl_layout(len(sources), has_masks=has_masks, width=width)
-        progress, setting = Progress(len(entries), layout.size[1], ignore), Setting(request, layout, place, pool, most_held)
-        cells = [CellPainter(cell, entries[cell.entry], sources[cell.entry], setting, progress) for cell in layout.cells]
+        layout = (
+            fit_layout(aspects, has_masks=has_masks, width=width)
+            if is_fit
+            else himl_layout(len(sources), has_masks=has_masks, width=width)
+        )
+        progress, setting = (
+            Progress(len(entries), layout.size[1], ignore),
+            Setting(request, layout, place, pool, most_held),
+        )
+        cells = [
+            CellPainter(cell, entries[cell.entry], sources[cell.entry], setting, progress) for cell in layout.cells
+        ]
         bands = list(painted_bands(layout, cells, pool, band_bytes))
     assert len(bands) > 3 or band_bytes > BAND_BYTES
     return np.concatenate(bands), [cell.outcome() for cell in cells]
@@ -332,8 +447,14 @@ def test_held_pixels_and_heights_of_bands_make_no_difference(style: LayoutStyle,
     streamed, same = painted(folder, entries(masks=True)[:1], 1000, style)
     assert np.abs(held.astype(np.int16) - streamed).max() <= 1
     assert (outcomes, outcomes[0].is_ok) == (same, True)
-    some = [*entries(masks=True)[:2], SlideEntry("gone", "gone.tiff", mask="mask-2.tiff"), SlideEntry("half", "3.tiff", mask="gone.tiff")]
-    whole, parts = (painted(folder, some, 1 << 30, style, width=1500, band_bytes=band_bytes)[0] for band_bytes in (1 << 30, 1))
+    some = [
+        *entries(masks=True)[:2],
+        SlideEntry("gone", "gone.tiff", mask="mask-2.tiff"),
+        SlideEntry("half", "3.tiff", mask="gone.tiff"),
+    ]
+    whole, parts = (
+        painted(folder, some, 1 << 30, style, width=1500, band_bytes=band_bytes)[0] for band_bytes in (1 << 30, 1)
+    )
     assert np.array_equal(whole, parts)
 
 
@@ -366,7 +487,13 @@ class FetchedFolder(LocalFolder):
 
     def __init__(self, folder: Path, lacking: str = "") -> None:
         super().__init__(folder)
-        self.lacking, self.expected, self.given, self.in_use, self.is_stopped = lacking, list[str](), list[str](), list[str](), False
+        self.lacking, self.expected, self.given, self.in_use, self.is_stopped = (
+            lacking,
+            list[str](),
+            list[str](),
+            list[str](),
+            False,
+        )
 
     def expect(self, names: Sequence[str]) -> None:
         self.expected += names
@@ -455,7 +582,9 @@ def test_strips_that_are_read_ahead_come_in_their_order() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert [*read_ahead(strips(50), pool)] == [*range(1, 51)]
         assert [*read_ahead(strips(0), pool)] == []
-        assert pool.submit(lambda: [*read_ahead(strips(50), pool)]).result(timeout=60) == [*range(1, 51)], "asked for by the pool's only thread"
+        assert pool.submit(lambda: [*read_ahead(strips(50), pool)]).result(timeout=60) == [*range(1, 51)], (
+            "asked for by the pool's only thread"
+        )
         ahead = read_ahead(strips(3, fails=True), pool)
         assert [next(ahead) for _ in range(3)] == [1, 2, 3]
         with pytest.raises(SlideUnreadable, match="the rest is gone"):
@@ -487,8 +616,14 @@ def test_smaller_jpegs_and_what_captions_lack_are_told(slides: Slides) -> None:
     size = (200_000, 50_000)
     layout = Layout(LayoutStyle.fit, size, 1, 1, (255, 255, 255), ())
     said = "montage.jpg is scaled to 65,500 x 16,375 pixels, because a JPEG cannot have the montage's 200,000 x 50,000."
-    assert [list(layout_remarks(layout, [], jpg_size)) for jpg_size in (JpegFile.size_for(size), size, None)] == [[said], [], []]
-    slides.montage(entries=[replace(slides.entries[0], label="切片" + "".join(chr(0x4E00 + number) for number in range(9)))])
+    assert [list(layout_remarks(layout, [], jpg_size)) for jpg_size in (JpegFile.size_for(size), size, None)] == [
+        [said],
+        [],
+        [],
+    ]
+    slides.montage(
+        entries=[replace(slides.entries[0], label="切片" + "".join(chr(0x4E00 + number) for number in range(9)))]
+    )
     (said,) = [text for text in slides.said if "Captions" in text]
     assert said.startswith("Captions show boxes for characters that the font does not have: 一 ")
     assert said.endswith(" and others.")
@@ -521,7 +656,9 @@ def test_memory_is_independent_of_slide_count_and_size(tmp_path: Path) -> None:
     """
     write_giant(tmp_path / "giant.tiff", (6_000, 4_200), tile=512, compression="deflate")
     write_tiff(tmp_path / "small.tiff", np.full((600, 800, 3), 255, np.uint8), compression="deflate")
-    ran = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     of_small, of_giant, of_many = map(int, ran.stdout.split())
     assert (of_giant - of_small < 60, of_many - of_giant < 103) == (True, True), ran.stdout
 
@@ -529,5 +666,8 @@ def test_memory_is_independent_of_slide_count_and_size(tmp_path: Path) -> None:
 def test_there_are_as_many_workers_as_cores_that_may_be_used() -> None:
     assert cores() > 0
     if sys.platform == "linux":
-        pinned = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from himl_cli.slides.threads import cores; print(cores())"
+        pinned = (
+            "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); from himl_cli.slides.threads "
+            "import cores; print(cores())"
+        )
         assert subprocess.run([sys.executable, "-c", pinned], capture_output=True, text=True).stdout == "1\n"

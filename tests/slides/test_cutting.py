@@ -27,7 +27,18 @@ from himl_cli.slides.query import LocalFolder, SlideQuery, list_slides
 from himl_cli.slides.regions import RegionRaster, read_regions
 from himl_cli.slides.slide_records import Backend, Region, SlideEntry, TileFormat, TilesRequest, TilesResult, TileStore
 from tests.support.folders import contents
-from tests.support.slides import KINDS, mask_picture, mean_difference, read_slide, slide_picture, write_broken, write_giant, write_kind, write_svs, write_tiff
+from tests.support.slides import (
+    KINDS,
+    mask_picture,
+    mean_difference,
+    read_slide,
+    slide_picture,
+    write_broken,
+    write_giant,
+    write_kind,
+    write_svs,
+    write_tiff,
+)
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, str]
@@ -84,9 +95,18 @@ def test_tiles_cover_the_level_of_every_kind_of_slide(kind: str, slides: Path) -
 
 @pytest.mark.parametrize("resolution", [{"level": 1}, {"magnification": 10.2}, {"level": 2}])
 @pytest.mark.parametrize("tile_format", TileFormat)
-def test_tiles_are_the_regions_that_openslide_reads_there(resolution: dict[str, Any], tile_format: TileFormat, slides: Path) -> None:
+def test_tiles_are_the_regions_that_openslide_reads_there(
+    resolution: dict[str, Any], tile_format: TileFormat, slides: Path
+) -> None:
     write_svs(slides / "a.svs", slide_picture(5, (640, 480)))
-    result = cut(slides, SlideEntry("A", "a.svs", label="tumour, grade 2"), tile_size=80, format=tile_format, backend=Backend.openslide, **resolution)
+    result = cut(
+        slides,
+        SlideEntry("A", "a.svs", label="tumour, grade 2"),
+        tile_size=80,
+        format=tile_format,
+        backend=Backend.openslide,
+        **resolution,
+    )
     level, rows = resolution.get("level", 1), rows_of(result)
     assert len(rows) == {1: 12, 2: 4}[level]
     with openslide.OpenSlide(slides / "a.svs") as slide:
@@ -109,11 +129,16 @@ def test_occupancy_is_the_share_of_dark_pixels_or_of_the_mask(slides: Path) -> N
     picture[:50, :100] = picture[150:, 250:] = (150, 60, 120)
     write_tiff(slides / "a.tiff", picture, levels=2, compression="deflate", tile=64)
     dark = cut(slides, "a.tiff", tile_size=100, occupancy=0.25)
-    assert [(places(row), float(row["occupancy"])) for row in rows_of(dark)] == [([0, 0, 100, 100], 0.5), ([200, 100, 300, 200], 0.25)]
+    assert [(places(row), float(row["occupancy"])) for row in rows_of(dark)] == [
+        ([0, 0, 100, 100], 0.5),
+        ([200, 100, 300, 200], 0.25),
+    ]
     mask: NDArray[np.uint8] = np.zeros((8, 12), np.uint8)
     mask[:, 4:8], mask[4:, 8:] = 3, 1
     Image.fromarray(mask).save(slides / "mask.png")
-    write_tiff(slides / "mask.tiff", np.repeat(np.repeat(mask, 100, 0), 100, 1), levels=3, compression="deflate", tile=64)
+    write_tiff(
+        slides / "mask.tiff", np.repeat(np.repeat(mask, 100, 0), 100, 1), levels=3, compression="deflate", tile=64
+    )
     for name in ("mask.png", "mask.tiff"):
         entry = SlideEntry("a", "a.tiff", mask=name)
         shares = [float(row["occupancy"]) for row in rows_of(cut(slides, entry, tile_size=100, foreground="mask"))]
@@ -122,7 +147,9 @@ def test_occupancy_is_the_share_of_dark_pixels_or_of_the_mask(slides: Path) -> N
     labels = mask_picture(1, (93, 61))
     Image.fromarray(labels).save(slides / "labels.png")
     found = rows_of(cut(slides, SlideEntry("a", "a.tiff", mask="labels.png"), tile_size=64, foreground="mask"))
-    whole = np.pad(np.asarray(Image.fromarray(labels).resize((300, 200), Image.Resampling.NEAREST)) > 0, ((0, 64), (0, 64)))
+    whole = np.pad(
+        np.asarray(Image.fromarray(labels).resize((300, 200), Image.Resampling.NEAREST)) > 0, ((0, 64), (0, 64))
+    )
     for row in found:
         left, top, right, bottom = places(row)
         assert float(row["occupancy"]) == round(whole[top:bottom, left:right].mean(), 6)
@@ -131,7 +158,11 @@ def test_occupancy_is_the_share_of_dark_pixels_or_of_the_mask(slides: Path) -> N
 def test_slides_without_tissue_have_no_tiles(slides: Path) -> None:
     """Noise has an Otsu threshold, but no tissue. Transparent pixels are white."""
     noise = np.random.default_rng(1).integers(236, 248, (300, 400, 1), np.uint8).repeat(3, axis=2)
-    pictures = {"white": np.full((300, 400, 3), 255, np.uint8), "noise": noise, "black": np.zeros((300, 400, 3), np.uint8)}
+    pictures = {
+        "white": np.full((300, 400, 3), 255, np.uint8),
+        "noise": noise,
+        "black": np.zeros((300, 400, 3), np.uint8),
+    }
     for name, picture in pictures.items():
         write_tiff(slides / f"{name}.tiff", picture, levels=2)
     Image.fromarray(np.zeros((100, 100, 4), np.uint8)).save(slides / "clear.png")
@@ -145,13 +176,28 @@ def test_slides_without_tissue_have_no_tiles(slides: Path) -> None:
     assert cut(slides, *names, tile_size=50).slides[0].tiles == 48, "without a threshold all are kept"
 
 
-BROKEN = ("empty", "missing", "garbage", "truncated", "truncated-tags", "truncated-png", "truncated-svs", "zeroed-some", "lying-size", "lying-tile")
+BROKEN = (
+    "empty",
+    "missing",
+    "garbage",
+    "truncated",
+    "truncated-tags",
+    "truncated-png",
+    "truncated-svs",
+    "zeroed-some",
+    "lying-size",
+    "lying-tile",
+)
 
 
 def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
     good = write_kind("jpeg-pyramid", slides, seed=1, name="good").name
     broken = [write_broken(kind, slides).name for kind in BROKEN]
-    masked = [SlideEntry("no mask", good), SlideEntry("broken mask", good, mask=broken[2]), SlideEntry("its mask", good, mask=good)]
+    masked = [
+        SlideEntry("no mask", good),
+        SlideEntry("broken mask", good, mask=broken[2]),
+        SlideEntry("its mask", good, mask=good),
+    ]
     result = cut(slides, *broken, good, tile_size=50)
     reasons = {slide.slide_id: slide.reason for slide in result.failed}
     assert list(reasons) == broken
@@ -166,10 +212,18 @@ def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
         "no mask": (masked[0], {"foreground": "mask"}, "it has no mask"),
         "broken mask": (masked[1], {"foreground": "mask"}, "mask: it is not an image of a known format"),
         "level": (masked[2], {"level": 3}, "level 3 is missing (it has levels 0 to 2)"),
-        "magnification": (masked[2], {"magnification": 10.0}, "its scale is unknown (add a column mpp to the CSV, or --assume_mpp)"),
+        "magnification": (
+            masked[2],
+            {"magnification": 10.0},
+            "its scale is unknown (add a column mpp to the CSV, or --assume_mpp)",
+        ),
     }
     write_svs(slides / "a.svs", slide_picture(5, (640, 480)))
-    others["other"] = (SlideEntry("a", "a.svs"), {"magnification": 40.0}, "its finest level has 0.5 µm per pixel (20x), coarser than 0.25 (40x)")
+    others["other"] = (
+        SlideEntry("a", "a.svs"),
+        {"magnification": 40.0},
+        "its finest level has 0.5 µm per pixel (20x), coarser than 0.25 (40x)",
+    )
     for entry, options, reason in others.values():
         (slide,) = cut(slides, entry, **options).slides
         assert (slide.reason, slide.tiles) == (reason, 0)
@@ -197,7 +251,9 @@ def test_what_is_complete_is_not_cut_again(slides: Path) -> None:
     assert contents(first.dataset.parent) == made
     assert events == [Counting("slides", 3), *[Counted()] * 3]
     write_kind("jpeg-pyramid", slides, seed=9, name="1")
-    changed = cut_slides(replace(request, workers=1), [replace(each, label="new") for each in entries], LocalFolder(slides), ignore)
+    changed = cut_slides(
+        replace(request, workers=1), [replace(each, label="new") for each in entries], LocalFolder(slides), ignore
+    )
     assert [slide.is_resumed for slide in changed.slides] == [True, False, True]
     assert {row["label"] for row in rows_of(changed)} == {"new"}
     other = cut_slides(replace(request, tile_size=200, overview=False), entries[1:], LocalFolder(slides), ignore)
@@ -213,7 +269,9 @@ def members(result: TilesResult, slide: str) -> dict[str, bytes]:
 
 
 def test_a_tar_has_the_tiles_of_a_slide_with_their_lines(slides: Path) -> None:
-    """Each sample of WebDataset is a group of members whose names are the same up to the first dot of the file's name."""
+    """Each sample of WebDataset is a group of members whose names are the same up to the first dot of the file's
+    name.
+    """
     name = write_kind("jpeg-pyramid", slides, seed=1, name="a").name
     options: dict[str, Any] = {"tile_size": 100, "overlap": 20, "occupancy": 0.3}
     files = cut(slides, SlideEntry("Ä.1", name, "tumour"), **options)
@@ -229,7 +287,9 @@ def test_a_tar_has_the_tiles_of_a_slide_with_their_lines(slides: Path) -> None:
     assert rows_of(tar) == [{**row, "tar": "Ä.1/tiles.tar"} for row in rows]
     made = contents(out)
     relabelled = cut(slides, SlideEntry("Ä.1", name, "normal"), **options, store=TileStore.tar)
-    assert (relabelled.slides[0].is_resumed, rows_of(relabelled)[0]["label"]) == (False, "normal"), "the tar contains the label"
+    assert (relabelled.slides[0].is_resumed, rows_of(relabelled)[0]["label"]) == (False, "normal"), (
+        "the tar contains the label"
+    )
     assert json.loads(members(relabelled, "Ä.1")["Ä.1/00000x_00000y.json"])["label"] == "normal"
     again = [cut(slides, SlideEntry("Ä.1", name, "tumour"), **options, store=TileStore.tar) for _ in range(2)]
     assert ([each.slides[0].is_resumed for each in again], contents(out)) == ([False, True], made)
@@ -258,12 +318,20 @@ HOLE = [(100, 50), (150, 50), (150, 150), (100, 150)]
 
 def geojson(corners: list[tuple[int, int]], hole: list[tuple[int, int]], **properties: Any) -> str:
     rings = [[*ring, ring[0]] for ring in (corners, hole)]
-    area = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": {"classification": {"name": "Tumor"}, **properties}}
-    return json.dumps({"type": "FeatureCollection", "features": [area, area | {"geometry": {"type": "Point", "coordinates": [1, 2]}}]})
+    area = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": rings},
+        "properties": {"classification": {"name": "Tumor"}, **properties},
+    }
+    return json.dumps(
+        {"type": "FeatureCollection", "features": [area, area | {"geometry": {"type": "Point", "coordinates": [1, 2]}}]}
+    )
 
 
 def asap(kind: str, group: str, points: list[tuple[int, int]]) -> str:
-    places = "".join(f'<Coordinate Order="{order}" X="{x},0" Y="{y}.0"/>' for order, (x, y) in reversed([*enumerate(points)]))
+    places = "".join(
+        f'<Coordinate Order="{order}" X="{x},0" Y="{y}.0"/>' for order, (x, y) in reversed([*enumerate(points)])
+    )
     return f'<Annotation Name="a" Type="{kind}" PartOfGroup="{group}"><Coordinates>{places}</Coordinates></Annotation>'
 
 
@@ -306,12 +374,25 @@ def test_only_regions_have_tiles(slides: Path, name: str) -> None:
     inside = [(row["left"], row["top"], row["inside"], row["region"]) for row in rows_of(result)]
     assert inside == [(str(left), str(top), "1.0", "Tumor") for top in (50, 100) for left in (50, 150, 200)]
     coarse = rows_of(cut(slides, entries[0], tile_size=50, level=1, overlap=25, regions=regions))
-    assert {row["left"]: row["inside"] for row in coarse if row["top"] == "50"} == {"0": "0.5", "50": "0.5", "100": "0.5", "150": "1.0", "200": "0.5"}
+    assert {row["left"]: row["inside"] for row in coarse if row["top"] == "50"} == {
+        "0": "0.5",
+        "50": "0.5",
+        "100": "0.5",
+        "150": "1.0",
+        "200": "0.5",
+    }
     same = cut(slides, entries[0], tile_size=50, mpp=0.5, assume_mpp=0.25, overlap=25, regions=regions)
     assert rows_of(same) == coarse
     between = cut(slides, entries[0], tile_size=40, mpp=0.375, assume_mpp=0.25, regions=regions)  # 60 pixels of level 0
-    assert {row["left"]: row["inside"] for row in rows_of(between) if row["top"] == "60"} == {"60": "0.675", "120": "0.5", "180": "1.0"}
-    assert cut(slides, entries[0], tile_size=200, regions=regions).slides[0].reason == "no tile has 50% of its area in a region"
+    assert {row["left"]: row["inside"] for row in rows_of(between) if row["top"] == "60"} == {
+        "60": "0.675",
+        "120": "0.5",
+        "180": "1.0",
+    }
+    assert (
+        cut(slides, entries[0], tile_size=200, regions=regions).slides[0].reason
+        == "no tile has 50% of its area in a region"
+    )
 
 
 def test_pixels_are_in_a_region_with_their_centres() -> None:
@@ -324,7 +405,9 @@ def test_pixels_are_in_a_region_with_their_centres() -> None:
             for column in range(width):
                 x, y = (column + 0.5) * scale, (top + row + 0.5) * scale
                 ends = zip(outline, [*outline[1:], outline[0]], strict=True)
-                expected[row, column] = sum((b > y) != (d > y) and x >= a + (y - b) * (c - a) / (d - b) for (a, b), (c, d) in ends) % 2
+                expected[row, column] = (
+                    sum((b > y) != (d > y) and x >= a + (y - b) * (c - a) / (d - b) for (a, b), (c, d) in ends) % 2
+                )
         assert found.tolist() == expected.sum(axis=0).tolist()
 
 
@@ -332,7 +415,12 @@ def test_masks_give_the_share_of_each_label_and_tiles_of_their_own(slides: Path)
     write_tiff(slides / "a.tiff", slide_picture(1, (300, 200)), levels=2)
     labels: NDArray[np.uint8] = np.zeros((200, 300), np.uint8)
     labels[:50, :100], labels[:, 100:110], labels[120:, 210:] = 1, 2, 12
-    masks = {"labels": labels, "int32": labels.astype(np.int32), "floats": labels.astype(np.float32) / 50, "large": labels.astype(np.int32) * 100}
+    masks = {
+        "labels": labels,
+        "int32": labels.astype(np.int32),
+        "floats": labels.astype(np.float32) / 50,
+        "large": labels.astype(np.int32) * 100,
+    }
     for name, mask in masks.items():
         tifffile.imwrite(slides / f"{name}.tiff", mask)
     tifffile.imwrite(slides / "fewer.tiff", np.minimum(labels, 2))
@@ -341,7 +429,10 @@ def test_masks_give_the_share_of_each_label_and_tiles_of_their_own(slides: Path)
     result = cut(slides, *entries, SlideEntry("none", "a.tiff"), **options)
     rows = rows_of(result)
     assert [*rows[0]][9:] == ["mask", "label_1", "label_2", "label_12", "slide_label_3"]
-    assert [(slide.has_large_labels, slide.reason) for slide in result.slides] == [(False, "")] * 3 + [(True, ""), (False, "it has no mask")]
+    assert [(slide.has_large_labels, slide.reason) for slide in result.slides] == [(False, "")] * 3 + [
+        (True, ""),
+        (False, "it has no mask"),
+    ]
     for row in rows:
         left, top, right, bottom = places(row)
         part = labels[top:bottom, left:right]
@@ -356,7 +447,9 @@ def test_masks_give_the_share_of_each_label_and_tiles_of_their_own(slides: Path)
     rows = rows_of(cut(slides, entries[0], SlideEntry("fewer", "a.tiff", mask="fewer.tiff"), **options))
     assert {row["label_12"] for row in rows if row["slide_id"] == "fewer"} == {"0"}  # known
     tar = cut(slides, entries[0], entries[3], **options, store=TileStore.tar)
-    assert [*members(tar, "labels")][:3] == [f"labels/00000x_00000y.{extension}" for extension in ("png", "mask.png", "json")]
+    assert [*members(tar, "labels")][:3] == [
+        f"labels/00000x_00000y.{extension}" for extension in ("png", "mask.png", "json")
+    ]
     assert json.loads(members(tar, "labels")["labels/00000x_00000y.json"])["label_1"] == 0.5
     assert "use --format files" in tar.slides[1].reason
 
@@ -374,15 +467,24 @@ def test_overviews_show_the_slide_with_its_tiles_marked(slides: Path) -> None:
     assert (len(rows_of(result)), [left, top, right, bottom]) == (1, [2000, 1000, 2500, 1500])
     assert np.abs(blue.min(axis=0) - (top / 2, left / 2)).max() <= 2
     assert np.abs(blue.max(axis=0) - (bottom / 2, right / 2)).max() <= 2
-    write_tiff(slides / "long.tiff", np.pad(picture[1000:1040, 2000:2040], ((0, 0), (60_000, 0), (0, 0)), constant_values=255), compression="deflate")
-    assert cut(slides, "long.tiff", tile_size=20, occupancy=0.01, overview=True).slides[0].tiles == 4, "each is less than a pixel of the overview"
+    write_tiff(
+        slides / "long.tiff",
+        np.pad(picture[1000:1040, 2000:2040], ((0, 0), (60_000, 0), (0, 0)), constant_values=255),
+        compression="deflate",
+    )
+    assert cut(slides, "long.tiff", tile_size=20, occupancy=0.01, overview=True).slides[0].tiles == 4, (
+        "each is less than a pixel of the overview"
+    )
 
 
 def test_nothing_that_is_not_himls_is_replaced(slides: Path) -> None:
     write_kind("png", slides, name="a")
     (slides / "dataset.csv").write_text("image,slide_id\na.png,a\n")
     entries = [SlideEntry("a", "a.png")]
-    for output, said in ((slides, "dataset.csv' is not a list of tiles"), (slides.parent / "other", "a' is not a folder of tiles")):
+    for output, said in (
+        (slides, "dataset.csv' is not a list of tiles"),
+        (slides.parent / "other", "a' is not a folder of tiles"),
+    ):
         (slides.parent / "other" / "a").mkdir(parents=True, exist_ok=True)
         (slides.parent / "other" / "a" / "b.txt").touch()
         before = contents(slides.parent)
@@ -391,13 +493,28 @@ def test_nothing_that_is_not_himls_is_replaced(slides: Path) -> None:
         assert contents(slides.parent) == before
     tiled = cut_slides(TilesRequest(slides / "out", occupancy=0.0), entries, LocalFolder(slides), ignore)
     (slides / "dataset.csv").unlink()
-    assert [entry.image for entry in list_slides(LocalFolder(slides), SlideQuery(), ignore)] == ["a.png"], "tiles are no slides"
+    assert [entry.image for entry in list_slides(LocalFolder(slides), SlideQuery(), ignore)] == ["a.png"], (
+        "tiles are no slides"
+    )
     with pytest.raises(BadUsage, match=r"'slides[.]csv' describes tiles"):
         list_slides(LocalFolder(tiled.record.parent), SlideQuery(csv="slides.csv"), ignore)
 
 
 def test_folders_have_names_that_every_file_system_takes() -> None:
-    ids = ["a.tiff", "A.TIFF", "a.tiff", "../up", "", "..", "b/c d:é", "x" * 300, "x" * 301, "dataset.csv", "\udcff", "slide"]
+    ids = [
+        "a.tiff",
+        "A.TIFF",
+        "a.tiff",
+        "../up",
+        "",
+        "..",
+        "b/c d:é",
+        "x" * 300,
+        "x" * 301,
+        "dataset.csv",
+        "\udcff",
+        "slide",
+    ]
     names = folder_names([SlideEntry(each, "a.tiff") for each in ids])
     assert names[:7] == ["a.tiff", "A.TIFF_2", "a.tiff_3", "_up", "slide", "slide_2", "b_c_d_é"]
     assert len({name.casefold() for name in names}) == len(ids)
@@ -426,7 +543,8 @@ from himl_cli.slides.cutting import cut_slides
 def after(name, *images):
     folder = Path(sys.argv[1])
     request = TilesRequest(folder / name, tile_size=256, occupancy=0.9999, workers=2)
-    result = cut_slides(request, [SlideEntry(str(number), image) for number, image in enumerate(images)], LocalFolder(folder), ignore)
+    slides = [SlideEntry(str(number), image) for number, image in enumerate(images)]
+    result = cut_slides(request, slides, LocalFolder(folder), ignore)
     assert not result.failed
     # of this process since it began: what getrusage tells includes that of the one which started it
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
@@ -444,7 +562,9 @@ def test_memory_is_that_of_a_few_rows_of_tiles(tmp_path: Path) -> None:
     """
     write_giant(tmp_path / "giant.tiff", (12_000, 12_000), tile=256, compression="deflate")
     write_tiff(tmp_path / "small.tiff", np.full((600, 800, 3), 255, np.uint8), compression="deflate")
-    ran = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     of_small, of_giant, of_many = map(int, ran.stdout.split())
     assert (of_giant - of_small < 130, of_many - of_giant < 30) == (True, True), ran.stdout
 

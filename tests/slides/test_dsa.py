@@ -16,43 +16,74 @@ from tests.support.running import Himl, Outcome, write_files
 from tests.support.runs import RecordedRuns
 
 HEADER = "slide_id,tile_id,left,top,right,bottom,bag_attn\n"
-TILES = f"{HEADER}slide_1,a,0,0,100,100,0.1\nslide_1,b,100,0,200,100,0.5\nslide_1,c,200,0,300,50,0.3\nslide_2,a,0,0,10,10,0.7\n"
+TILES = (
+    f"{HEADER}slide_1,a,0,0,100,100,0.1\nslide_1,b,100,0,200,100,0.5\nslide_1,c,200,0,300,50,0.3\n"
+    "slide_2,a,0,0,10,10,0.7\n"
+)
 GEOJSON = {
     "type": "FeatureCollection",
     "features": [
         {
             "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 0]], [[4, 1], [5, 1], [5, 2], [4, 1]]]},
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 0]], [[4, 1], [5, 1], [5, 2], [4, 1]]],
+            },
             "properties": {"classification": {"name": "Tumour", "color": [200, 0, 10]}},
         },
-        {"type": "Feature", "geometry": {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]}, "properties": {"label": "cell", "fillColor": "#ff0000"}},
-        {"type": "Feature", "geometry": {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}, "properties": {"label": 0, "name": "zero"}},
-        {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {"slide_id": "slide_2"}},
+        {
+            "type": "Feature",
+            "geometry": {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]},
+            "properties": {"label": "cell", "fillColor": "#ff0000"},
+        },
+        {
+            "type": "Feature",
+            "geometry": {"type": "LineString", "coordinates": [[1, 2], [3, 4]]},
+            "properties": {"label": 0, "name": "zero"},
+        },
+        {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": [1, 2]},
+            "properties": {"slide_id": "slide_2"},
+        },
     ],
 }
 
 
 def shape(properties: str) -> str:
-    return f'{{"type": "Feature", "geometry": {{"type": "Point", "coordinates": [1, 2]}}, "properties": {{{properties}}}}}'
+    return (
+        f'{{"type": "Feature", "geometry": {{"type": "Point", "coordinates": [1, 2]}}, "properties": {{{properties}}}}}'
+    )
 
 
 @pytest.fixture
 def archive(archive: Archive) -> Archive:
     """Two folders with slides, one of which is in both."""
-    for name in ("PANDA/slide_1.svs", "PANDA/slide_10.svs", "PANDA/slide_2.ome.tiff", "TCGA/slide_1.svs", "TCGA/old/x.svs"):
+    for name in (
+        "PANDA/slide_1.svs",
+        "PANDA/slide_10.svs",
+        "PANDA/slide_2.ome.tiff",
+        "TCGA/slide_1.svs",
+        "TCGA/old/x.svs",
+    ):
         archive.add(f"Biopsies/{name}")
     return archive
 
 
 @pytest.fixture
 def files(project: Path) -> Path:
-    write_files(project, {"tiles.csv": TILES, "slide_10.geojson": json.dumps(GEOJSON), "one.csv": f"{HEADER}slide_2,a,0,0,10,10,0.7\n"})
+    write_files(
+        project,
+        {"tiles.csv": TILES, "slide_10.geojson": json.dumps(GEOJSON), "one.csv": f"{HEADER}slide_2,a,0,0,10,10,0.7\n"},
+    )
     return project
 
 
 def documents(himl: Himl, *arguments: str) -> dict[str, Any]:
     """Return the output of `--dry_run`. large_image must accept each document."""
-    found: dict[str, Any] = himl.ok("dsa", "upload", *arguments, "--dry_run", env={"DSA_URL": "", "DSA_API_KEY": ""}).json()
+    found: dict[str, Any] = himl.ok(
+        "dsa", "upload", *arguments, "--dry_run", env={"DSA_URL": "", "DSA_API_KEY": ""}
+    ).json()
     assert [error.message for document in found.values() for error in CHECK.iter_errors(document)] == []
     return found
 
@@ -71,8 +102,18 @@ def test_rectangles_have_the_colours_of_their_values(himl: Himl, files: Path) ->
     assert [*found] == ["slide_1", "slide_2"]
     assert found["slide_1"]["name"] == "tiles"
     first, second, third = found["slide_1"]["elements"]
-    assert {key: first[key] for key in ("type", "center", "width", "height")} == {"type": "rectangle", "center": [50, 50, 0], "width": 100, "height": 100}
-    assert (third["center"], third["height"], third["label"]["value"], third["user"]) == ([250, 25, 0], 50, "0.3", {"bag_attn": 0.3})
+    assert {key: first[key] for key in ("type", "center", "width", "height")} == {
+        "type": "rectangle",
+        "center": [50, 50, 0],
+        "width": 100,
+        "height": 100,
+    }
+    assert (third["center"], third["height"], third["label"]["value"], third["user"]) == (
+        [250, 25, 0],
+        50,
+        "0.3",
+        {"bag_attn": 0.3},
+    )
     colours = [each["fillColor"] for each in (first, third, second)]
     assert colours == ["rgba(43, 131, 186, 0.5)", "rgba(255, 255, 191, 0.5)", "rgba(215, 25, 28, 0.5)"]
     absolute = documents(himl, "tiles.csv", "--no_rescale", "--id_filter", "_1", "--name", "attention")
@@ -95,8 +136,17 @@ def test_shapes_of_geojson_keep_their_labels_and_colours(himl: Himl, files: Path
     polygon, point, other, line = found["slide_10"]["elements"]
     assert (polygon["points"], polygon["closed"]) == ([[0, 0, 0], [9, 0, 0], [9, 9, 0]], True)
     assert polygon["holes"] == [[[4, 1, 0], [5, 1, 0], [5, 2, 0]]]
-    assert (polygon["label"], polygon["group"], polygon["lineColor"]) == ({"value": "Tumour"}, "Tumour", "rgba(200, 0, 10, 1)")
-    assert (point["center"], other["center"], other["label"], other["fillColor"]) == ([1, 2, 0], [3, 4, 0], {"value": "cell"}, "#ff0000")
+    assert (polygon["label"], polygon["group"], polygon["lineColor"]) == (
+        {"value": "Tumour"},
+        "Tumour",
+        "rgba(200, 0, 10, 1)",
+    )
+    assert (point["center"], other["center"], other["label"], other["fillColor"]) == (
+        [1, 2, 0],
+        [3, 4, 0],
+        {"value": "cell"},
+        "#ff0000",
+    )
     assert (line["points"], line["closed"], line["label"]) == ([[1, 2, 0], [3, 4, 0]], False, {"value": "0"})
 
 
@@ -111,7 +161,10 @@ POSITIVE = {"value": "Tumor: Positive"}
             {"classification": {"names": ["Tumor", "Positive"], "color": [200, 0, 0]}},
             {"label": POSITIVE, "group": "Tumor: Positive", "lineColor": "rgba(200, 0, 0, 1)"},
         ),
-        ({"classification": {"name": "Tumor", "color": [200, 0, 0, 51]}}, {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 0.2)"}),
+        (
+            {"classification": {"name": "Tumor", "color": [200, 0, 0, 51]}},
+            {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 0.2)"},
+        ),
         ({"name": "x", "color": [0, 200, 0]}, {"label": {"value": "x"}, "lineColor": "rgba(0, 200, 0, 1)"}),
         # The colour of an object is shown in place of that of its class.
         (
@@ -119,12 +172,24 @@ POSITIVE = {"value": "Tumor: Positive"}
             {"label": {"value": "x"}, "group": "Tumor", "lineColor": "rgba(0, 200, 0, 1)"},
         ),
         # Before 0.4
-        ({"classification": {"name": "Tumor", "colorRGB": RED}}, {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 1)"}),
         (
-            {"classification": {"parentClass": {"name": "Tumor", "colorRGB": RED}, "name": "Positive", "colorRGB": 200}},
+            {"classification": {"name": "Tumor", "colorRGB": RED}},
+            {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 1)"},
+        ),
+        (
+            {
+                "classification": {
+                    "parentClass": {"name": "Tumor", "colorRGB": RED},
+                    "name": "Positive",
+                    "colorRGB": 200,
+                }
+            },
             {"label": POSITIVE, "group": "Tumor: Positive", "lineColor": "rgba(0, 0, 200, 1)"},
         ),
-        ({"color": RED, "classification": "Tumor"}, {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 1)"}),
+        (
+            {"color": RED, "classification": "Tumor"},
+            {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 1)"},
+        ),
         ({"classification": {"name": None}, "lineColor": None}, {}),
         # Not from QuPath
         (
@@ -133,9 +198,16 @@ POSITIVE = {"value": "Tumor: Positive"}
         ),
     ],
 )
-def test_properties_of_qupath_become_labels_groups_and_colours(properties: dict[str, Any], style: dict[str, Any]) -> None:
+def test_properties_of_qupath_become_labels_groups_and_colours(
+    properties: dict[str, Any], style: dict[str, Any]
+) -> None:
     nucleus = {"type": "Point", "coordinates": [3, 4]}
-    feature = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "nucleusGeometry": nucleus, "properties": properties}
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": [1, 2]},
+        "nucleusGeometry": nucleus,
+        "properties": properties,
+    }
     options = TileOptions("bag_attn", is_heatmap=False, rescale=True)
     document = read_documents(json.dumps(feature), "a.geojson", {}, name="a", slide="a", options=options)["a"]
     assert document["elements"] == [{**style, "type": "point", "center": center} for center in ([1, 2, 0], [3, 4, 0])]
@@ -159,7 +231,11 @@ def test_slides_are_found_by_id_and_sent_once(himl: Himl, files: Path, archive: 
     assert "slide_1: Item 'slide_1.svs' has a different annotation 'tiles'." in differs.stderr
     assert "--overwrite" in differs.stderr
     replaced = himl.ok("dsa", "upload", "tiles.csv", "--folder", "Biopsies/PANDA", "--overwrite", "-q").stdout.split()
-    assert replaced == [each["_id"] for name in ("slide_1.svs", "slide_2.ome.tiff") for each in archive.annotations(archive.add(f"Biopsies/PANDA/{name}"))]
+    assert replaced == [
+        each["_id"]
+        for name in ("slide_1.svs", "slide_2.ome.tiff")
+        for each in archive.annotations(archive.add(f"Biopsies/PANDA/{name}"))
+    ]
     (kept,) = archive.annotations(item)
     assert kept["annotation"]["elements"][1]["user"] == {"bag_attn": 0.6}
 
@@ -176,9 +252,13 @@ def test_slides_are_found_by_id_and_sent_once(himl: Himl, files: Path, archive: 
         (["one.csv", "--item", "ID"], "TCGA/old/x.svs"),
     ],
 )
-def test_item_is_found_by_name_folder_or_id(himl: Himl, files: Path, archive: Archive, arguments: list[str], item: str) -> None:
+def test_item_is_found_by_name_folder_or_id(
+    himl: Himl, files: Path, archive: Archive, arguments: list[str], item: str
+) -> None:
     wanted = archive.add(f"Biopsies/{item}")
-    rows = himl.ok("dsa", "upload", *(wanted if word == "ID" else word for word in arguments), "--json").json()["slides"]
+    rows = himl.ok("dsa", "upload", *(wanted if word == "ID" else word for word in arguments), "--json").json()[
+        "slides"
+    ]
     assert [row["item_id"] for row in rows] == [wanted]
     assert len(archive.annotations(wanted)) == 1
 
@@ -188,7 +268,10 @@ def test_results_of_a_run_are_uploaded_under_its_name(himl: Himl, project: Path,
     runs.add(
         "mil_1",
         display_name="transformer",
-        files={"outputs/test/test_output.csv": TILES.encode(), "outputs/val/test_output.csv": f"{HEADER}x,a,0,0,1,1,1\n".encode()},
+        files={
+            "outputs/test/test_output.csv": TILES.encode(),
+            "outputs/val/test_output.csv": f"{HEADER}x,a,0,0,1,1,1\n".encode(),
+        },
     )
     uploaded = himl.ok("dsa", "upload", "--run-id", "mil_1", "--folder", "Biopsies/PANDA", "--json").json()
     assert (uploaded["name"], len(uploaded["slides"])) == ("mil_1 (transformer)", 2)
@@ -209,7 +292,9 @@ def test_slides_without_item_do_not_stop_the_others(himl: Himl, files: Path, arc
 
 
 @pytest.mark.parametrize("fault", [-1, 500])
-def test_annotation_is_stored_once_where_the_server_fails(himl: Himl, files: Path, archive: Archive, fault: int) -> None:
+def test_annotation_is_stored_once_where_the_server_fails(
+    himl: Himl, files: Path, archive: Archive, fault: int
+) -> None:
     """The connection breaks after the annotation is stored, or the server fails before that."""
     for arguments, status in (([], "uploaded"), (["--kind", "heatmap", "--overwrite"], "replaced")):
         archive.faults = [fault]
@@ -222,12 +307,22 @@ def test_annotation_is_stored_once_where_the_server_fails(himl: Himl, files: Pat
 def test_an_invalid_line_stops_one_slide_only(himl: Himl, project: Path, archive: Archive) -> None:
     """Names of columns may have any case."""
     wanted = archive.add("Biopsies/PANDA/slide_2.ome.tiff")
-    for bad, reason in (("slide_1,b,100,0,200,100,nan", "bag_attn must be a number, not 'nan'"), ("slide_1,b,100,0,50,100,1", "the tile has no area")):
-        content = TILES.replace("slide_1,b,100,0,200,100,0.5", bad).replace("slide_id", "Slide_ID").replace("bag_attn", " BAG_attn")
+    for bad, reason in (
+        ("slide_1,b,100,0,200,100,nan", "bag_attn must be a number, not 'nan'"),
+        ("slide_1,b,100,0,50,100,1", "the tile has no area"),
+    ):
+        content = (
+            TILES.replace("slide_1,b,100,0,200,100,0.5", bad)
+            .replace("slide_id", "Slide_ID")
+            .replace("bag_attn", " BAG_attn")
+        )
         write_files(project, {"tiles.csv": content})
         done = himl("dsa", "upload", "tiles.csv", "--folder", "Biopsies/PANDA", "--json")
         rows = {row["slide_id"]: (row["reason"], row["item_id"]) for row in done.json()["slides"]}
-        assert (done.code, rows) == (1, {"slide_1": (f"'tiles.csv', line 3: {reason}.", None), "slide_2": (None, wanted)})
+        assert (done.code, rows) == (
+            1,
+            {"slide_1": (f"'tiles.csv', line 3: {reason}.", None), "slide_2": (None, wanted)},
+        )
         dry = himl("dsa", "upload", "tiles.csv", "--dry_run")
         assert (dry.code, [*dry.json()]) == (1, ["slide_2"])
         assert f"slide_1: 'tiles.csv', line 3: {reason}." in dry.stderr
@@ -246,7 +341,10 @@ def test_list_goes_down_from_collections_to_annotations(himl: Himl, files: Path,
     ]
     printed = himl.ok("dsa", "list", levels[-1])
     assert printed.stdout.splitlines()[0] == "type\tname\tid\telements\tupdated"
-    assert himl.ok("dsa", "list", "Biopsies", "-q").stdout.split() == [archive.add("Biopsies/PANDA"), archive.add("Biopsies/TCGA")]
+    assert himl.ok("dsa", "list", "Biopsies", "-q").stdout.split() == [
+        archive.add("Biopsies/PANDA"),
+        archive.add("Biopsies/TCGA"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -266,15 +364,23 @@ def test_list_goes_down_from_collections_to_annotations(himl: Himl, files: Path,
         ('{"type": "Polygon", "coordinates": [[["x", 1]]]}', "shape 1 cannot be an annotation"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [0, 0]]]}', "shape 1 cannot be an annotation"),
         ('{"type": "Circle", "coordinates": [1, 2]}', "shape 1 cannot be an annotation"),
-        (shape('"lineWidth": "3"'), "does not accept element 1 of 'wrong' (lineWidth '3': Expected `float`, got `str`)"),
+        (
+            shape('"lineWidth": "3"'),
+            "does not accept element 1 of 'wrong' (lineWidth '3': Expected `float`, got `str`)",
+        ),
         (shape('"lineWidth": -1'), "(lineWidth '-1': Expected `float` >= 0.0)"),
         (shape('"fillColor": "red"'), "(fillColor 'red': "),
-        (shape('"classification": {"name": "x", "color": [1, 2]}'), "(lineColor '[1, 2]': Expected `str`, got `array`)"),
+        (
+            shape('"classification": {"name": "x", "color": [1, 2]}'),
+            "(lineColor '[1, 2]': Expected `str`, got `array`)",
+        ),
         (shape('"group": 5'), "(group '5': Expected `str`, got `int`)"),
         (shape('"label": {"value": "x", "size": 2}'), "Object contains unknown field `size`"),
     ],
 )
-def test_file_that_says_no_annotation_is_refused(himl: Himl, project: Path, archive: Archive, content: str, message: str) -> None:
+def test_file_that_says_no_annotation_is_refused(
+    himl: Himl, project: Path, archive: Archive, content: str, message: str
+) -> None:
     write_files(project, {"wrong.txt": content})
     done = himl("dsa", "upload", "wrong.txt")
     assert (done.code, done.stdout) == (2, "")
@@ -296,17 +402,29 @@ def test_file_that_says_no_annotation_is_refused(himl: Himl, project: Path, arch
         (["none.csv"], {}, 2, "there is no file 'none.csv'"),
         (["tiles.csv", "--item", "slide_1.svs"], {}, 2, "--item needs one slide, but there are 2"),
         (["tiles.csv", "--id_filter", "x"], {}, 2, "has no slide with 'x' in its id. It has 'slide_1', 'slide_2'"),
-        (["one.csv", "--folder", "Biopsies"], {}, 2, "is not a folder: its type is collection. hint: Its folders are: 'PANDA', 'TCGA'."),
+        (
+            ["one.csv", "--folder", "Biopsies"],
+            {},
+            2,
+            "is not a folder: its type is collection. hint: Its folders are: 'PANDA', 'TCGA'.",
+        ),
         (["slide_10.geojson", "--kind", "heatmap"], {}, 2, "A heat map needs a CSV"),
         (["one.csv", "--folder", "Biopsies/PANDAS"], {}, 3, "has no 'Biopsies/PANDAS'. hint: Did you mean 'PANDA'?"),
         (["one.csv", "--folder", "Biopsis/PANDA"], {}, 3, "has no 'Biopsis'. hint: Did you mean 'Biopsies'?"),
-        (["one.csv", "--folder", "Biopsies/TCGA"], {}, 3, "has 'slide_2' in its name. hint: Did you mean 'slide_1.svs'?"),
+        (
+            ["one.csv", "--folder", "Biopsies/TCGA"],
+            {},
+            3,
+            "has 'slide_2' in its name. hint: Did you mean 'slide_1.svs'?",
+        ),
         (["one.csv", "--item", "slide_33"], {}, 3, "Did you mean 'slide_"),
         (["one.csv", "--item", "a" * 24], {}, 3, "has no item with the id"),
         (["one.csv", "--item", "slide_1"], {}, 2, "'slide_1' matches 2 items"),
     ],
 )
-def test_failure_says_what_to_do(himl: Himl, files: Path, archive: Archive, arguments: list[str], variables: dict[str, str], code: int, message: str) -> None:
+def test_failure_says_what_to_do(
+    himl: Himl, files: Path, archive: Archive, arguments: list[str], variables: dict[str, str], code: int, message: str
+) -> None:
     words = [word.replace("ADDRESS", archive.address.removesuffix("/dsa")) for word in arguments]
     done = himl("dsa", "upload", *words, env=variables)
     said = " ".join(done.stderr.split())

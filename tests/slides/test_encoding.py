@@ -40,11 +40,18 @@ from tests.support.montages import nearest
 from tests.support.slides import slide_picture
 
 WAYS = pytest.mark.parametrize("way", [as_pillow, quick(), None], ids=["as_pillow", "quick", "nearest"])
-SIZES: list[tuple[Size, Size]] = [((200, 150), (90, 60)), ((90, 60), (200, 150)), ((90, 60), (200, 7)), ((200, 150), (60, 150))]
+SIZES: list[tuple[Size, Size]] = [
+    ((200, 150), (90, 60)),
+    ((90, 60), (200, 150)),
+    ((90, 60), (200, 7)),
+    ((200, 150), (60, 150)),
+]
 SIZES += [((200, 150), (200, 150)), ((200, 150), (1, 1)), ((1, 1), (40, 30)), ((200, 1), (20, 30))]
 LARGE: list[tuple[Size, Size]] = [((2500, 1700), (1210, 977)), ((2100, 2003), (2101, 1500)), ((700, 900), (2500, 1700))]
 LONG: list[tuple[Size, Size]] = [((4_500_000, 1), (3, 2)), ((1, 4_500_000), (2, 3))]
-assert all(max(source[0] * source[1], target[0] * target[1]) > resampling.WHOLE for source, target in [*LARGE, *LONG]), "too large for one go"
+assert all(
+    max(source[0] * source[1], target[0] * target[1]) > resampling.WHOLE for source, target in [*LARGE, *LONG]
+), "too large for one go"
 
 
 def picture(size: Size, seed: int = 0) -> NDArray[np.uint8]:
@@ -67,7 +74,9 @@ def cut(pixels: NDArray[np.uint8], heights: list[int]) -> Iterator[NDArray[np.ui
 def by_pillow(pixels: NDArray[np.uint8], target: Size) -> NDArray[np.uint8]:
     """Resize bicubically, first along x. Pillow uses this order unless the height shrinks much more than the width."""
     image = Image.fromarray(pixels)
-    return np.asarray(image.resize((target[0], image.height), Image.Resampling.BICUBIC).resize(target, Image.Resampling.BICUBIC))
+    return np.asarray(
+        image.resize((target[0], image.height), Image.Resampling.BICUBIC).resize(target, Image.Resampling.BICUBIC)
+    )
 
 
 def fed(resampler: Resampler, strips: Iterator[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -88,13 +97,19 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
-@pytest.mark.parametrize(("source", "target"), [*SIZES, *(pytest.param(*each, marks=pytest.mark.large("draws large pictures")) for each in LARGE)], ids=str)
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [*SIZES, *(pytest.param(*each, marks=pytest.mark.large("draws large pictures")) for each in LARGE)],
+    ids=str,
+)
 def test_streamed_pictures_equal_pillows(source: Size, target: Size) -> None:
     """Large pictures differ by at most one grey level. The quick method rounds differently."""
     pixels = picture(source)
     expected = by_pillow(pixels, target)
     for heights in ([1000], [7, 1, 32, 300]):
-        assert difference(fed(Resampler(source, target), cut(pixels, heights)), expected) <= int((source, target) in LARGE)
+        assert difference(fed(Resampler(source, target), cut(pixels, heights)), expected) <= int(
+            (source, target) in LARGE
+        )
     assert difference(fed(Resampler(source, target, None), cut(pixels, [13, 256])), nearest(pixels, target)) == 0
     pixels = slide_picture(3, source)
     quickly, slowly = (fed(Resampler(source, target, way), cut(pixels, [7, 1, 32])) for way in (quick(), as_pillow))
@@ -114,8 +129,13 @@ def test_a_part_is_resized_with_what_surrounds_it(target: Size) -> None:
 
 def test_where_the_quick_package_is_missing_pillow_resizes() -> None:
     """Some systems, such as Linux on ARM, have no builds of the quick package."""
-    program = "import sys; sys.modules['cykooz_resizer'] = None; from himl_cli.slides.resampling import *; print(quick() is as_pillow)"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "True\n"
+    program = (
+        "import sys; sys.modules['cykooz_resizer'] = None; from himl_cli.slides.resampling import *; "
+        "print(quick() is as_pillow)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "True\n"
+    )
 
 
 @pytest.mark.parametrize("target", [(120, 90), (40, 500), (500, 40), (1, 1)], ids=str)
@@ -195,7 +215,10 @@ both_kinds = pytest.mark.parametrize("kind", [PngFile, JpegFile])
 def shades(size: Size) -> NDArray[np.uint8]:
     """Return a picture with slopes, a plain field, hard edges and noise, which differ in each row."""
     width, height = size
-    x, y = (np.arange(side).astype(np.uint8)[:, None] * np.array(steps, np.uint8) for side, steps in ((width, (1, 2, 3)), (height, (3, 1, 2))))
+    x, y = (
+        np.arange(side).astype(np.uint8)[:, None] * np.array(steps, np.uint8)
+        for side, steps in ((width, (1, 2, 3)), (height, (3, 1, 2)))
+    )
     pixels: NDArray[np.uint8] = x[None] + y[:, None]
     pixels[height // 3 : height // 2] = 255
     noisy = pixels[:, width // 2 : width * 3 // 4]
@@ -281,7 +304,9 @@ print(digest.hexdigest())
 @pytest.mark.large("starts a process for each case")
 def test_equal_pixels_have_equal_files_in_each_process() -> None:
     """ISA-L's output may depend on addresses, which the system draws for each process."""
-    started = [subprocess.Popen([sys.executable, "-c", DIGEST_OF_PNGS], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    started = [
+        subprocess.Popen([sys.executable, "-c", DIGEST_OF_PNGS], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
     digests = {process.communicate()[0] for process in started}
     assert [process.returncode for process in started] == [0, 0, 0]
     assert len(digests) == 1
@@ -298,13 +323,29 @@ def test_strips_are_joined_by_restart_markers(tmp_path: Path, pool: Pool) -> Non
     (interval,) = re.findall(rb"\xff\xdd\x00\x04(..)", content, re.DOTALL)
     assert int.from_bytes(interval, "big") == 2 * -(-65_500 // 16)
     data = content[content.index(b"\xff\xda") :]
-    assert [marker - 0xD0 for marker in re.findall(rb"\xff([\xd0-\xd7])", data) for marker in marker] == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
+    assert [marker - 0xD0 for marker in re.findall(rb"\xff([\xd0-\xd7])", data) for marker in marker] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        0,
+        1,
+    ]
     assert content.count(b"\xff\xd8") == content.count(b"\xff\xd9") == 1
 
 
 @pytest.mark.parametrize("size", [(70_000, 90), (20, 66_000)], ids=str)
 def test_a_jpeg_that_would_be_too_long_is_scaled_to_fit(size: Size, tmp_path: Path, pool: Pool) -> None:
-    sizes = {(500, 400): (500, 400), (65_500, 65_500): (65_500, 65_500), (65_501, 40_000): (65_500, 39_999), (100_000, 200_000): (32_750, 65_500)}
+    sizes = {
+        (500, 400): (500, 400),
+        (65_500, 65_500): (65_500, 65_500),
+        (65_501, 40_000): (65_500, 39_999),
+        (100_000, 200_000): (32_750, 65_500),
+    }
     sizes |= {(200_000, 1): (65_500, 1), (70_000, 35_001): (65_500, 32_751)}
     assert {size: JpegFile.size_for(size) for size in sizes} == sizes
     pixels = shades(size)
@@ -336,12 +377,20 @@ def test_what_does_not_fit_is_refused_and_checksums_put_together(tmp_path: Path,
     with pytest.raises(ValueError, match="Got only 19 of 20 rows"):
         jpeg.finish()
     jpeg.abort()
-    for first, second in ((b"", b""), (b"", b"abc"), (b"abc", b""), (b"\xff" * 70_000, b"\xff" * 200_003), (b"\x00" * 65_521, b"a" * 65_521)):
+    for first, second in (
+        (b"", b""),
+        (b"", b"abc"),
+        (b"abc", b""),
+        (b"\xff" * 70_000, b"\xff" * 200_003),
+        (b"\x00" * 65_521, b"a" * 65_521),
+    ):
         assert combined_adler32(zlib.adler32(first), zlib.adler32(second), len(second)) == zlib.adler32(first + second)
 
 
 @both_kinds
-def test_a_picture_that_cannot_be_written_or_is_given_up_is_closed(kind: Kind, tmp_path: Path, pool: Pool, read_only: Callable[[Path], Path]) -> None:
+def test_a_picture_that_cannot_be_written_or_is_given_up_is_closed(
+    kind: Kind, tmp_path: Path, pool: Pool, read_only: Callable[[Path], Path]
+) -> None:
     (tmp_path / "fixed").mkdir()
     with pytest.raises(DiskFailed, match=r"^Cannot write '.*fixed.x': .+\.$"):
         kind(read_only(tmp_path / "fixed") / "x", (20, 10), pool)
@@ -427,13 +476,31 @@ def test_a_folder_or_page_that_cannot_be_written_is_told(tmp_path: Path, pool: P
         page_of(tmp_path / "nowhere" / "index.html", "")
 
 
-HOSTILE = ["</script><script>alert(1)</script>", "<!--<script>", "\u2028\u2029", "a\"b'c&amp;", "{{data}}", "]]>", "bad\udcffname", "\ud83d", "🔬", "שקופית"]
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "\u2028\u2029",
+    "a\"b'c&amp;",
+    "{{data}}",
+    "]]>",
+    "bad\udcffname",
+    "\ud83d",
+    "🔬",
+    "שקופית",
+]
 
 
 def page_of(path: Path, text: str, title: str = "Montage") -> tuple[str, str]:
-    """Return the data of a page with one cell, whose texts are *text*, and the rest of the page without data and title."""
+    """Return the data of a page with one cell, whose texts are *text*, and the rest of the page without data and
+    title.
+    """
     texts: Any = {"image": f"{text}.tiff", "label": text, "backend": "openslide", "reason": text, "remark": text}
-    write_page(path, Tiling((900, 600)), [CellOutcome(text, column=0, row=0, box=Box(0, 0, 300, 200), picture=None, level=None, is_ok=False, **texts)], title)
+    write_page(
+        path,
+        Tiling((900, 600)),
+        [CellOutcome(text, column=0, row=0, box=Box(0, 0, 300, 200), picture=None, level=None, is_ok=False, **texts)],
+        title,
+    )
     page = path.read_text(encoding="utf-8")
     before, start, rest = page.partition('<script type="application/json" id="montage">')
     data, end, after = rest.partition("</script>")
@@ -450,10 +517,14 @@ def test_a_page_has_no_markup_of_others_and_asks_for_nothing(tmp_path: Path) -> 
         assert (rest, re.findall("[<>&]", found)) == (plain, [])
         data = json.loads(found)
         assert data["title"] == expected
-        assert data["cells"] == [[expected, expected, 0, 0, 300, 200, None, 0, f"{expected}.tiff", "openslide", expected, expected]]
+        assert data["cells"] == [
+            [expected, expected, 0, 0, 300, 200, None, 0, f"{expected}.tiff", "openslide", expected, expected]
+        ]
     assert re.findall('(?:src|href|action)="([^"]*)"', plain.partition("<script")[0]) == ["data:,"]
     assert "sourceMappingURL" not in plain
-    assert 'http-equiv="Content-Security-Policy" content="default-src &#x27;none&#x27;; script-src &#x27;sha256-' in plain
+    assert (
+        'http-equiv="Content-Security-Policy" content="default-src &#x27;none&#x27;; script-src &#x27;sha256-' in plain
+    )
     licence, library = asset("openseadragon-LICENSE.txt"), asset("openseadragon.min.js")
     assert licence.startswith("Copyright (C) 2009 CodePlex Foundation")
     assert licence in plain

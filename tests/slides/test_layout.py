@@ -32,11 +32,31 @@ from PIL import Image, features
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.slides import captions
-from himl_cli.slides.captions import GREY, REASON_INK, FailureMark, Inscription, caption_for, extent, has_glyph, readable, undrawable
+from himl_cli.slides.captions import (
+    GREY,
+    REASON_INK,
+    FailureMark,
+    Inscription,
+    caption_for,
+    extent,
+    has_glyph,
+    readable,
+    undrawable,
+)
 from himl_cli.slides.compose import make_montage
 from himl_cli.slides.layout import LEAST_LETTERS, WHITE, fit_layout, fitted, himl_layout, himl_order, letters_of
 from himl_cli.slides.query import LocalFolder
-from himl_cli.slides.slide_records import DEFAULT_WIDTH, Backend, Box, Cell, ImageFormat, Layout, LayoutStyle, MontageRequest, SlideEntry
+from himl_cli.slides.slide_records import (
+    DEFAULT_WIDTH,
+    Backend,
+    Box,
+    Cell,
+    ImageFormat,
+    Layout,
+    LayoutStyle,
+    MontageRequest,
+    SlideEntry,
+)
 from tests.support.montages import nearest, resized
 
 ASPECTS = st.lists(st.none() | st.floats(0.02, 50), min_size=1, max_size=70)
@@ -51,8 +71,26 @@ MADE = [
 """Name, first and last slide, width, labels, and masks."""
 REASON = "Level 1 is damaged: tile 17 of 96 holds no JPEG data; the file may have been cut off."
 GROUND = 200
-ODD_TEXTS = ["TCGA-3C-AALI-01Z-00-DX1", "W" * 300, "e\u0301" * 40, "a" + "\u0301\u0316" * 40, "שלום עולם", "العربية 12", "切片01", "😀 👩\u200d🔬", "…", " "]
-ODD_TEXTS += ["line\nbreak\ttab\x1b[31m\x7f\x9b\0", "\udcff\udcfe.tiff", "\u202eevil\u2066", "\u0301", "a\rb\x1c\x85\u2029c", "Ä" + "\u0344" * 3 + "ﷺ"]
+ODD_TEXTS = [
+    "TCGA-3C-AALI-01Z-00-DX1",
+    "W" * 300,
+    "e\u0301" * 40,
+    "a" + "\u0301\u0316" * 40,
+    "שלום עולם",
+    "العربية 12",
+    "切片01",
+    "😀 👩\u200d🔬",
+    "…",
+    " ",
+]
+ODD_TEXTS += [
+    "line\nbreak\ttab\x1b[31m\x7f\x9b\0",
+    "\udcff\udcfe.tiff",
+    "\u202eevil\u2066",
+    "\u0301",
+    "a\rb\x1c\x85\u2029c",
+    "Ä" + "\u0344" * 3 + "ﷺ",
+]
 TEXTS = st.sampled_from(ODD_TEXTS) | st.text(st.characters(), max_size=60)
 both_masks = pytest.mark.parametrize("has_masks", [False, True])
 
@@ -64,7 +102,9 @@ def is_within(inner: Box, outer: Box) -> bool:
 
 def check(layout: Layout, count: int, width: int) -> None:
     assert (layout.size[0], layout.background, layout.rows) == (width, WHITE, layout.cells[-1].row + 1)
-    assert [(cell.entry, cell.row * layout.columns + cell.column) for cell in layout.cells] == [(n, n) for n in range(count)]
+    assert [(cell.entry, cell.row * layout.columns + cell.column) for cell in layout.cells] == [
+        (n, n) for n in range(count)
+    ]
     assert len({(cell.box.size, cell.image.size) for cell in layout.cells}) == 1
     for cell in layout.cells:
         assert is_within(cell.box, Box(0, 0, *layout.size))
@@ -79,7 +119,11 @@ def check(layout: Layout, count: int, width: int) -> None:
             assert cell.caption.y == cell.image.y + cell.image.height
             assert letters_of(cell.caption) >= LEAST_LETTERS
     for one, other in pairwise(layout.cells):
-        assert other.box.x > one.box.x + one.box.width if one.row == other.row else other.box.y > one.box.y + one.box.height
+        assert (
+            other.box.x > one.box.x + one.box.width
+            if one.row == other.row
+            else other.box.y > one.box.y + one.box.height
+        )
     assert bool(layout.remark) == (layout.cells[0].caption is None)
 
 
@@ -95,7 +139,13 @@ def test_every_cell_has_its_place(aspects: Sequence[float | None], has_masks: bo
 
 def test_cells_and_picture_have_usual_forms_and_few_are_empty() -> None:
     """7 x 5 cells are a little nearer to 16:9 than 8 x 4, but leave five of them empty."""
-    for count, aspect, has_masks in ((12, 1.0, False), (50, 0.5, True), (200, 2.5, False), (200, 2.5, True), (1000, 4 / 3, True)):
+    for count, aspect, has_masks in (
+        (12, 1.0, False),
+        (50, 0.5, True),
+        (200, 2.5, False),
+        (200, 2.5, True),
+        (1000, 4 / 3, True),
+    ):
         width, height = fit_layout([aspect] * count, has_masks=has_masks, width=20_000).size
         assert 0.75 < width / height / (16 / 9) < 1.3
     layout = fit_layout([1.18] * 30, has_masks=False, width=3000)
@@ -103,7 +153,12 @@ def test_cells_and_picture_have_usual_forms_and_few_are_empty() -> None:
     for count in range(1, 100):
         layout = fit_layout([4 / 3] * count, has_masks=False, width=20_000)
         assert layout.columns * layout.rows - count < layout.columns
-    for aspects, expected in (((2.0, 2.1, 1.9, None, 40.0, 0.05), 2.0), ((None, None), 4 / 3), ((1000.0,), 4.0), ((0.001,), 0.25)):
+    for aspects, expected in (
+        ((2.0, 2.1, 1.9, None, 40.0, 0.05), 2.0),
+        ((None, None), 4 / 3),
+        ((1000.0,), 4.0),
+        ((0.001,), 0.25),
+    ):
         image = fit_layout(aspects, has_masks=False, width=5000).cells[0].image
         assert image.width / image.height == pytest.approx(expected, rel=0.03)
 
@@ -145,13 +200,17 @@ def test_default_width_shows_slides_of_median_size_one_to_one(has_masks: bool) -
     assert fit_layout([4 / 3] * 700, has_masks=has_masks, sizes=[(50_000, 40_000)] * 700).size[0] == DEFAULT_WIDTH
     if not has_masks:
         assert fit_layout([4 / 3] * 200, has_masks=False, sizes=[(2000, 1500)] * 200).size[0] == 34_612
-        mixed = fit_layout([4 / 3] * 5, has_masks=False, sizes=[(40, 30), (400, 300), (400, 300), (400, 300), (8000, 6000)])
+        mixed = fit_layout(
+            [4 / 3] * 5, has_masks=False, sizes=[(40, 30), (400, 300), (400, 300), (400, 300), (8000, 6000)]
+        )
         assert mixed.cells[0].image.size == (400, 300)
         assert fit_layout([None], has_masks=False).cells[0].box.width == 320
 
 
 def test_caption_grows_with_cell_and_missing_one_is_noted() -> None:
-    captions = [fit_layout([1.4] * 20, has_masks=False, width=width).cells[0].caption for width in (2000, 8000, 15_000, 200_000)]
+    captions = [
+        fit_layout([1.4] * 20, has_masks=False, width=width).cells[0].caption for width in (2000, 8000, 15_000, 200_000)
+    ]
     sizes = [letters_of(caption) for caption in captions if caption]
     assert (len(sizes), sizes, sizes[-1]) == (4, sorted(set(sizes)), 256)
     narrow = fit_layout([1.4] * 20, has_masks=False, width=300)
@@ -159,7 +218,10 @@ def test_caption_grows_with_cell_and_missing_one_is_noted() -> None:
     assert narrow.remark.startswith("There are no captions, because cells are only ")
 
 
-@given(room=st.tuples(st.integers(1, 900), st.integers(1, 900)), size=st.tuples(st.integers(1, 100_000), st.integers(1, 100_000)))
+@given(
+    room=st.tuples(st.integers(1, 900), st.integers(1, 900)),
+    size=st.tuples(st.integers(1, 100_000), st.integers(1, 100_000)),
+)
 def test_fitted_keeps_proportions_in_the_middle(room: tuple[int, int], size: tuple[int, int]) -> None:
     box = Box(7, 11, *room)
     inner = fitted(box, size)
@@ -188,8 +250,17 @@ def test_every_pixel_of_himl_layout_is_the_predecessors(
 ) -> None:
     with (GOLDEN / "dataset.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[first:last]
-    entries = [SlideEntry(row["slide_id"], row["image"], row["label"] if has_labels else None, row["mask"] if has_masks else None) for row in rows]
-    layout, order, wanted = himl_layout(len(entries), has_masks=has_masks, width=width), himl_order(entries), golden(f"{name}.png")
+    entries = [
+        SlideEntry(
+            row["slide_id"], row["image"], row["label"] if has_labels else None, row["mask"] if has_masks else None
+        )
+        for row in rows
+    ]
+    layout, order, wanted = (
+        himl_layout(len(entries), has_masks=has_masks, width=width),
+        himl_order(entries),
+        golden(f"{name}.png"),
+    )
     made: NDArray[np.uint8] = np.full((layout.size[1], layout.size[0], 3), layout.background, np.uint8)
     is_known: NDArray[np.bool_] = np.ones(made.shape, np.bool_)
     for cell in layout.cells:
@@ -198,11 +269,22 @@ def test_every_pixel_of_himl_layout_is_the_predecessors(
         if cell.mask is not None and entry.mask is not None:
             part(made, cell.mask)[:] = nearest(golden(entry.mask), cell.mask.size) * np.uint8(255)
         assert cell.caption is not None
-        is_known[cell.caption.y : cell.caption.y + cell.caption.height, cell.caption.x : cell.caption.x + cell.caption.width] = False
+        is_known[
+            cell.caption.y : cell.caption.y + cell.caption.height, cell.caption.x : cell.caption.x + cell.caption.width
+        ] = False
     assert np.array_equal(made[is_known], wanted[is_known])
     for backend in (Backend.tifffile, Backend.openslide):
-        request = MontageRequest(tmp_path / backend.value, width, layout=LayoutStyle.himl, formats=(ImageFormat.png,), backend=backend, workers=2)
-        assert [cell.reason for cell in make_montage(request, entries, LocalFolder(GOLDEN), ignore).cells] == [""] * len(entries)
+        request = MontageRequest(
+            tmp_path / backend.value,
+            width,
+            layout=LayoutStyle.himl,
+            formats=(ImageFormat.png,),
+            backend=backend,
+            workers=2,
+        )
+        assert [cell.reason for cell in make_montage(request, entries, LocalFolder(GOLDEN), ignore).cells] == [
+            ""
+        ] * len(entries)
         with Image.open(request.output / "montage.png") as image:
             assert np.array_equal(np.asarray(image)[is_known], wanted[is_known])
 
@@ -215,11 +297,17 @@ def test_himl_order_is_that_of_file_names_and_nothing_is_lost() -> None:
 
 
 def cell_of(style: LayoutStyle, width: int, *, has_masks: bool = False) -> Cell:
-    layout = fit_layout([1.4], has_masks=has_masks, width=width) if style is LayoutStyle.fit else himl_layout(1, has_masks=has_masks, width=width)
+    layout = (
+        fit_layout([1.4], has_masks=has_masks, width=width)
+        if style is LayoutStyle.fit
+        else himl_layout(1, has_masks=has_masks, width=width)
+    )
     return layout.cells[0]
 
 
-def painted(what: FailureMark | Inscription, cell: Cell, step: int | None = None, ground: int = GROUND) -> NDArray[np.uint8]:
+def painted(
+    what: FailureMark | Inscription, cell: Cell, step: int | None = None, ground: int = GROUND
+) -> NDArray[np.uint8]:
     """Return the cell's pixels with the mark or caption, painted *step* rows at a time."""
     rows: NDArray[np.uint8] = np.full((cell.box.height, cell.box.width, 3), ground, np.uint8)
     for top in range(0, len(rows), step or len(rows)):
@@ -279,7 +367,10 @@ def test_failure_mark_says_why_as_far_as_there_is_room(style: LayoutStyle) -> No
     assert lines[0].startswith("Level 1")
     assert lines[-1].endswith("…")
     assert words(cell_of(style, 30), style, REASON) == []
-    inks = [(painted(mark_of(cell, style), cell) == REASON_INK).all(2).any() for cell in (cell_of(style, 600), cell_of(style, 30))]
+    inks = [
+        (painted(mark_of(cell, style), cell) == REASON_INK).all(2).any()
+        for cell in (cell_of(style, 600), cell_of(style, 30))
+    ]
     assert inks == [True, False]
     title, *lines = words(cell_of(style, 400), style, "x" * 90 + "\n\udcff\x00")
     assert (title, "".join(lines).replace(" ", ""), len(lines) > 1) == ("not read", "x" * 90 + r"\xff\x00", True)
@@ -313,7 +404,13 @@ def shown(slide_id: str, label: str | None = None, room: tuple[int, int] = (400,
     return made.lines[0].text, made.lines[0].size
 
 
-@given(slide_id=TEXTS, label=st.none() | TEXTS, width=st.integers(8, 500), height=st.integers(16, 60), step=st.integers(1, 70))
+@given(
+    slide_id=TEXTS,
+    label=st.none() | TEXTS,
+    width=st.integers(8, 500),
+    height=st.integers(16, 60),
+    step=st.integers(1, 70),
+)
 def test_no_caption_is_cut(slide_id: str, label: str | None, width: int, height: int, step: int) -> None:
     """On a larger ground, all drawn pixels are within the caption's space. Letters are never below the minimum size."""
     made = caption(slide_id, label, (width, height))
@@ -360,7 +457,13 @@ def test_captions_keep_marks_and_leave_out_empty_parts() -> None:
 
 
 def test_a_caption_is_one_readable_line() -> None:
-    texts = {"a\n\t b\u00a0c\u2028d": "a b c d", "\x1b[31m\x7f": r"\x1b[31m\x7f", "s\udce9lide": r"s\xe9lide", "\ud800x": r"\ud800x", "e\u0301": "é"}
+    texts = {
+        "a\n\t b\u00a0c\u2028d": "a b c d",
+        "\x1b[31m\x7f": r"\x1b[31m\x7f",
+        "s\udce9lide": r"s\xe9lide",
+        "\ud800x": r"\ud800x",
+        "e\u0301": "é",
+    }
     texts |= {"\u202eabc\u2069\ufeff\u00ad": "abc", "נקודה": "נקודה", "می\u200cخواهم": "می\u200cخواهم"}
     assert {text: readable(text) for text in texts} == texts
 

@@ -23,7 +23,18 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound
 from himl_cli.core.events import Event, Notice
 from himl_cli.slides import output_folder
-from himl_cli.slides.query import HEADERS, LocalFolder, Pattern, SlideQuery, list_slides, local_dataset, parse_ids, read_ids, read_table, with_labels
+from himl_cli.slides.query import (
+    HEADERS,
+    LocalFolder,
+    Pattern,
+    SlideQuery,
+    list_slides,
+    local_dataset,
+    parse_ids,
+    read_ids,
+    read_table,
+    with_labels,
+)
 from himl_cli.slides.slide_records import SlideEntry, SlideFolder, SlideUnreadable
 from tests.support.folders import files_below
 from tests.support.hostile_texts import SECONDS, within
@@ -48,7 +59,14 @@ class Folder:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    def slides(self, *, glob: str | None = None, csv: str | None = None, include: Path | None = None, exclude: Path | None = None) -> list[SlideEntry]:
+    def slides(
+        self,
+        *,
+        glob: str | None = None,
+        csv: str | None = None,
+        include: Path | None = None,
+        exclude: Path | None = None,
+    ) -> list[SlideEntry]:
         def note(event: Event) -> None:
             assert isinstance(event, Notice)
             self.said.append(event.text)
@@ -77,7 +95,17 @@ def refused(folder: Folder, kind: type[HimlError] = BadUsage, **query: str | Pat
 
 def test_files_with_the_extension_of_a_slide_are_slides(folder: Folder) -> None:
     slides = ["A.SVS", "b.ome.tif", "c.Tiff", "d.mrxs", "e.ndpi", "f.png", "g.jpeg", "h.dcm", "i.qptiff"]
-    folder.lay(*slides, "notes.txt", "labels.csv", "d/Data0000.dat", "tiff", "x.tiff.bak", ".hidden.tiff", ".hidden/y.tiff", "._A.svs")
+    folder.lay(
+        *slides,
+        "notes.txt",
+        "labels.csv",
+        "d/Data0000.dat",
+        "tiff",
+        "x.tiff.bak",
+        ".hidden.tiff",
+        ".hidden/y.tiff",
+        "._A.svs",
+    )
     assert folder.slides() == [SlideEntry(name, name) for name in slides]
     deep = Folder(folder.root / "deep").lay("b/1.tiff", "a/2%26E.tiff", ".thumbs/1.tiff")
     assert deep.slides() == [SlideEntry("2&E.tiff", "a/2%26E.tiff"), SlideEntry("1.tiff", "b/1.tiff")]
@@ -125,12 +153,17 @@ def test_local_folders_give_paths_and_texts_or_say_what_is_wrong(folder: Folder)
 def test_an_earlier_montage_is_no_slide_and_that_is_said(folder: Folder) -> None:
     own = ["montage.png", "montage.jpg", "montage.csv", "montage.dzi", "index.html", "montage_files/12/10_0.jpg"]
     mine = [f"outputs/montage_files/{name}" for name in ("12/0_0.tiff", "12/mine.jpg", "12/x/0_0.jpg", "mine.tiff")]
-    folder.lay("a.tiff", "sub/montage_files/b.tiff", "sub/montage.png", *own, *(f"outputs/{name}" for name in own), *mine)
+    folder.lay(
+        "a.tiff", "sub/montage_files/b.tiff", "sub/montage.png", *own, *(f"outputs/{name}" for name in own), *mine
+    )
     folder.lay("outputs/.montage.himl-part/new/montage.png", "z/montage.csv", "z/montage_files/1/0_0.jpg")
     slides = ["a.tiff", *mine, "sub/montage.png", "sub/montage_files/b.tiff", "z/montage_files/1/0_0.jpg"]
     for glob in (None, "**/*"):
         assert [slide.image for slide in folder.slides(glob=glob)] == slides
-    assert folder.said[0] == "Omitting files of earlier montages and tiles: 'montage.jpg', 'montage.png', 'montage_files/12/10_0.jpg' and 3 more."
+    assert (
+        folder.said[0] == "Omitting files of earlier montages and tiles: 'montage.jpg', 'montage.png', "
+        "'montage_files/12/10_0.jpg' and 3 more."
+    )
     assert len(folder.said) == 2
 
 
@@ -139,11 +172,19 @@ PARTS = ["**", "*", "a", "b", "a*", "*b", "?", "[ab]", "[!a]", "*.t", ".*", "[",
 
 def test_patterns_start_at_the_folder_and_many_stars_take_no_time(folder: Folder) -> None:
     folder.lay("1.tiff", "a/2.tiff", "a/x.bin", ".c/4.tif").write("dataset.csv", "image,slide_id\n1.tiff,one\n")
-    for glob, expected in {"/**/*.tiff": ["1.tiff", "a/2.tiff"], "./*.tiff": ["1.tiff"], "a/**": ["a/2.tiff", "a/x.bin"], "**/*.tif": [".c/4.tif"]}.items():
+    for glob, expected in {
+        "/**/*.tiff": ["1.tiff", "a/2.tiff"],
+        "./*.tiff": ["1.tiff"],
+        "a/**": ["a/2.tiff", "a/x.bin"],
+        "**/*.tif": [".c/4.tif"],
+    }.items():
         assert [slide.image for slide in folder.slides(glob=glob)] == expected
     assert folder.said == []
     for glob in ("*.svs", "1.tiff/**", "/tmp/*.tiff", "["):
-        assert str(refused(folder, glob=glob)) == f"--image_glob '{glob}' matches no file in folder '{folder.root}', which has 5 files."
+        assert (
+            str(refused(folder, glob=glob))
+            == f"--image_glob '{glob}' matches no file in folder '{folder.root}', which has 5 files."
+        )
     for glob, reason in {"../*.tiff": "leaves the folder", "": "is empty", "/": "is empty"}.items():
         assert reason in str(refused(folder, glob=glob))
     pattern = Pattern("/".join(["**", "*"] * 12) + "/**/x")
@@ -154,7 +195,10 @@ def test_patterns_start_at_the_folder_and_many_stars_take_no_time(folder: Folder
         assert not Pattern("*a" * 25 + "b").matches("a" * 200)
     with pytest.raises(BadUsage, match=r"--image_glob has 20,001 characters\. The maximum is 1,000"):
         Pattern("*" + "[" * 20_000)
-    assert [Pattern("A\\*", windows=windows).matches(name) for windows, name in ((False, "A\\b"), (False, "A/b"), (True, "a/b"))] == [True, False, True]
+    assert [
+        Pattern("A\\*", windows=windows).matches(name)
+        for windows, name in ((False, "A\\b"), (False, "A/b"), (True, "a/b"))
+    ] == [True, False, True]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -168,9 +212,17 @@ def test_patterns_match_what_path_glob_finds(folder: Folder, parts: list[str]) -
 
 
 def test_the_csv_of_a_folder_is_used_or_the_one_that_is_named(folder: Folder) -> None:
-    folder.lay("1.tiff", "2.tiff").write("dataset.csv", "slide_id,image,label,mask,site\n007,2.tiff,1,m/2.png,x\nnan,gone.tiff,,,y\n")
-    assert folder.slides() == [SlideEntry("007", "2.tiff", "1", "m/2.png", {"site": "x"}), SlideEntry("nan", "gone.tiff", more={"site": "y"})]
-    assert folder.said == [f"Using the slides in dataset.csv of folder '{folder.root}'. To use the files of the folder, add --image_glob '**/*.tiff'."]
+    folder.lay("1.tiff", "2.tiff").write(
+        "dataset.csv", "slide_id,image,label,mask,site\n007,2.tiff,1,m/2.png,x\nnan,gone.tiff,,,y\n"
+    )
+    assert folder.slides() == [
+        SlideEntry("007", "2.tiff", "1", "m/2.png", {"site": "x"}),
+        SlideEntry("nan", "gone.tiff", more={"site": "y"}),
+    ]
+    assert folder.said == [
+        f"Using the slides in dataset.csv of folder '{folder.root}'. To use the files of the folder, add "
+        "--image_glob '**/*.tiff'."
+    ]
     folder.said.clear()
     folder.write("other.csv", "image,slide_id\n2.tiff,two\n")
     assert folder.ids(csv="other.csv") == ["two"]
@@ -179,14 +231,22 @@ def test_the_csv_of_a_folder_is_used_or_the_one_that_is_named(folder: Folder) ->
     with pytest.raises(NotFound, match=r"There is no file '.*third\.csv'"):
         folder.slides(csv="third.csv")
     assert [local_dataset(each)[1] for each in (folder.root, folder.root / "other.csv")] == [None, "other.csv"]
-    assert [local_dataset(each)[0].folder for each in (folder.root, folder.root / "other.csv")] == [folder.root, folder.root]
+    assert [local_dataset(each)[0].folder for each in (folder.root, folder.root / "other.csv")] == [
+        folder.root,
+        folder.root,
+    ]
     with pytest.raises(NotFound, match=r"There is no folder or CSV '.*gone'\."):
         local_dataset(folder.root / "gone")
     with pytest.raises(BadUsage, match="neither a folder nor a CSV") as caught:
         local_dataset(folder.write("a[1].svs", b"x"))
-    assert caught.value.hint == f"To select one slide, use its folder: {shlex.join([str(folder.root), '--image_glob', 'a[[]1].svs'])}"
+    assert (
+        caught.value.hint
+        == f"To select one slide, use its folder: {shlex.join([str(folder.root), '--image_glob', 'a[[]1].svs'])}"
+    )
     assert folder.ids(glob="a[[]1].svs") == ["a[1].svs"]
-    folder.write("montage.csv", ",".join(output_folder.COLUMNS) + "\n" + "a" + "," * (len(output_folder.COLUMNS) - 1) + "\n")
+    folder.write(
+        "montage.csv", ",".join(output_folder.COLUMNS) + "\n" + "a" + "," * (len(output_folder.COLUMNS) - 1) + "\n"
+    )
     error = refused(folder, csv="montage.csv")
     assert str(error) == "'montage.csv' describes a montage, and is not a list of slides."
     assert error.hint == "Use the folder of the slides, and this file with --include_by_slide_id."
@@ -197,10 +257,19 @@ def test_images_are_relative_to_the_csv(folder: Folder, tmp_path: Path) -> None:
     lines = f"1.tiff,a,./m.png\n../2.tiff,b,../../m.png\n../../../3.tiff,c,\n{away},d,\nx/../4.tiff,e,\nD:\\5.tiff,f,\n"
     folder.write("sub/deep/list.csv", f"image,slide_id,mask\n{lines}")
     slides = folder.slides(csv="sub/deep/list.csv")
-    assert [slide.image for slide in slides] == ["sub/deep/1.tiff", "sub/2.tiff", "../3.tiff", away, "sub/deep/x/../4.tiff", "D:\\5.tiff"]
+    assert [slide.image for slide in slides] == [
+        "sub/deep/1.tiff",
+        "sub/2.tiff",
+        "../3.tiff",
+        away,
+        "sub/deep/x/../4.tiff",
+        "D:\\5.tiff",
+    ]
     assert [slide.mask for slide in slides] == ["sub/deep/m.png", "m.png", *[None] * 4]
     if sys.platform != "win32":
-        folder.lay("a/1.tiff", "a\\2.tiff", "a/2.tiff").write("dataset.csv", "image,slide_id\na\\1.tiff,1\na\\2.tiff,2\na\\3.tiff,3\n")
+        folder.lay("a/1.tiff", "a\\2.tiff", "a/2.tiff").write(
+            "dataset.csv", "image,slide_id\na\\1.tiff,1\na\\2.tiff,2\na\\3.tiff,3\n"
+        )
         assert [slide.image for slide in folder.slides()] == ["a/1.tiff", "a\\2.tiff", "a\\3.tiff"]
 
 
@@ -223,13 +292,20 @@ def test_repeated_and_missing_ids_stay_and_are_named_once(folder: Folder) -> Non
     assert folder.slides() == [SlideEntry("a", ""), SlideEntry("b", ""), SlideEntry("sub/2.tiff", "sub/2.tiff")]
     assert folder.said[1::2] == [
         "One slide id occurs several times, and all its slides are shown: 'a' (2 times).",
-        "5 slide ids occur several times, all slides are shown: '0' (2 times), '1' (2 times), '2' (2 times) and 2 more.",
+        "5 slide ids occur several times, all slides are shown: '0' (2 times), '1' (2 times), '2' (2 "
+        "times) and 2 more.",
         "'dataset.csv': without a slide_id, and named after their images: line 5.",
     ]
 
 
-values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8) | st.text("a,;\t\" \r\n'é", max_size=6)
-slides = st.lists(st.tuples(values, values, values, values).filter(lambda row: any(value.strip() for value in row)), min_size=1, max_size=6)
+values = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8) | st.text(
+    "a,;\t\" \r\n'é", max_size=6
+)
+slides = st.lists(
+    st.tuples(values, values, values, values).filter(lambda row: any(value.strip() for value in row)),
+    min_size=1,
+    max_size=6,
+)
 COLUMNS = ("image", "slide_id", "label", "mask")
 
 
@@ -237,12 +313,22 @@ def read(text: str) -> list[tuple[str, ...]]:
     return [tuple(values) for _, values, _ in read_table(text, "dataset.csv")]
 
 
-@given(slides, st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n", "\r"]), st.permutations([*COLUMNS, "site"]), st.booleans())
-def test_a_csv_that_is_written_is_read_back(rows: list[tuple[str, ...]], separator: str, line_end: str, columns: list[str], is_quoted: bool) -> None:
+@given(
+    slides,
+    st.sampled_from(",;\t"),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.permutations([*COLUMNS, "site"]),
+    st.booleans(),
+)
+def test_a_csv_that_is_written_is_read_back(
+    rows: list[tuple[str, ...]], separator: str, line_end: str, columns: list[str], is_quoted: bool
+) -> None:
     # With minimal quoting, the csv module does not quote line ends of other systems.
     quoting: Literal[0, 1] = csv.QUOTE_ALL if is_quoted or line_end != "\r\n" else csv.QUOTE_MINIMAL
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="elsewhere", delimiter=separator, lineterminator=line_end, quoting=quoting)
+    writer = csv.DictWriter(
+        text, columns, restval="elsewhere", delimiter=separator, lineterminator=line_end, quoting=quoting
+    )
     writer.writeheader()
     writer.writerows(dict(zip(COLUMNS, row, strict=True)) for row in rows)
     assert read(text.getvalue()) == [tuple(value.strip() for value in row) for row in rows]
@@ -268,7 +354,10 @@ WRONG = [
     (" \n\n", "'dataset.csv' is empty."),
     ("image,slide_id\n,\n", "'dataset.csv' has no rows below its header."),
     ("image_id;isup;site\na;b;c\n", "'dataset.csv' has no column 'image', only 'image_id', 'isup', 'site'."),
-    (",".join(f"c{n}" for n in range(14)), "'dataset.csv' has no column 'image', only " + "".join(f"'c{n}', " for n in range(12))[:-2] + " and 2 more."),
+    (
+        ",".join(f"c{n}" for n in range(14)),
+        "'dataset.csv' has no column 'image', only " + "".join(f"'c{n}', " for n in range(12))[:-2] + " and 2 more.",
+    ),
     ("image,slide_id,Image\na,b,c\n", "'dataset.csv' has 2 columns 'image'."),
     ("image,slide_id,case,Case\na,b,c,d\n", "'dataset.csv' has 2 columns 'case'."),
     ("image,slide_id\na\nb,c\nd,e,f\n", "'dataset.csv': the header has 2 fields, but line 2 has 1, line 4 has 3."),
@@ -334,12 +423,26 @@ def test_included_are_shown_in_the_order_of_the_folder(folder: Folder, lists: Fo
             {"data_provider": "karolinska"},
             "column 'image_id' (see --on), labels are in column 'isup_grade'",
         ),
-        ("patient;slide;category\nP1;1;LUAD\n", None, "LUAD", {"patient": "P1"}, "column 'slide' (see --on), labels are in column 'category'"),
-        (",Slide_ID, Stage \n0,1,II\n", None, None, {"Stage": "II"}, "no column is named label or isup_grade or category"),
+        (
+            "patient;slide;category\nP1;1;LUAD\n",
+            None,
+            "LUAD",
+            {"patient": "P1"},
+            "column 'slide' (see --on), labels are in column 'category'",
+        ),
+        (
+            ",Slide_ID, Stage \n0,1,II\n",
+            None,
+            None,
+            {"Stage": "II"},
+            "no column is named label or isup_grade or category",
+        ),
         ("slide_id,scan,label\nx,1.tiff,tumor\n", "Scan", "tumor", {"slide_id": "x"}, "column 'scan'"),
     ],
 )
-def test_labels_of_another_csv_are_joined(folder: Folder, lists: Folder, text: str, on: str | None, label: str | None, more: dict[str, str], said: str) -> None:
+def test_labels_of_another_csv_are_joined(
+    folder: Folder, lists: Folder, text: str, on: str | None, label: str | None, more: dict[str, str], said: str
+) -> None:
     slides, told = folder.slides(), list[str]()
 
     def note(event: Event) -> None:
@@ -357,17 +460,29 @@ def test_labels_of_another_csv_are_joined(folder: Folder, lists: Folder, text: s
 @pytest.mark.parametrize(
     ("text", "on", "problem", "hint"),
     [
-        ("case,label\n1,a\n", None, "has no column 'slide_id', only 'case', 'label'.", "Name the column with the ids of slides: --on NAME"),
+        (
+            "case,label\n1,a\n",
+            None,
+            "has no column 'slide_id', only 'case', 'label'.",
+            "Name the column with the ids of slides: --on NAME",
+        ),
         ("slide_id,label\n1,a\n", "scan", "has no column 'scan', only 'slide_id', 'label'.", "Name the column"),
         ("slide_id,label\n1,a\n1,b\n", None, "lines 2 and 3: different rows for '1'.", "Keep one of them."),
-        ("slide_id,label\n7,a\n", None, "has no row for any of the 4 slides.", "An id of a slide is 'H&E.tiff'. Name the column"),
+        (
+            "slide_id,label\n7,a\n",
+            None,
+            "has no row for any of the 4 slides.",
+            "An id of a slide is 'H&E.tiff'. Name the column",
+        ),
         ("slide_id,label\n1\n", None, "the header has 2 fields, but line 2 has 1.", "Each line"),
         ("slide_id,label,Label\n1,a,b\n", None, "has 2 columns 'label'.", "Rename or remove all but one."),
         ("slide_id,label\n", None, "has no rows below its header.", "Add a row"),
         ("", None, "is empty.", "Name the column"),
     ],
 )
-def test_labels_that_cannot_be_joined_are_refused(folder: Folder, lists: Folder, text: str, on: str | None, problem: str, hint: str) -> None:
+def test_labels_that_cannot_be_joined_are_refused(
+    folder: Folder, lists: Folder, text: str, on: str | None, problem: str, hint: str
+) -> None:
     with pytest.raises(BadUsage) as caught:
         with_labels(folder.slides(), lists.write("labels.csv", text), on, lambda event: None)
     assert problem in str(caught.value)
@@ -379,10 +494,16 @@ def test_empty_lists_and_unknown_ids_are_named(folder: Folder, lists: Folder) ->
         path = lists.write("list.txt", content)
         assert len(folder.ids(exclude=path)) == 4
         assert folder.said == []
-        assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' has no ids, so that no slides remain."
+        assert (
+            str(refused(folder, include=path))
+            == f"--include_by_slide_id: '{path}' has no ids, so that no slides remain."
+        )
     path = lists.write("list.txt", "\n".join(["1.tiff", *(f"x{n}" for n in range(1500)), "y" * 300]))
     for option, error in (("include", refused(folder, include=path)), ("exclude", refused(folder, exclude=path))):
-        assert str(error) == f"--{option}_by_slide_id: '{path}': no slides have these 1,501 ids: 'x0', 'x1', 'x2' and 1,498 more."
+        assert (
+            str(error)
+            == f"--{option}_by_slide_id: '{path}': no slides have these 1,501 ids: 'x0', 'x1', 'x2' and 1,498 more."
+        )
     error = refused(folder, exclude=lists.write("list.txt", "1.tif\n" + "y" * 300))
     assert str(error).endswith(f"no slides have these 2 ids: '1.tif', '{'y' * 79}…'.")
     assert error.hint.startswith("Did you mean '1.tiff' or 'a/1.tiff'? The list must be")
@@ -407,12 +528,19 @@ def test_what_is_no_list_is_refused(folder: Folder, lists: Folder) -> None:
     assert "larger than 64 MiB" in str(refused(folder, exclude=huge))
 
 
-line_ids = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1, max_size=12).map(str.strip).filter(bool)
+line_ids = (
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\n"), min_size=1, max_size=12)
+    .map(str.strip)
+    .filter(bool)
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(line_ids, max_size=6), st.sampled_from(["\n", "\r\n", "\r"]), st.sampled_from(["", " ", "\t"]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])
+    st.lists(line_ids, max_size=6),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from(["", " ", "\t"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
 @example(["a,b", 'c"d', '"e"', "#f"], "\n", "", "utf-8")
 def test_a_line_is_an_id(tmp_path: Path, ids: list[str], line_end: str, around: str, encoding: str) -> None:
@@ -425,21 +553,47 @@ def test_a_line_is_an_id(tmp_path: Path, ids: list[str], line_end: str, around: 
 
 
 def test_headers_and_what_only_looks_like_one() -> None:
-    texts = {"slide_id\na,b\n": ["a,b"], "slide_id,why\na,b\n": ["a"], ' "slide_id" ; "why"\n"a;b";c\n': ["a;b"], "\n\nfilename\na\n": ["a"]}
-    texts |= {"case,why\na,b\n": ["case,why", "a,b"], "a\nslide_id\n": ["a", "slide_id"], "x" * 200_000 + "\na\n": ["x" * 200_000, "a"]}
+    texts = {
+        "slide_id\na,b\n": ["a,b"],
+        "slide_id,why\na,b\n": ["a"],
+        ' "slide_id" ; "why"\n"a;b";c\n': ["a;b"],
+        "\n\nfilename\na\n": ["a"],
+    }
+    texts |= {
+        "case,why\na,b\n": ["case,why", "a,b"],
+        "a\nslide_id\n": ["a", "slide_id"],
+        "x" * 200_000 + "\na\n": ["x" * 200_000, "a"],
+    }
     assert {text: [*filter(None, parse_ids(text))] for text in texts} == texts
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there, and there are no pipes")
 def test_links_are_followed_loops_end_broken_ones_listed(folder: Folder, tmp_path: Path) -> None:
-    """Links with a loop, broken links, and pipes with a slide's name become failed slides, so that users notice them."""
+    """Links with a loop, broken links, and pipes with a slide's name become failed slides, so that users notice
+    them.
+    """
     folder.lay("a/1.tiff", "notes.txt", ".himl/runs/r/outputs/montage.png", ".hidden/x.tiff", ".a.tiff.himl-part")
     other = Folder(tmp_path / "other").lay("2.tiff").root
-    links = {"linked.tiff": other / "2.tiff", "broken.tiff": tmp_path / "gone", "dead.txt": Path("nowhere"), "others": other, "a/up": folder.root}
+    links = {
+        "linked.tiff": other / "2.tiff",
+        "broken.tiff": tmp_path / "gone",
+        "dead.txt": Path("nowhere"),
+        "others": other,
+        "a/up": folder.root,
+    }
     for name, target in (*links.items(), ("self", folder.root / "self")):
         (folder.root / name).symlink_to(target)
     place = LocalFolder(folder.root)
-    assert list(place.names()) == [".hidden/x.tiff", "a/1.tiff", "broken.tiff", "dead.txt", "linked.tiff", "notes.txt", "others/2.tiff", "self"]
+    assert list(place.names()) == [
+        ".hidden/x.tiff",
+        "a/1.tiff",
+        "broken.tiff",
+        "dead.txt",
+        "linked.tiff",
+        "notes.txt",
+        "others/2.tiff",
+        "self",
+    ]
     assert place.has("linked.tiff")
     assert place.has(str(other / "2.tiff"))
     assert not any(map(place.has, ["broken.tiff", "", "a", "2.tiff", "x" * 5000, "nul\0.tiff"]))
@@ -468,7 +622,9 @@ def test_a_folder_that_may_not_be_listed_is_named(folder: Folder) -> None:
     closed = folder.lay("1.tiff", "closed/1.tiff").root / "closed"
     closed.chmod(0)
     try:
-        ran = subprocess.run([sys.executable, "-c", AS_SOMEBODY], cwd=folder.root, capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            [sys.executable, "-c", AS_SOMEBODY], cwd=folder.root, capture_output=True, text=True, check=True
+        )
     finally:
         closed.chmod(0o700)
     assert ran.stdout.strip() == "Cannot list folder 'closed': Permission denied."
@@ -485,11 +641,36 @@ def test_parts_of_slides_are_no_slides(folder: Folder) -> None:
     write_dicom(folder.root / "a9.DCM", picture[:20, :30], "1.2.4", 9, image_type="LABEL")
     write_dicom(folder.root / "b1", picture, "1.2.5", 1)
     write_dicom(folder.root / "b2", picture[::2, ::2], "1.2.5", 2)
-    folder.write("s.vms", "[Virtual Microscope Specimen]\r\nImageFile=s.jpg\r\nImageFile(1,0)=s(1,0).jpg\r\nMacroImage=s_macro.jpg\r\n")
-    folder.lay("s.jpg", "s(1,0).jpg", "s_macro.jpg", "s 2.jpg", "broken.dcm", "m.mrxs", "m/Slidedat.ini", "m/sub/label.png", "n.mrxs", "n/a.png")
-    assert [slide.image for slide in folder.slides()] == ["a0.dcm", "broken.dcm", "m.mrxs", "n.mrxs", "n/a.png", "old/0.dcm", "s 2.jpg", "s.vms"]
+    folder.write(
+        "s.vms",
+        "[Virtual Microscope Specimen]\r\nImageFile=s.jpg\r\nImageFile(1,0)=s(1,0).jpg\r\nMacroImage=s_macro.jpg\r\n",
+    )
+    folder.lay(
+        "s.jpg",
+        "s(1,0).jpg",
+        "s_macro.jpg",
+        "s 2.jpg",
+        "broken.dcm",
+        "m.mrxs",
+        "m/Slidedat.ini",
+        "m/sub/label.png",
+        "n.mrxs",
+        "n/a.png",
+    )
+    assert [slide.image for slide in folder.slides()] == [
+        "a0.dcm",
+        "broken.dcm",
+        "m.mrxs",
+        "n.mrxs",
+        "n/a.png",
+        "old/0.dcm",
+        "s 2.jpg",
+        "s.vms",
+    ]
     assert folder.ids(glob="b*") == ["b1", "broken.dcm"]
-    assert folder.ids(glob="s*.jpg") == ["s 2.jpg", "s(1,0).jpg", "s.jpg", "s_macro.jpg"], "without the .vms they are pictures"
+    assert folder.ids(glob="s*.jpg") == ["s 2.jpg", "s(1,0).jpg", "s.jpg", "s_macro.jpg"], (
+        "without the .vms they are pictures"
+    )
     assert folder.ids(glob="a1.dcm") == ["a1.dcm"]
     folder.said.clear()
     csv = folder.write("list.csv", "slide_id,image\na,a0.dcm\nb,old/0.dcm\nc,a1.dcm\nd,a0.dcm\n")

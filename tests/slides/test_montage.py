@@ -34,22 +34,36 @@ def slides(project: Path) -> Path:
 def test_a_folder_becomes_two_pictures_and_a_record(himl: Himl, project: Path, slides: Path) -> None:
     """The command uses no workspace, so a broken configuration or being inside an Azure ML job makes no difference."""
     write_files(project, {"config.json": "{", "himl.toml": '[submit]\ncluster = "gpu"'})
-    before, job = set(project.iterdir()), {"AZUREML_RUN_ID": "run_1", "AZUREML_ARM_SUBSCRIPTION": "x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    before, job = (
+        set(project.iterdir()),
+        {"AZUREML_RUN_ID": "run_1", "AZUREML_ARM_SUBSCRIPTION": "x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+    )
     done = himl.ok("montage", "slides", "--width", "900", env=job)
     out = project / "outputs"
     assert set(project.iterdir()) - before == {out}
     assert left_in(out) == ["montage.csv", "montage.jpg", "montage.png"]
     rows = rows_of(out)
     images = {"a.tiff": "a.tiff", "b.svs": "b.svs", "c.png": "c.png", "d.tiff": "more/d.tiff"}
-    assert [(row["slide_id"], row["image"], row["status"]) for row in rows] == [(*each, "ok") for each in images.items()]
+    assert [(row["slide_id"], row["image"], row["status"]) for row in rows] == [
+        (*each, "ok") for each in images.items()
+    ]
     for suffix, tolerance in (("png", 6.0), ("jpg", 8.0)):
         montage = pixels_of(out / f"montage.{suffix}")
         assert montage.shape[1] == 900
         for row in rows:
             assert difference(montage, row, slide_picture(SEEDS[row["slide_id"]])) < tolerance
-            assert min(difference(montage, row, slide_picture(seed)) for name, seed in SEEDS.items() if name != row["slide_id"]) > 2 * tolerance
+            assert (
+                min(
+                    difference(montage, row, slide_picture(seed))
+                    for name, seed in SEEDS.items()
+                    if name != row["slide_id"]
+                )
+                > 2 * tolerance
+            )
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == [os.path.join("outputs", f"montage.{suffix}") for suffix in ("png", "jpg", "csv")]
+    assert [line.split()[0] for line in lines[:3]] == [
+        os.path.join("outputs", f"montage.{suffix}") for suffix in ("png", "jpg", "csv")
+    ]
     assert f"900 x {montage.shape[0]:,}" in lines[0]
     assert lines[3].startswith("4 slides in ")
     assert done.stderr == "", "a plain picture has no levels that it could lack"
@@ -57,25 +71,45 @@ def test_a_folder_becomes_two_pictures_and_a_record(himl: Himl, project: Path, s
 
 def test_a_csv_has_labels_masks_and_its_own_order(himl: Himl, project: Path, slides: Path) -> None:
     write_mask(slides / "mask_d.png", seed=4)
-    write_files(slides, {"dataset.csv": "slide_id,image,label,mask\nfour,more/d.tiff,tumour,mask_d.png\none,a.tiff,,\n"})
+    write_files(
+        slides, {"dataset.csv": "slide_id,image,label,mask\nfour,more/d.tiff,tumour,mask_d.png\none,a.tiff,,\n"}
+    )
     done = himl.ok("montage", "slides", "--dataset", "slides", "--width", "1200", "--image_format", "png")
     assert "dataset.csv" in done.stderr
     rows, montage = rows_of(project / "outputs"), pixels_of(project / "outputs" / "montage.png")
-    assert [(row["slide_id"], row["label"], row["mask"]) for row in rows] == [("four", "tumour", "mask_d.png"), ("one", "", "")]
+    assert [(row["slide_id"], row["label"], row["mask"]) for row in rows] == [
+        ("four", "tumour", "mask_d.png"),
+        ("one", "", ""),
+    ]
     assert difference(montage, rows[0], slide_picture(4)) < 6
     _, upper, right, lower = picture_box(rows[0])
     beside = montage[upper:lower, right : int(rows[0]["x"]) + int(rows[0]["width"])]
     assert len(np.unique(beside.reshape(-1, 3), axis=0)) >= 6, "each label of the mask can be told from the others"
     quiet = himl.ok("montage", slides / "dataset.csv", "--width", "300", "-q")
-    assert quiet.stdout.splitlines() == [os.path.join("outputs", f"montage.{suffix}") for suffix in ("png", "jpg", "csv")]
+    assert quiet.stdout.splitlines() == [
+        os.path.join("outputs", f"montage.{suffix}") for suffix in ("png", "jpg", "csv")
+    ]
     assert quiet.stderr == ""
 
 
 def test_hi_ml_option_names_work_and_cluster_ones_are_noted(himl: Himl, project: Path, slides: Path) -> None:
-    old = ("--image_glob_pattern", "**/*.tiff", "--parallel", "2", "--backend", "OpenSlide", "--docker_shm_size", "10g", "--wait_for_completion")
+    old = (
+        "--image_glob_pattern",
+        "**/*.tiff",
+        "--parallel",
+        "2",
+        "--backend",
+        "OpenSlide",
+        "--docker_shm_size",
+        "10g",
+        "--wait_for_completion",
+    )
     options = ("--workspace_config_path", "nowhere.json", "--width", "300", "--image-format", "JPG")
     done = himl.ok("montage", "--dataset", slides, *old, *options)
-    assert [(row["slide_id"], row["backend"]) for row in rows_of(project / "outputs")] == [("a.tiff", "openslide"), ("d.tiff", "openslide")]
+    assert [(row["slide_id"], row["backend"]) for row in rows_of(project / "outputs")] == [
+        ("a.tiff", "openslide"),
+        ("d.tiff", "openslide"),
+    ]
     assert done.stderr == "Ignored without --cluster: --shm_size, --wait.\n"
     assert left_in(project / "outputs") == ["montage.csv", "montage.jpg"]
     (project / "ids.txt").write_text("d.tiff\n")
@@ -100,10 +134,15 @@ def test_without_a_width_pictures_are_as_large_as_they_are(himl: Himl, project: 
         left, upper, right, lower = picture_box(row)
         assert np.array_equal(montage[upper:lower, left:right], slide_picture(seed, (400, 300)))
     wide = himl.ok(*command, "--width", "4000").stderr
-    assert wide.startswith("The median slide is enlarged 3.3 times in width and height, which shows no more detail. To avoid that, omit --width.\n")
+    assert wide.startswith(
+        "The median slide is enlarged 3.3 times in width and height, which shows no more detail. To avoid "
+        "that, omit --width.\n"
+    )
     assert himl.ok(*command, "--width", "2400").stderr == ""
     layout = ("montage", "slides", "--layout", "hi-ml", "--image_format", "png")
-    said = re.search(r"enlarged [\d.]+ times .* --width (\d+) shows as much", (done := himl.ok(*layout, "--width", "3000")).stderr)
+    said = re.search(
+        r"enlarged [\d.]+ times .* --width (\d+) shows as much", (done := himl.ok(*layout, "--width", "3000")).stderr
+    )
     assert said is not None
     assert "For finer levels, use --level auto." in done.stderr
     assert {int(row["picture_width"]) / int(row["picture_height"]) for row in rows_of(project / "outputs")} == {2}
@@ -134,16 +173,25 @@ def test_unreadable_slides_are_listed_and_get_marked_cells(himl: Himl, project: 
         assert (cell < 250).any(), "it is no blank slide"
         assert (cell > 200).mean() > 0.5, "and no black one"
     assert himl("montage", "slides", "--width", "300", "--strict", "--image_glob", "[ad]*.tiff").code == 0
-    done = himl("montage", "slides", "--width", "1100", "--json", "--strict", "--image_format", "dzi", "--image_format", "png")
+    done = himl(
+        "montage", "slides", "--width", "1100", "--json", "--strict", "--image_format", "dzi", "--image_format", "png"
+    )
     document = done.json()
     assert (done.code, json.loads(done.stderr.splitlines()[-1])["error"]["code"]) == (1, "slides_failed")
     sizes = {Path(file["path"]).name: file["bytes"] for file in document["files"]}
     tiles = [*(out / "montage_files").rglob("*.jpg")]
     assert len(tiles) > 4
     assert list(sizes) == ["montage.png", "index.html", "montage.dzi", "montage.csv"]
-    assert sizes == {name: (out / name).stat().st_size + (name == "montage.dzi") * sum(tile.stat().st_size for tile in tiles) for name in sizes}
+    assert sizes == {
+        name: (out / name).stat().st_size + (name == "montage.dzi") * sum(tile.stat().st_size for tile in tiles)
+        for name in sizes
+    }
     assert (document["height"], document["width"]) == pixels_of(out / "montage.png").shape[:2]
-    assert (document["slides"], {each["slide_id"] for each in document["failed"]}, document["seconds"] > 0) == (6, names, True)
+    assert (document["slides"], {each["slide_id"] for each in document["failed"]}, document["seconds"] > 0) == (
+        6,
+        names,
+        True,
+    )
     assert "a.tiff" in (out / "index.html").read_text(encoding="utf-8")
 
 
@@ -173,12 +221,24 @@ BAD: Mapping[str, tuple[Sequence[str], int, str]] = {
     "level is negative": (("slides", "--level", "-1"), 2, "--level must be an integer from 0, or 'auto', not '-1'"),
     "level without end": (("slides", "--level", "9" * 5000), 2, "--level must have at most 4 digits, not 5,000."),
     "no workers": (("slides", "--workers", "0"), 2, "--workers must be an integer from 1 to 256, not 0"),
-    "unknown format": (("slides", "--image_format", "png,jpgg"), 2, "--image_format cannot be 'jpgg'. Did you mean 'jpg'?"),
-    "unknown backend": (("slides", "--backend", "openslid"), 2, "--backend cannot be 'openslid'. Did you mean 'openslide'?"),
+    "unknown format": (
+        ("slides", "--image_format", "png,jpgg"),
+        2,
+        "--image_format cannot be 'jpgg'. Did you mean 'jpg'?",
+    ),
+    "unknown backend": (
+        ("slides", "--backend", "openslid"),
+        2,
+        "--backend cannot be 'openslid'. Did you mean 'openslide'?",
+    ),
     "unknown layout": (("slides", "--layout", "himl"), 2, "--layout cannot be 'himl'. Did you mean 'hi-ml'?"),
     "output is a file": (("slides", "--output_path", "slides/c.png"), 2, "--output_path 'slides/c.png' is a file"),
     "output below a file": (("slides", "--output_path", "slides/c.png/x"), 1, "c.png"),
-    "slurm": (("slides", "--cluster", "slurm:gpu"), 2, "--cluster slurm:gpu: this command runs on this machine or on Azure ML."),
+    "slurm": (
+        ("slides", "--cluster", "slurm:gpu"),
+        2,
+        "--cluster slurm:gpu: this command runs on this machine or on Azure ML.",
+    ),
     "output is empty": (("slides", "--output_path", ""), 2, "--output_path got an empty value"),
     "both lists": (("slides", "--include_by_slide_id", "a", "--exclude_by_slide_id", "b"), 2, "cannot be combined"),
     "no such option": (("slides", "--widht", "5"), 2, "Did you mean '--width'"),
@@ -202,10 +262,16 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(himl: Himl, project: Path
 
 def test_without_the_extra_it_is_said_how_to_get_it(project: Path) -> None:
     for module in ("numpy", "isal"):
-        code = f"import sys; sys.modules[{module!r}] = None; sys.argv = ['himl', 'montage', 'slides']; from himl_cli.app import main; main()"
+        code = (
+            f"import sys; sys.modules[{module!r}] = None; sys.argv = ['himl', 'montage', 'slides']; from "
+            "himl_cli.app import main; main()"
+        )
         done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
         assert done.returncode == 2
-        assert done.stderr.splitlines() == [f"error: A montage needs {module}, which is not installed.", f"hint: Install it: {install_command('montage')}"]
+        assert done.stderr.splitlines() == [
+            f"error: A montage needs {module}, which is not installed.",
+            f"hint: Install it: {install_command('montage')}",
+        ]
 
 
 @pytest.fixture
@@ -218,11 +284,17 @@ def long(project: Path) -> Path:
 
 @contextmanager
 def in_the_middle(himl: Himl, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start himl, and wait until it has written a part of a picture. The process is killed at the end if it still runs."""
+    """Start himl, and wait until it has written a part of a picture. The process is killed at the end if it still
+    runs.
+    """
 
     def is_begun() -> bool:
         assert process.poll() is None, "it ended before it could be stopped"
-        begun = {name: len(content) for name, content in contents(himl.folder).items() if name.startswith("outputs/.montage") and "/montage." in name}
+        begun = {
+            name: len(content)
+            for name, content in contents(himl.folder).items()
+            if name.startswith("outputs/.montage") and "/montage." in name
+        }
         return max(begun.values(), default=0) > 200_000
 
     with himl.start("montage", "long.csv", "--width", "60000", "--workers", "2", *arguments) as process:
@@ -240,7 +312,9 @@ def test_stopped_in_the_middle_nothing_is_left(himl: Himl, long: Path, number: s
     with in_the_middle(himl) as process:
         process.send_signal(number)
         output, errors = process.communicate(timeout=100)
-    assert (process.returncode, output, errors.splitlines()[1:]) == (130, b"", [b"error: Interrupted."]), "after the remark on the width"
+    assert (process.returncode, output, errors.splitlines()[1:]) == (130, b"", [b"error: Interrupted."]), (
+        "after the remark on the width"
+    )
     assert left_in(long) == before
     assert not (long / "outputs").exists()
 
@@ -260,6 +334,11 @@ def test_earlier_montage_stays_when_the_next_is_interrupted(himl: Himl, long: Pa
 
 @posix
 def test_closed_stdout_pipe_is_no_error_and_montage_is_written(himl: Himl, project: Path, slides: Path) -> None:
-    done = subprocess.run(["sh", "-c", f"'{himl.program}' montage slides --width 300 -q | true"], cwd=project, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "-c", f"'{himl.program}' montage slides --width 300 -q | true"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "montage.png" in left_in(project / "outputs")

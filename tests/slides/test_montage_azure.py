@@ -52,11 +52,19 @@ def same(folder: Path, other: Path) -> bool:
 
 
 def kept_slides() -> list[str]:
-    return [path.name for path in (Path.home() / "xdg_cache_home" / "himl" / "slides").rglob("*") if path.suffix in (".tiff", ".svs")]
+    return [
+        path.name
+        for path in (Path.home() / "xdg_cache_home" / "himl" / "slides").rglob("*")
+        if path.suffix in (".tiff", ".svs")
+    ]
 
 
-def test_datastore_slides_give_same_montage_as_local_ones(himl: Himl, lab: StagedWorkspace, project: Path, slides: Path) -> None:
-    """himl downloads only the files that the dataset names, even if the cache has space for only one of them at a time."""
+def test_datastore_slides_give_same_montage_as_local_ones(
+    himl: Himl, lab: StagedWorkspace, project: Path, slides: Path
+) -> None:
+    """himl downloads only the files that the dataset names, even if the cache has space for only one of them at a
+    time.
+    """
     write_files(project / ".himl" / "datastores" / "lab" / "scans", contents(slides))
     himl.ok("montage", slides, WIDTH, "--output_path", "here")
     himl.ok("montage", "scans", "--datastore", "lab", WIDTH, "--output_path", "local", "--workspace", "local")
@@ -65,9 +73,22 @@ def test_datastore_slides_give_same_montage_as_local_ones(himl: Himl, lab: Stage
     assert same(project / "there", project / "here")
     assert same(project / "local", project / "here")
     assert [row["image"] for row in rows_of(project / "there")] == ["b.svs", "a.tiff", "more/d.tiff"]
-    requests = {line.partition("?")[0].partition("/scans/")[2].partition(" ")[0] for line in lab.requests(r"GET .*/scans/")}
+    requests = {
+        line.partition("?")[0].partition("/scans/")[2].partition(" ")[0] for line in lab.requests(r"GET .*/scans/")
+    }
     assert sorted(requests) == ["a.tiff", "b.svs", "dataset.csv", "more/d.tiff"]
-    himl.ok("montage", "scans", "--datastore", DEFAULT, WIDTH, "--layout", "hi-ml", "--output_path", "tight", env={"HIML_SLIDE_CACHE_GB": "0"})
+    himl.ok(
+        "montage",
+        "scans",
+        "--datastore",
+        DEFAULT,
+        WIDTH,
+        "--layout",
+        "hi-ml",
+        "--output_path",
+        "tight",
+        env={"HIML_SLIDE_CACHE_GB": "0"},
+    )
     himl.ok("montage", slides, WIDTH, "--layout", "hi-ml", "--output_path", "here")
     assert same(project / "tight", project / "here")
     assert kept_slides() == []
@@ -80,15 +101,24 @@ def test_slides_that_cannot_be_brought_are_failed_ones(himl: Himl, lab: StagedWo
     assert made.code == 1
     label = f"folder 'scans' of datastore '{DEFAULT}'"
     reasons = {row["slide_id"]: row["reason"] for row in rows_of(project / "outputs")}
-    assert reasons == {"A": "it is in the archive tier", "O": f"it leads out of {label}", "G": f"there is no such file in {label}", "B": ""}
+    assert reasons == {
+        "A": "it is in the archive tier",
+        "O": f"it leads out of {label}",
+        "G": f"there is no such file in {label}",
+        "B": "",
+    }
     assert "it is in the archive tier" in made.stderr
     before = contents(project / "outputs")
     refused = himl("montage", "scans", "--datastore", DEFAULT, env={"HIML_SLIDE_CACHE_GB": "some"})
     assert (refused.code, "HIML_SLIDE_CACHE_GB cannot be 'some'" in refused.stderr) == (2, True)
     lab.stage.faults.clear()
-    lab.stage.faults.add(Status(403, code="AuthorizationFailure", message="Not from here."), r"GET .*/scans/.*(tiff|svs)", times=None)
+    lab.stage.faults.add(
+        Status(403, code="AuthorizationFailure", message="Not from here."), r"GET .*/scans/.*(tiff|svs)", times=None
+    )
     outcome = himl("montage", "scans", "--datastore", DEFAULT, WIDTH)
-    assert (outcome.code, "None of the 3 slides could be fetched from datastore" in outcome.stderr) == (4, True), outcome.stderr
+    assert (outcome.code, "None of the 3 slides could be fetched from datastore" in outcome.stderr) == (4, True), (
+        outcome.stderr
+    )
     assert contents(project / "outputs") == before
 
 
@@ -109,15 +139,30 @@ def downloaded(himl: Himl, run_id: str) -> Path:
     return himl.folder / "outputs" / run_id / "outputs"
 
 
-def test_a_job_takes_the_lists_and_the_options_along(himl: Himl, running: StagedWorkspace, project: Path, slides: Path) -> None:
+def test_a_job_takes_the_lists_and_the_options_along(
+    himl: Himl, running: StagedWorkspace, project: Path, slides: Path
+) -> None:
     """The job makes the same montage as a local command.
 
     Its data is a registered dataset or a CSV file of that dataset.
     """
     write_files(project, {"ids/some.txt": "a.tiff\nd.tiff\n", "train.py": "print('not sent')"})
-    options = ("--exclude_by_slide_id", "ids/some.txt", "--image_glob", "**/*.[tps]*", "--layout", "hi-ml", "--level", "auto", "--image_format", "png,jpg")
+    options = (
+        "--exclude_by_slide_id",
+        "ids/some.txt",
+        "--image_glob",
+        "**/*.[tps]*",
+        "--layout",
+        "hi-ml",
+        "--level",
+        "auto",
+        "--image_format",
+        "png,jpg",
+    )
     running.add_data("digitised", f"azureml://datastores/{DEFAULT}/paths/scans", version="3")
-    run_id = himl.ok("montage", "digitised:3", *options, "--display_name", "Those two", *CLUSTER, WIDTH, "--wait", "-q").stdout.strip()
+    run_id = himl.ok(
+        "montage", "digitised:3", *options, "--display_name", "Those two", *CLUSTER, WIDTH, "--wait", "-q"
+    ).stdout.strip()
     himl.ok("montage", slides, WIDTH, *options, "--output_path", "here")
     made = downloaded(himl, run_id)
     assert same(made, project / "here")
@@ -150,7 +195,9 @@ def test_without_wait_the_run_is_named_and_goes_on(himl: Himl, lab: StagedWorksp
     assert not (project / "outputs").exists()
 
 
-def test_what_no_job_could_do_is_refused_before_anything_is_sent(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
+def test_what_no_job_could_do_is_refused_before_anything_is_sent(
+    himl: Himl, lab: StagedWorkspace, project: Path
+) -> None:
     lab.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/scans")
     for dataset, datastore, said in (
         ("scans", "nowhere", DEFAULT),
@@ -158,7 +205,9 @@ def test_what_no_job_could_do_is_refused_before_anything_is_sent(himl: Himl, lab
         ("scans/gone.csv", DEFAULT, "There is no file 'scans/gone.csv'"),
     ):
         outcome = himl("montage", dataset, "--datastore", datastore, *CLUSTER)
-        assert (outcome.code, said in outcome.stderr, "Environment of the job" in outcome.stderr) == (3, True, False), outcome.stderr
+        assert (outcome.code, said in outcome.stderr, "Environment of the job" in outcome.stderr) == (3, True, False), (
+            outcome.stderr
+        )
     write_files(project, {"scans/a.tiff": "a"})
     for arguments, said in (
         (("scans",), "'scans' is on this machine, which cluster 'cpu-cluster' cannot access"),

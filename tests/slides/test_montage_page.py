@@ -31,7 +31,14 @@ MARGIN = 12
 TOLERANCE = 10  # per colour channel, for JPEG and smoothing
 ABORTED = "net::ERR_ABORTED"  # the harmless error of requests that a reload cancels
 TRUNCATED = "The file ends in the middle of level 0."
-HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "</script><svg onload=alert(3)>", "a\"b'c&amp;d", "🔬 probe 7", "שקופית 12"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "</script><svg onload=alert(3)>",
+    "a\"b'c&amp;d",
+    "🔬 probe 7",
+    "שקופית 12",
+]
 HOSTILE += ["\u202ereversed", "two\nlines", "a/b?c#d&nth=9", "50 %41", "bad\udcffname"]
 
 
@@ -48,7 +55,9 @@ class PageOnDisk:
         return (self.folder / "index.html").as_uri()
 
 
-def page_on_disk(folder: Path, cells: Sequence[CellOutcome], *, columns: int, cell: tuple[int, int], title: str = "Montage") -> PageOnDisk:
+def page_on_disk(
+    folder: Path, cells: Sequence[CellOutcome], *, columns: int, cell: tuple[int, int], title: str = "Montage"
+) -> PageOnDisk:
     """Write a page and its pyramid. Positions and boxes of *cells* are computed."""
     across, down = cell
     pixels: NDArray[np.uint8] = np.full((-(-len(cells) // columns) * down, columns * across, 3), 255, np.uint8)
@@ -67,10 +76,26 @@ def page_on_disk(folder: Path, cells: Sequence[CellOutcome], *, columns: int, ce
     return PageOnDisk(folder, placed, pixels.shape[1], pixels.shape[0], colours)
 
 
-def cell(slide_id: str, label: str | None = None, *, level: int | None = 1, reason: str = "", is_ok: bool | None = None, remark: str = "") -> CellOutcome:
+def cell(
+    slide_id: str,
+    label: str | None = None,
+    *,
+    level: int | None = 1,
+    reason: str = "",
+    is_ok: bool | None = None,
+    remark: str = "",
+) -> CellOutcome:
     is_ok, box = not reason if is_ok is None else is_ok, Box(0, 0, 1, 1)
-    texts: Any = {"image": f"cohort/{slide_id}.tiff", "label": label, "backend": "openslide", "reason": reason, "remark": remark}
-    return CellOutcome(slide_id, column=0, row=0, box=box, picture=box if is_ok else None, level=level, is_ok=is_ok, **texts)
+    texts: Any = {
+        "image": f"cohort/{slide_id}.tiff",
+        "label": label,
+        "backend": "openslide",
+        "reason": reason,
+        "remark": remark,
+    }
+    return CellOutcome(
+        slide_id, column=0, row=0, box=box, picture=box if is_ok else None, level=level, is_ok=is_ok, **texts
+    )
 
 
 def ordinary() -> list[CellOutcome]:
@@ -104,7 +129,9 @@ class OpenedPage:
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("dialog", lambda dialog: self.said.append(f"dialog: {dialog.message}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("requestfailed", lambda request: self.failed.extend([] if request.failure == ABORTED else [request.url]))
+        self.page.on(
+            "requestfailed", lambda request: self.failed.extend([] if request.failure == ABORTED else [request.url])
+        )
 
     @property
     def frame(self) -> Box:
@@ -115,7 +142,9 @@ class OpenedPage:
     def place_of(self, number: int) -> Point:
         """Return the middle of a cell on the screen when the page shows the whole montage."""
         frame, box = self.frame, self.montage.cells[number].box
-        scale = min((frame.width - 2 * MARGIN) / self.montage.width, (frame.height - 2 * MARGIN) / self.montage.height, LARGEST)
+        scale = min(
+            (frame.width - 2 * MARGIN) / self.montage.width, (frame.height - 2 * MARGIN) / self.montage.height, LARGEST
+        )
         left = frame.x + (frame.width - self.montage.width * scale) / 2
         top = frame.y + (frame.height - self.montage.height * scale) / 2
         return left + (box.x + box.width / 2) * scale, top + (box.y + box.height / 2) * scale
@@ -150,7 +179,10 @@ class OpenedPage:
 
         def is_so() -> bool:
             screen = self.screen()
-            within, beyond = ([is_colour(screen, (x + across * share, y + down * share), colour) for across, down in edges] for share in (inside, outside))
+            within, beyond = (
+                [is_colour(screen, (x + across * share, y + down * share), colour) for across, down in edges]
+                for share in (inside, outside)
+            )
             return all(within) and not any(beyond)
 
         until(is_so, f"cell {number} fills the window")
@@ -186,7 +218,9 @@ def says(place: Locator, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def montage(tmp_path_factory: pytest.TempPathFactory) -> PageOnDisk:
-    return page_on_disk(tmp_path_factory.mktemp("montage"), ordinary(), columns=6, cell=(400, 300), title="Cohort of 2026")
+    return page_on_disk(
+        tmp_path_factory.mktemp("montage"), ordinary(), columns=6, cell=(400, 300), title="Cohort of 2026"
+    )
 
 
 def test_a_page_opens_from_the_disk_and_is_searched(page: Page, montage: PageOnDisk) -> None:
@@ -313,7 +347,9 @@ def test_a_page_fits_any_screen(browser: Browser, montage: PageOnDisk, scheme: s
     is_phone = width < 500
     theme: Any = "dark" if scheme == "dark" else "light"
     viewport: Any = {"width": width, "height": height}
-    with browser.new_context(viewport=viewport, color_scheme=theme, reduced_motion="reduce", has_touch=is_phone, is_mobile=is_phone) as context:
+    with browser.new_context(
+        viewport=viewport, color_scheme=theme, reduced_motion="reduce", has_touch=is_phone, is_mobile=is_phone
+    ) as context:
         page = context.new_page()
         view = opened(page, montage)
         place = view.place_of(8)
@@ -327,8 +363,15 @@ def test_a_page_fits_any_screen(browser: Browser, montage: PageOnDisk, scheme: s
         for shown in page.locator("header, #chosen, #found, .search, .tools button:visible, #count").all():
             box = shown.bounding_box()
             assert box is not None
-            assert (box["x"] >= 0, box["x"] + box["width"] <= width, box["y"] + box["height"] <= height) == (True, True, True)
-        assert page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]") == [width, height]
+            assert (box["x"] >= 0, box["x"] + box["width"] <= width, box["y"] + box["height"] <= height) == (
+                True,
+                True,
+                True,
+            )
+        assert page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]") == [
+            width,
+            height,
+        ]
         view.is_quiet()
 
 
@@ -337,7 +380,11 @@ def test_whatever_an_id_holds_is_text(page: Page, tmp_path: Path) -> None:
     view = opened(page, page_on_disk(tmp_path, cells, columns=4, cell=(300, 200), title=HOSTILE[0]))
     shown = [text.replace("\n", "↵").replace("\u202e", "␦").replace("\udcff", "\\xff") for text in HOSTILE]
     page.get_by_role("button", name=f"{len(HOSTILE)} failed").click()
-    assert page.locator("#failures .id").all_text_contents() == page.locator("#failures .reason").all_text_contents() == shown
+    assert (
+        page.locator("#failures .id").all_text_contents()
+        == page.locator("#failures .reason").all_text_contents()
+        == shown
+    )
     for hostile, text in zip(HOSTILE, shown, strict=True):
         written = hostile.replace("\udcff", "\\xff")
         query(page).fill(written.split("\n")[0])

@@ -38,14 +38,24 @@ needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need a r
 
 def test_files_and_folders_take_their_places_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_files(out, dict.fromkeys(("montage.png", "montage_files/0/0_0.jpg", "montage_files/9/0_0.jpg", "montage.jpg", "other.txt"), b"old"))
+    write_files(
+        out,
+        dict.fromkeys(
+            ("montage.png", "montage_files/0/0_0.jpg", "montage_files/9/0_0.jpg", "montage.jpg", "other.txt"), b"old"
+        ),
+    )
     with output_folder(out) as new:
         write_files(new, dict.fromkeys(("montage.png", "montage_files/0/0_0.jpg", "montage.csv"), b"new"))
         with pytest.raises(HimlError, match="Another himl montage is writing to"), output_folder(out):
             pytest.fail("entered")
         assert (out / "montage.png").read_bytes() == b"old"
         publish(out, ["montage.png", "montage_files", "montage.csv"], ["montage.jpg"])
-    assert contents(out) == {"montage.csv": b"new", "montage.png": b"new", "montage_files/0/0_0.jpg": b"new", "other.txt": b"old"}
+    assert contents(out) == {
+        "montage.csv": b"new",
+        "montage.png": b"new",
+        "montage_files/0/0_0.jpg": b"new",
+        "other.txt": b"old",
+    }
     assert not (out / STAGING).exists()
     with output_folder(out):
         pass
@@ -73,7 +83,12 @@ def test_what_a_killed_montage_left_is_removed(tmp_path: Path) -> None:
             (new / "montage.png").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
     assert ended.returncode == -signal.SIGKILL
     assert (tmp_path / "out" / STAGING / "new" / "montage.png").exists()
     with output_folder(tmp_path / "out") as new:
@@ -85,7 +100,12 @@ def test_a_file_or_dead_link_in_the_place_of_the_folder_is_told(tmp_path: Path) 
     (tmp_path / "out").write_text("")
     (tmp_path / "link").symlink_to("nowhere")
     said = "'link' is a link to 'nowhere', which does not exist"
-    for name, reason in {"out": "it is a file", "out/below": "Cannot write to", "link": said, "link/below": said}.items():
+    for name, reason in {
+        "out": "it is a file",
+        "out/below": "Cannot write to",
+        "link": said,
+        "link/below": said,
+    }.items():
         with pytest.raises(BadUsage if "link" in name else DiskFailed, match=reason), output_folder(tmp_path / name):
             pytest.fail("entered")
     assert (tmp_path / "link").is_symlink()
@@ -108,7 +128,9 @@ def made(out: Path, data: Path, formats: Sequence[ImageFormat] = PNG, **query: s
     events: list[Event] = []
     place, chosen = LocalFolder(data), SlideQuery(**query)  # type: ignore[arg-type]
     entries = list_slides(place, chosen, ignore)
-    make_montage(MontageRequest(out, 60, formats=tuple(formats)), entries, place, events.append, local_lists(place, chosen))
+    make_montage(
+        MontageRequest(out, 60, formats=tuple(formats)), entries, place, events.append, local_lists(place, chosen)
+    )
     return [event.text for event in events if isinstance(event, Notice) and "montage.jpg" in event.text]
 
 
@@ -129,7 +151,14 @@ def test_new_montage_removes_files_of_earlier_montage(folder: Path, tmp_path: Pa
     (out / "index.html").unlink()
     made(out, folder, ALL)
     made(out, folder, ALL, include=out / "montage.csv")
-    assert sorted(os.listdir(out)) == ["index.html", "montage.csv", "montage.dzi", "montage.jpg", "montage.png", "montage_files"]
+    assert sorted(os.listdir(out)) == [
+        "index.html",
+        "montage.csv",
+        "montage.dzi",
+        "montage.jpg",
+        "montage.png",
+        "montage_files",
+    ]
     (said,) = made(out, folder)
     assert left_in(out) == ["montage.csv", "montage.png"]
     assert said.startswith("Removed montage.jpg, index.html, montage.dzi and montage_files of an earlier montage")
@@ -140,16 +169,27 @@ def test_foreign_files_are_never_replaced_or_removed(name: str, folder: Path, tm
     out = tmp_path / "out"
     write_files(out, {name: "mine"})
     for _ in range(2):
-        assert refused(out, folder) == f"'{out / name}' does not belong to a montage, because himl's montage.csv is not in that folder."
+        assert (
+            refused(out, folder)
+            == f"'{out / name}' does not belong to a montage, because himl's montage.csv is not in that folder."
+        )
     assert ((out / name).read_text(), os.listdir(out)) == ("mine", [name])
 
 
-@pytest.mark.parametrize(("name", "formats"), [("montage.png", ALL), ("montage.jpg", PNG), ("montage_files/mine.png", PNG), ("montage_files/3/mine.png", ALL)])
-def test_slide_named_like_montage_file_is_refused_and_kept(name: str, formats: Sequence[ImageFormat], folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "formats"),
+    [("montage.png", ALL), ("montage.jpg", PNG), ("montage_files/mine.png", PNG), ("montage_files/3/mine.png", ALL)],
+)
+def test_slide_named_like_montage_file_is_refused_and_kept(
+    name: str, formats: Sequence[ImageFormat], folder: Path
+) -> None:
     """himl refuses even if this montage has no such file. The next one would assume that it belongs to this one."""
     slide(folder, name)
     (folder / "montage.dzi").write_text("<Image/>")
-    assert refused(folder, folder, formats) == f"'{folder / name}' is a slide or a mask of this montage, but has the name of a file of the montage."
+    assert (
+        refused(folder, folder, formats)
+        == f"'{folder / name}' is a slide or a mask of this montage, but has the name of a file of the montage."
+    )
     other = folder / ".." / folder.name
     assert "is a slide" in refused(other, folder)
     assert "is a slide" in refused(folder, other)
@@ -173,7 +213,11 @@ def test_masks_and_lists_are_not_lost_either(folder: Path) -> None:
     assert "montage.jpg' is a slide or a mask" in refused(folder, folder)
     (folder / "montage.jpg").unlink()
     listed, record = "image,slide_id\na.png,a\na.png,b\n", folder / "montage.csv"
-    options: list[tuple[str, Any]] = [(listed, {"csv": "montage.csv"}), ("a\n", {"include": record}), ("b\n", {"exclude": record, "csv": "dataset.csv"})]
+    options: list[tuple[str, Any]] = [
+        (listed, {"csv": "montage.csv"}),
+        ("a\n", {"include": record}),
+        ("b\n", {"exclude": record, "csv": "dataset.csv"}),
+    ]
     for content, query in options:
         write_files(folder, {"dataset.csv": listed, "montage.csv": content})
         assert "montage.csv' is a list of slides" in refused(folder, folder, **query)
@@ -182,7 +226,9 @@ def test_masks_and_lists_are_not_lost_either(folder: Path) -> None:
 def test_a_folder_in_the_place_of_a_file_is_kept(folder: Path) -> None:
     for name in ("montage.png", "montage.csv", "index.html"):
         write_files(folder, {f"{name}/precious.txt": "data"})
-        assert refused(folder, folder, ALL) == f"'{folder / name}' is a folder, but a montage has a file with that name."
+        assert (
+            refused(folder, folder, ALL) == f"'{folder / name}' is a folder, but a montage has a file with that name."
+        )
         shutil.rmtree(folder / name)
     made(folder, folder)
     write_files(folder, {"montage.jpg/precious.txt": "data"})
@@ -196,10 +242,15 @@ def test_foreign_page_and_tile_folder_are_never_overwritten(folder: Path) -> Non
     assert "montage_files' is a file, but a montage has a folder with that name." in refused(folder, folder, DZI)
     tiles.unlink()
     (tiles / "mine").mkdir(parents=True)
-    assert "montage_files' contains files that are not from a montage, because there is no montage.dzi beside it." in refused(folder, folder, DZI)
+    assert (
+        "montage_files' contains files that are not from a montage, because there is no montage.dzi beside it."
+        in refused(folder, folder, DZI)
+    )
     (tiles / "mine").rmdir()
     page.write_text("<h1>mine</h1>")
-    assert "index.html' is not a montage's page, because there is no montage.dzi beside it." in refused(folder, folder, DZI)
+    assert "index.html' is not a montage's page, because there is no montage.dzi beside it." in refused(
+        folder, folder, DZI
+    )
     made(folder, folder, PNG)
     assert page.read_text() == "<h1>mine</h1>"
     page.unlink()
@@ -226,38 +277,69 @@ def test_a_pipe_that_is_called_as_the_record_is_not_waited_for(folder: Path) -> 
     with suppress(OSError):
         # Releases the thread if it waits for the pipe.
         os.close(os.open(folder / "montage.csv", os.O_WRONLY | os.O_NONBLOCK))
-    assert [str(err) for err in found] == [f"'{folder / 'montage.jpg'}' does not belong to a montage, because himl's montage.csv is not in that folder."]
+    assert [str(err) for err in found] == [
+        f"'{folder / 'montage.jpg'}' does not belong to a montage, because himl's montage.csv is not in that folder."
+    ]
 
 
 def test_a_full_disk_is_told_and_what_was_there_stays(small_disk: SmallDisk, tmp_path: Path) -> None:
     if not small_disk.is_shared:
         pytest.skip("the disk is seen by commands only")
     out, entry = small_disk.folder / "out", SlideEntry("a", "noise.tiff")
-    write_tiff(tmp_path / "noise.tiff", np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8), compression=None)
+    write_tiff(
+        tmp_path / "noise.tiff",
+        np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8),
+        compression=None,
+    )
 
     def make(width: int, format: ImageFormat) -> None:
-        make_montage(MontageRequest(out, width, level=0, formats=(format,), workers=2), [entry], LocalFolder(tmp_path), ignore)
+        make_montage(
+            MontageRequest(out, width, level=0, formats=(format,), workers=2), [entry], LocalFolder(tmp_path), ignore
+        )
 
     make(300, ImageFormat.png)
     before = contents(out)
     for format in ImageFormat:
-        with pytest.raises(DiskFailed, match=rf"^Cannot write '{out}/montage[^']*': no space left on the disk\.$") as full:
+        with pytest.raises(
+            DiskFailed, match=rf"^Cannot write '{out}/montage[^']*': no space left on the disk\.$"
+        ) as full:
             make(6000, format)
-        assert full.value.hint == "Free some space, or use another folder with --output_path, and run the command again."
+        assert (
+            full.value.hint == "Free some space, or use another folder with --output_path, and run the command again."
+        )
         assert [thread.name for thread in enumerate_threads() if thread.name.startswith("himl-montage")] == []
     assert contents(out) == before
-    assert [path for path in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if path.startswith(str(small_disk.folder))] == []
+    assert [
+        path
+        for path in map(os.path.realpath, Path("/proc/self/fd").iterdir())
+        if path.startswith(str(small_disk.folder))
+    ] == []
 
 
 PLACE: Any = {"column": 3, "row": 2, "box": Box(10, 20, 300, 200)}
-READ = CellOutcome("a", "a.tiff", "1", **PLACE, picture=Box(11, 22, 290, 180), level=1, backend="tifffile", is_ok=True, remark="level 2 is missing")
-FAILED = CellOutcome("a", "a.tiff", None, "m.png", **PLACE, picture=None, level=None, backend="", is_ok=False, reason="it is empty")
+READ = CellOutcome(
+    "a",
+    "a.tiff",
+    "1",
+    **PLACE,
+    picture=Box(11, 22, 290, 180),
+    level=1,
+    backend="tifffile",
+    is_ok=True,
+    remark="level 2 is missing",
+)
+FAILED = CellOutcome(
+    "a", "a.tiff", None, "m.png", **PLACE, picture=None, level=None, backend="", is_ok=False, reason="it is empty"
+)
 
 
 def test_a_line_of_the_record_tells_all_of_a_cell(tmp_path: Path) -> None:
     write_record(tmp_path / "montage.csv", [READ, FAILED, replace(READ, reason="mask: it is empty")])
     rows = rows_of(tmp_path)
-    header = "slide_id,label,image,mask,column,row,x,y,width,height,picture_x,picture_y,picture_width,picture_height,level,backend,status,reason,remark"
+    header = (
+        "slide_id,label,image,mask,column,row,x,y,width,height,picture_x,picture_y,picture_width,"
+        "picture_height,level,backend,status,reason,remark"
+    )
     assert ",".join(rows[0]) == header
     assert ",".join(rows[0].values()) == "a,1,a.tiff,,3,2,10,20,300,200,11,22,290,180,1,tifffile,ok,,level 2 is missing"
     assert ",".join(rows[1].values()) == "a,,a.tiff,m.png,3,2,10,20,300,200,,,,,,,failed,it is empty,"

@@ -46,7 +46,17 @@ from tests.support.slides import (
 )
 
 BLUE: Colour = (20, 60, 200)
-OPENSLIDE_READS = ["jpeg-pyramid", "lzw-predictor", "uncompressed-pyramid", "factor-4-pyramid", "bigtiff", "ycbcr-subsampled", "rgba", "cmyk", "planar"]
+OPENSLIDE_READS = [
+    "jpeg-pyramid",
+    "lzw-predictor",
+    "uncompressed-pyramid",
+    "factor-4-pyramid",
+    "bigtiff",
+    "ycbcr-subsampled",
+    "rgba",
+    "cmyk",
+    "planar",
+]
 OPENSLIDE_READS += ["palette", "white-is-zero", "grey", "16-bit", "svs"]
 
 
@@ -73,9 +83,14 @@ def test_every_kind_shows_what_was_put_in(tmp_path: Path, kind: str) -> None:
     assert levels == sizes(slides.pyramid(expected, KINDS[kind].levels, 4 if kind == "factor-4-pyramid" else 2))
     assert mean_difference(read_slide(path), expected) <= KINDS[kind].tolerance
     if kind in OPENSLIDE_READS:
-        assert (facts(path, Backend.tifffile), facts(path, Backend.openslide)) == (("tifffile", levels), ("openslide", levels))
+        assert (facts(path, Backend.tifffile), facts(path, Backend.openslide)) == (
+            ("tifffile", levels),
+            ("openslide", levels),
+        )
         for level in {0, len(levels) - 1}:
-            one, other = (read_slide(path, backend=backend, level=level) for backend in (Backend.tifffile, Backend.openslide))
+            one, other = (
+                read_slide(path, backend=backend, level=level) for backend in (Backend.tifffile, Backend.openslide)
+            )
             assert mean_difference(one, other) < 0.3
 
 
@@ -111,9 +126,25 @@ PUBLIC: Mapping[str, Mapping[float, Size]] = {
         512: (512, 512),
     },
     "Aperio CMU-1": {1: (46000, 32914), 4: (11500, 8228), 16: (2875, 2057)},
-    "Hamamatsu CMU-1": {1: (51200, 38144), 2: (25600, 19072), 4: (12800, 9536), 8: (6400, 4768), 64: (800, 596), 256: (200, 149)},
+    "Hamamatsu CMU-1": {
+        1: (51200, 38144),
+        2: (25600, 19072),
+        4: (12800, 9536),
+        8: (6400, 4768),
+        64: (800, 596),
+        256: (200, 149),
+    },
     "PANDA": {1: (27648, 29440), 4: (6912, 7360), 16: (1728, 1840)},
-    "halved down to a pixel": {1: (1023, 777), 2: (511, 388), 4: (255, 194), 8: (127, 97), 16: (63, 48), 32: (31, 24), 64: (15, 12), 128: (7, 6)},
+    "halved down to a pixel": {
+        1: (1023, 777),
+        2: (511, 388),
+        4: (255, 194),
+        8: (127, 97),
+        16: (63, 48),
+        32: (31, 24),
+        64: (15, 12),
+        128: (7, 6),
+    },
     "thirds": {1: (1000, 700), 3: (333, 233), 9: (111, 78)},
     "no integer": {1: (1000, 700), 2.5: (400, 280)},
 }
@@ -135,14 +166,29 @@ def test_labels_that_are_marked_as_reductions_are_no_levels(tmp_path: Path, back
     levels = (picture, padded, picture[::4, ::4])
     others: list[tuple[NDArray[Any], str]] = [(slide_picture(2, (160, 60)), "")]
     if backend is not Backend.openslide:  # it rejects most orders of such pages
-        others += [(slide_picture(2, (90, 200)), ""), (slide_picture(2, (64, 64)), ""), (picture[::3, ::3], "Label"), (picture[::6, ::6], "macro 128x85")]
+        others += [
+            (slide_picture(2, (90, 200)), ""),
+            (slide_picture(2, (64, 64)), ""),
+            (picture[::3, ::3], "Label"),
+            (picture[::6, ::6], "macro 128x85"),
+        ]
     for maker in ("", "Aperio Image Library v11.2.1\r\n"):
         with tifffile.TiffWriter(path) as file:
             for number, (pixels, text) in enumerate([(picture, "768x512"), (padded, ""), (levels[2], ""), *others]):
                 side = 256 if pixels is padded else 64
-                file.write(pixels, tile=(side, side), photometric="rgb", metadata=None, description=maker + text, subfiletype=int(number > 0))
+                file.write(
+                    pixels,
+                    tile=(side, side),
+                    photometric="rgb",
+                    metadata=None,
+                    description=maker + text,
+                    subfiletype=int(number > 0),
+                )
         assert facts(path, backend)[1] == sizes(levels)
-        assert [mean_difference(read_slide(path, backend=backend, level=number), level) for number, level in enumerate(levels)] == [0, 0, 0]
+        assert [
+            mean_difference(read_slide(path, backend=backend, level=number), level)
+            for number, level in enumerate(levels)
+        ] == [0, 0, 0]
 
 
 def test_a_preview_before_the_slide_is_not_level_0(tmp_path: Path) -> None:
@@ -175,7 +221,13 @@ def test_thumbnail_label_and_macro_of_an_svs_are_no_levels(tmp_path: Path) -> No
     path = tmp_path / "slide.svs"
     made = slides.write_svs(path, slide_picture(1), levels=3)
     for backend in (Backend.openslide, Backend.tifffile):
-        assert max(mean_difference(read_slide(path, backend=backend, level=level), picture) for level, picture in enumerate(made)) < 5
+        assert (
+            max(
+                mean_difference(read_slide(path, backend=backend, level=level), picture)
+                for level, picture in enumerate(made)
+            )
+            < 5
+        )
     assert mean_difference(read_slide(path, BLUE), read_slide(path, None)) == 0
     write_tiff(path, slide_picture(1), compression="webp", description="Aperio Image Library v11.2.1\r\n600x430")
     with pytest.raises(SlideUnreadable, match="Unsupported TIFF compression"):
@@ -202,7 +254,9 @@ def test_a_dicom_series_is_a_pyramid(tmp_path: Path) -> None:
     for number, picture in enumerate(made):
         slides.write_dicom(tmp_path / f"{number}.dcm", picture, "1.2.4", number + 1)
     assert facts(tmp_path / "1.dcm") == ("openslide", sizes(made))
-    assert [mean_difference(read_slide(tmp_path / "2.dcm", level=number), picture) for number, picture in enumerate(made)] == [0, 0, 0]
+    assert [
+        mean_difference(read_slide(tmp_path / "2.dcm", level=number), picture) for number, picture in enumerate(made)
+    ] == [0, 0, 0]
 
 
 def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
@@ -222,7 +276,14 @@ def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
         assert "pip install cucim-cu12" in caught.value.hint
 
 
-COMMON = ["jpeg-pyramid", "deflate-pyramid", "lzw-predictor", "uncompressed-pyramid", "factor-4-pyramid", "ycbcr-subsampled"]
+COMMON = [
+    "jpeg-pyramid",
+    "deflate-pyramid",
+    "lzw-predictor",
+    "uncompressed-pyramid",
+    "factor-4-pyramid",
+    "ycbcr-subsampled",
+]
 COMMON += ["aperio-jpeg2000", "svs"]
 
 
@@ -256,8 +317,9 @@ for kind in KINDS:
     path = Path(f"{kind}{KINDS[kind].suffix}")
     slide = open_slide(path, Backend.cucim)
     differences = [
-        int(np.abs(read_slide(path, backend=Backend.cucim, level=level).astype(int) - read_slide(path, level=level)).max())
+        int(np.abs(by_cucim.astype(int) - read_slide(path, level=level)).max())
         for level in range(len(slide.levels))
+        for by_cucim in [read_slide(path, backend=Backend.cucim, level=level)]
     ]
     found[kind] = slide.backend, list(slide.remarks), differences
     slide.close()
@@ -266,7 +328,9 @@ print(json.dumps(found))
 
 
 @pytest.mark.large("fetches cuCIM")
-@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="cuCIM has packages for Linux only")
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="cuCIM has packages for Linux only"
+)
 @pytest.mark.skipif(not (3, 11) <= sys.version_info < (3, 14), reason="cuCIM has packages for these versions only")
 def test_cucim_gives_the_pixels_of_the_other_readers(tmp_path: Path) -> None:
     """It reads in another process, which ends if cuCIM gets a file for which it fails."""
@@ -276,7 +340,9 @@ def test_cucim_gives_the_pixels_of_the_other_readers(tmp_path: Path) -> None:
         write_broken(kind, tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2], cucim.fetched())))}
     command = [sys.executable, "-c", CUCIM_PIXELS]
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert ran.returncode == 0, ran.stderr[-500:]
     found = json.loads(ran.stdout)  # and nothing else, such as warnings of a decoder
     assert {kind for kind in slides.BROKEN if not found.pop(kind)} <= {"unreadable"}
@@ -296,7 +362,12 @@ def test_jpegs_with_reduced_colours_have_the_pixels_of_pillow_and_openslide(tmp_
             Image.fromarray(picture[top : top + 128, left : left + 128]).save(stream, "JPEG", subsampling=subsampling)
             stored.append(stream.getvalue())
     factors = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2), "4:1:1": (4, 1)}[subsampling]
-    options: dict[str, Any] = {"tile": (128, 128), "photometric": "ycbcr", "compression": "jpeg", "subsampling": factors}
+    options: dict[str, Any] = {
+        "tile": (128, 128),
+        "photometric": "ycbcr",
+        "compression": "jpeg",
+        "subsampling": factors,
+    }
     with tifffile.TiffWriter(path) as file:
         file.write(iter(stored), shape=picture.shape, dtype=np.uint8, metadata=None, **options)
     tiles = [np.asarray(Image.open(io.BytesIO(each))) for each in stored]
@@ -310,7 +381,9 @@ def test_reduced_colours_without_jpeg_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "slide.tiff"
     write_tiff(path, slide_picture(0, (64, 64)), photometric="ycbcr", subsampling=(2, 2))
     overwrite_tags(path, {"Compression": 8})
-    with pytest.raises(SlideUnreadable, match=r"unsupported format \(YCbCr with colours reduced by 2 x 2, without JPEG\)"):
+    with pytest.raises(
+        SlideUnreadable, match=r"unsupported format \(YCbCr with colours reduced by 2 x 2, without JPEG\)"
+    ):
         open_slide(path, Backend.auto)
 
 
@@ -318,7 +391,9 @@ def test_planes_that_are_not_shown_are_named(tmp_path: Path) -> None:
     picture, path = slide_picture(0, (64, 48)), tmp_path / "slide.ome.tif"
     told = "only its first channels, focus and time point are shown"
     for axes, planes in (("CYX", np.moveaxis(picture, 2, 0)), ("ZYXS", np.stack([picture, picture])), ("YXS", picture)):
-        tifffile.imwrite(path, planes, ome=True, metadata={"axes": axes}, photometric="rgb" if "S" in axes else "minisblack")
+        tifffile.imwrite(
+            path, planes, ome=True, metadata={"axes": axes}, photometric="rgb" if "S" in axes else "minisblack"
+        )
         with closing(open_slide(path, Backend.auto)) as slide:
             assert slide.remarks == ([] if axes == "YXS" else [told])
     write_tiff(path, np.dstack([picture, picture[..., 0]]), extrasamples=["unspecified"], compression="deflate")
@@ -334,10 +409,20 @@ def test_a_png_of_16_bits_is_shown_like_the_tiff_of_its_samples(tmp_path: Path, 
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(samples))
     photometric = "minisblack" if channels == 2 else "rgb"
     more: dict[str, Any] = {} if channels == 3 else {"extrasamples": ["unassalpha"]}
-    write_tiff(tmp_path / "a.tiff", samples, photometric=photometric, planarconfig="contig", compression=None, tile=None, **more)
+    write_tiff(
+        tmp_path / "a.tiff",
+        samples,
+        photometric=photometric,
+        planarconfig="contig",
+        compression=None,
+        tile=None,
+        **more,
+    )
     for background in (BLUE, None):
         assert np.array_equal(read_slide(tmp_path / "a.png", background), read_slide(tmp_path / "a.tiff", background))
-    assert np.array_equal(read_slide(tmp_path / "a.png", as_labels=True), read_slide(tmp_path / "a.tiff", as_labels=True))
+    assert np.array_equal(
+        read_slide(tmp_path / "a.png", as_labels=True), read_slide(tmp_path / "a.tiff", as_labels=True)
+    )
     with closing(open_slide(tmp_path / "a.png", Backend.auto)) as slide:
         list(slide.strips(0, None))
         assert [remark.partition(" (")[0] for remark in slide.remarks] == ["its own range of values is shown"]
@@ -356,7 +441,9 @@ def test_transparent_colours_of_a_mask_are_background(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "ending"), [("jpeg-pyramid", ".ndpi"), ("png", ".jpg"), ("svs", ".jpg")])
 def test_the_content_counts_and_closing_frees_the_file(tmp_path: Path, kind: str, ending: str) -> None:
-    path = write_kind(kind, tmp_path).rename(tmp_path / (slides.not_utf8_name(ending) if sys.platform == "linux" else f"slide{ending}"))
+    path = write_kind(kind, tmp_path).rename(
+        tmp_path / (slides.not_utf8_name(ending) if sys.platform == "linux" else f"slide{ending}")
+    )
     with closing(open_slide(path, Backend.auto)) as slide:
         next(iter(slide.strips(0, None)))
     if sys.platform == "linux":
@@ -369,7 +456,9 @@ def test_what_is_transparent_lies_on_the_background(tmp_path: Path, premultiplie
     path, rgba = tmp_path / "slide.tiff", slides.with_alpha(slide_picture(0), premultiplied=premultiplied)
     write_tiff(path, rgba, compression="deflate", extrasamples=["assocalpha" if premultiplied else "unassalpha"])
     for backend in (Backend.tifffile, Backend.openslide):
-        assert mean_difference(read_slide(path, BLUE, backend), slides.over(slides.with_alpha(slide_picture(0)), BLUE)) < 1
+        assert (
+            mean_difference(read_slide(path, BLUE, backend), slides.over(slides.with_alpha(slide_picture(0)), BLUE)) < 1
+        )
 
 
 def test_without_background_transparency_is_dropped(tmp_path: Path) -> None:
@@ -381,7 +470,9 @@ def test_without_background_transparency_is_dropped(tmp_path: Path) -> None:
         assert mean_difference(read_slide(path, None), slide_picture(0)) == 0
         assert mean_difference(read_slide(path, BLUE), slides.over(rgba, BLUE)) < 0.6
     write_tiff(tiff, rgba, compression="deflate", extrasamples=["unspecified"])
-    assert mean_difference(read_slide(tiff, BLUE), slide_picture(0)) == 0, "a fourth sample that nobody calls alpha is left aside"
+    assert mean_difference(read_slide(tiff, BLUE), slide_picture(0)) == 0, (
+        "a fourth sample that nobody calls alpha is left aside"
+    )
     samples: NDArray[Any] = np.zeros((64, 64, 2), np.uint8)
     samples[:, 32:] = (100, 255)
     write_grey(tiff, samples, planarconfig="contig", extrasamples=["unassalpha"])
@@ -406,13 +497,19 @@ def most(value: int) -> dict[str, Any]:
         (np.array([0, 2048, 4095, 65535], np.uint16), most(4095), [0, 128, 255, 255]),
         (np.array([0, 2048, 4095, 65535], np.uint16), most(3000), [0, 8, 16, 255]),
         (np.array([0, 0.5, 1, 1.005, np.nan, 0.1], np.float32), {}, [0, 128, 255, 255, 0, 26]),
-        (np.array([0, 0.5, 1, 2, np.nan, -1], np.float32), {"extratags": [(340, "f", 1, -1.0, True), (341, "f", 1, 1.0, True)]}, [128, 191, 255, 255, 0, 0]),
+        (
+            np.array([0, 0.5, 1, 2, np.nan, -1], np.float32),
+            {"extratags": [(340, "f", 1, -1.0, True), (341, "f", 1, 1.0, True)]},
+            [128, 191, 255, 255, 0, 0],
+        ),
         (np.array([False, True, True, False]), {}, [0, 255, 255, 0]),
         (np.array([0, 8, 250], np.uint32), most(255), [0, 8, 250]),
         (np.array([0, 8, 250], np.uint64), most(255), [0, 8, 250]),
     ],
 )
-def test_samples_are_scaled_by_range_or_as_the_file_says(tmp_path: Path, samples: NDArray[Any], options: dict[str, Any], expected: list[int]) -> None:
+def test_samples_are_scaled_by_range_or_as_the_file_says(
+    tmp_path: Path, samples: NDArray[Any], options: dict[str, Any], expected: list[int]
+) -> None:
     """MaxSampleValue gives the range only if it is the maximum of a number of bits."""
     path = write_grey(tmp_path / "slide.tiff", np.repeat(samples[None], 64, axis=0), **options)
     assert (read_slide(path) == np.array(expected)[None, :, None]).all()
@@ -428,19 +525,33 @@ def test_samples_are_scaled_by_range_or_as_the_file_says(tmp_path: Path, samples
         (np.array([0, 0, 0, 0], np.uint16), [0, 0, 0, 0]),
     ],
 )
-def test_samples_that_use_little_of_their_range_are_shown_with_their_own(tmp_path: Path, samples: NDArray[Any], expected: list[int]) -> None:
+def test_samples_that_use_little_of_their_range_are_shown_with_their_own(
+    tmp_path: Path, samples: NDArray[Any], expected: list[int]
+) -> None:
     picture = np.tile(np.repeat(samples, 32), (128, 1))
-    paths = [write_grey(tmp_path / "grey.tiff", picture), tmp_path / "rgb.tiff", tmp_path / "pyramid.tiff", tmp_path / "grey.png"]
+    paths = [
+        write_grey(tmp_path / "grey.tiff", picture),
+        tmp_path / "rgb.tiff",
+        tmp_path / "pyramid.tiff",
+        tmp_path / "grey.png",
+    ]
     write_tiff(paths[1], np.dstack([picture] * 3), compression="deflate")
     with tifffile.TiffWriter(paths[2]) as file:
         for number in (1, 2):
-            file.write(np.repeat(np.repeat(picture, 4 // number, 0), 4 // number, 1), tile=(64, 64), subfiletype=number - 1, metadata=None)
+            file.write(
+                np.repeat(np.repeat(picture, 4 // number, 0), 4 // number, 1),
+                tile=(64, 64),
+                subfiletype=number - 1,
+                metadata=None,
+            )
     if samples.dtype == np.uint16:
         Image.fromarray(picture).save(paths[3])
     for path in paths if samples.dtype == np.uint16 else paths[:3]:
         with closing(open_slide(path, Backend.auto)) as slide:
             seen = [np.concatenate([*slide.strips(level, None)]) for level in range(len(slide.levels))]
-            assert [remark.partition(" (")[0] for remark in slide.remarks] == ["its own range of values is shown"] * int(any(expected))
+            assert [remark.partition(" (")[0] for remark in slide.remarks] == [
+                "its own range of values is shown"
+            ] * int(any(expected))
         assert all((each[:, :: len(each) // 4] == np.array(expected)[None, :, None]).all() for each in seen)
 
 
@@ -453,7 +564,9 @@ def test_colour_profiles_are_named_unless_they_are_srgb(tmp_path: Path) -> None:
         (lab, ["its colour profile is not applied (Lab identity built-in)"]),
         (b"nothing", ["its colour profile is not applied (unnamed)"]),
     ):
-        write_tiff(tmp_path / "a.tiff", slide_picture(1), compression="deflate", extratags=[slides.colour_profile(profile)])
+        write_tiff(
+            tmp_path / "a.tiff", slide_picture(1), compression="deflate", extratags=[slides.colour_profile(profile)]
+        )
         Image.fromarray(slide_picture(1)).save(tmp_path / "a.png", icc_profile=profile)
         slides.write_svs(tmp_path / "a.svs", slide_picture(1), profile=profile)
         for name, tolerance in (("a.tiff", 0), ("a.png", 0), ("a.svs", 3)):
@@ -471,7 +584,9 @@ def test_twelve_packed_bits_are_read_and_wide_integers_need_a_range(tmp_path: Pa
     assert read_slide(path)[0, :4, 0].tolist() == [0, 128, 255, 1]
     for dtype in (np.uint32, np.uint64):
         write_grey(path, np.zeros((64, 64), dtype))
-        with pytest.raises(SlideUnreadable, match=r"its samples have \d\d bits, but no MaxSampleValue defines the range of values"):
+        with pytest.raises(
+            SlideUnreadable, match=r"its samples have \d\d bits, but no MaxSampleValue defines the range of values"
+        ):
             read_slide(path)
 
 
@@ -484,7 +599,11 @@ def test_cmyk_tiff_and_jpeg_of_photoshop_and_of_others(tmp_path: Path) -> None:
     Image.fromarray(inks, "CMYK").save(adobe, quality=95)
     stored = bytes(imagecodecs.jpeg8_encode(inks, level=95, colorspace="CMYK", outcolorspace="CMYK"))
     start = stored.find(b"\xff\xee")
-    plain.write_bytes(stored if start < 0 else stored[:start] + stored[start + 2 + int.from_bytes(stored[start + 2 : start + 4], "big") :])
+    plain.write_bytes(
+        stored
+        if start < 0
+        else stored[:start] + stored[start + 2 + int.from_bytes(stored[start + 2 : start + 4], "big") :]
+    )
     for path in (tiff, adobe, plain):
         assert np.abs(read_slide(path)[30, 30].astype(int) - (0, 204, 204)).max() <= 2
 
@@ -494,7 +613,10 @@ def test_jpeg_2000_of_aperio_scanners(tmp_path: Path, compression: int) -> None:
     """Compression 33003 holds YCbCr without a mark for it. OpenSlide is the reference."""
     picture = slide_picture(0, (512, 256))
     stored = np.asarray(Image.fromarray(picture).convert("YCbCr")) if compression == 33003 else picture
-    tiles = (imagecodecs.jpeg2k_encode(np.ascontiguousarray(stored[:, left : left + 256]), codecformat="j2k", mct=False) for left in (0, 256))
+    tiles = (
+        imagecodecs.jpeg2k_encode(np.ascontiguousarray(stored[:, left : left + 256]), codecformat="j2k", mct=False)
+        for left in (0, 256)
+    )
     path = tmp_path / "slide.svs"
     common: dict[str, Any] = {"photometric": "rgb", "compression": compression, "metadata": None}
     common["description"] = "Aperio Image Library v11.2.1\r\n512x256"
@@ -535,11 +657,20 @@ def test_all_turns_of_exif(tmp_path: Path) -> None:
 
 
 def test_the_level_asked_for_or_the_coarsest_that_fills() -> None:
-    asked: list[tuple[int | None, Size, int]] = [(0, (1, 1), 0), (2, (9999, 9999), 2), (None, (500, 375), 2), (None, (501, 1), 1), (None, (1, 376), 1)]
+    asked: list[tuple[int | None, Size, int]] = [
+        (0, (1, 1), 0),
+        (2, (9999, 9999), 2),
+        (None, (500, 375), 2),
+        (None, (501, 1), 1),
+        (None, (1, 376), 1),
+    ]
     asked += [(None, (2000, 1500), 1), (None, (2001, 1500), 0)]
     for requested, wanted, level in asked:
         assert level_for([(8000, 6000), (2000, 1500), (500, 375)], requested, wanted) == (level, "")
-    assert level_for([(80, 60), (40, 30), (20, 15)], 7, (1, 1)) == (2, "level 7 is missing (it has levels 0 to 2), and level 2 was read")
+    assert level_for([(80, 60), (40, 30), (20, 15)], 7, (1, 1)) == (
+        2,
+        "level 7 is missing (it has levels 0 to 2), and level 2 was read",
+    )
     assert level_for([(80, 60)], 1, (1, 1)) == (0, "level 1 is missing (it has only level 0), and level 0 was read")
 
 
@@ -627,7 +758,9 @@ def test_a_part_of_a_dicom_file_is_truncated_and_so_is_its_slide(tmp_path: Path)
         for encapsulated in (False, True):
             folder = tmp_path / f"{encapsulated}"
             folder.mkdir(exist_ok=True)
-            slides.write_dicom(folder / f"{name}.dcm", pixels, "1.2.9", len(name), image_type=kind, encapsulated=encapsulated)
+            slides.write_dicom(
+                folder / f"{name}.dcm", pixels, "1.2.9", len(name), image_type=kind, encapsulated=encapsulated
+            )
     slides.write_dicom(tmp_path / "False/other.dcm", picture, "1.2.10", 1)
     for path in sorted(tmp_path.glob("*/*.dcm")):
         content = path.read_bytes()
@@ -654,7 +787,9 @@ def test_a_part_of_a_mirax_slide_is_truncated(tmp_path: Path) -> None:
         data = tmp_path / "a" / name
         content = data.read_bytes()
         data.write_bytes(content[:-1])
-        reason = f"its file '{name}' is truncated: it ends at byte {len(content) - 1:,}, but a tile ends at {len(content):,}"
+        reason = (
+            f"its file '{name}' is truncated: it ends at byte {len(content) - 1:,}, but a tile ends at {len(content):,}"
+        )
         with pytest.raises(SlideUnreadable, match=f"^{reason}$"):
             open_slide(path, Backend.auto)
         data.unlink()
@@ -675,9 +810,14 @@ def in_a_process(path: Path) -> tuple[str, str]:
 
     Return its number of levels or the reason for a failure, and stderr. A process that hangs fails the test.
     """
-    code = "import sys; from pathlib import Path; from himl_cli.slides.slide_records import Backend\nfrom himl_cli.slides.pictures import open_slide\n"
+    code = (
+        "import sys; from pathlib import Path; from himl_cli.slides.slide_records import Backend\n"
+        "from himl_cli.slides.pictures import open_slide\n"
+    )
     code += "try: print(len(open_slide(Path(sys.argv[1]), Backend.auto).levels))\nexcept Exception as err: print(err)"
-    ran = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False, timeout=100)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False, timeout=100
+    )
     return ran.stdout.strip(), ran.stderr
 
 
@@ -708,13 +848,19 @@ def test_half_a_tile_or_one_of_another_size_is_no_tile(tmp_path: Path) -> None:
         with pytest.raises(SlideUnreadable, match=f"tile 4 of 6 of level 0{reason}"):
             read_slide(path)
     path, picture = tmp_path / "slide.tiff", slide_picture(0, (128, 128))
-    jpeg, jpeg_2000 = bytearray(imagecodecs.jpeg8_encode(picture)), bytearray(imagecodecs.jpeg2k_encode(picture, codecformat="j2k"))
+    jpeg, jpeg_2000 = (
+        bytearray(imagecodecs.jpeg8_encode(picture)),
+        bytearray(imagecodecs.jpeg2k_encode(picture, codecformat="j2k")),
+    )
     struct.pack_into(">HH", jpeg, jpeg.find(b"\xff\xc0") + 5, 60_000, 60_000)
     struct.pack_into(">II", jpeg_2000, jpeg_2000.find(b"\xff\x51") + 6, 60_000, 60_000)
     for compression, stored in (("jpeg", jpeg), ("jpeg2000", jpeg_2000)):
         write_tiff(path, slide_picture(0), compression=compression, tile=128)
         move_tile(path, 0, bytes(stored))
-        with pytest.raises(SlideUnreadable, match="tile 1 of 20 of level 0 is damaged: it has 60000 x 60000 pixels in an area of 128 x 128"):
+        with pytest.raises(
+            SlideUnreadable,
+            match="tile 1 of 20 of level 0 is damaged: it has 60000 x 60000 pixels in an area of 128 x 128",
+        ):
             read_slide(path)
 
 
@@ -723,14 +869,25 @@ def test_sizes_are_read_from_headers_of_jpeg_and_jpeg_2000(size: tuple[int, int]
     picture = slide_picture(0, size)
     stored = [imagecodecs.jpeg2k_encode(picture, codecformat=codec) for codec in ("j2k", "jp2")]
     stored.append(imagecodecs.ljpeg_encode(np.ascontiguousarray(picture[..., 0])))
-    for mode, options in (("RGB", {"optimize": True, "subsampling": 1, "progressive": True}), ("RGB", {"restart_marker_rows": 1}), ("L", {}), ("CMYK", {})):
+    for mode, options in (
+        ("RGB", {"optimize": True, "subsampling": 1, "progressive": True}),
+        ("RGB", {"restart_marker_rows": 1}),
+        ("L", {}),
+        ("CMYK", {}),
+    ):
         made = io.BytesIO()
         Image.fromarray(picture).convert(mode).save(made, "JPEG", **options)
         stored.append(made.getvalue())
     assert [stored_size(bytes(each)) for each in stored] == [size] * len(stored)
     whole = bytes(imagecodecs.jpeg8_encode(picture))
     frame = whole.find(b"\xff\xc0")
-    broken = [b"", b"\xff\xd8", whole[: frame + 6], whole[:frame] + whole[whole.find(b"\xff\xda") :], b"\xff\x4f\xff\x51\0"]
+    broken = [
+        b"",
+        b"\xff\xd8",
+        whole[: frame + 6],
+        whole[:frame] + whole[whole.find(b"\xff\xda") :],
+        b"\xff\x4f\xff\x51\0",
+    ]
     assert [stored_size(each) for each in broken] == [None] * len(broken)
 
 
@@ -755,7 +912,13 @@ def test_zeros_in_and_behind_tiles_are_no_damage(tmp_path: Path) -> None:
     grey: NDArray[np.uint16] = np.full((512, 512), 65535, np.uint16)
     grey[:8, :8] = slide_picture(0, (8, 8))[..., 0]
     for compression in ("jpeg", "jpegxr"):
-        write_tiff(path, grey, compression=compression, tile=512, compressionargs={"lossless": True} if compression == "jpeg" else None)
+        write_tiff(
+            path,
+            grey,
+            compression=compression,
+            tile=512,
+            compressionargs={"lossless": True} if compression == "jpeg" else None,
+        )
         assert read_slide(path)[100:, 100:].min() == 255
     for compression in ("jpeg", "jpeg2000"):
         write_tiff(path, slide_picture(0), compression=compression, tile=512)
@@ -785,7 +948,9 @@ def test_a_damaged_level_leaves_the_others_readable(tmp_path: Path) -> None:
     made = write_tiff(path, slide_picture(0), levels=2, compression="deflate")
     slides.overwrite_tags(path, {"TileWidth": 16}, page=1)
     assert mean_difference(read_slide(path), made[0]) == 0
-    with pytest.raises(SlideUnreadable, match="level 1 has 300 x 215 pixels, for which 19 tiles are needed, but only 2"):
+    with pytest.raises(
+        SlideUnreadable, match="level 1 has 300 x 215 pixels, for which 19 tiles are needed, but only 2"
+    ):
         read_slide(path, level=1)
     with closing(open_slide(write_broken("zeroed-some", tmp_path), Backend.auto)) as slide:
         strips = slide.strips(0, None)
@@ -828,13 +993,19 @@ def test_plain_pictures_have_limits_of_their_own(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:18] + struct.pack("<ii", 20_000, 20_001) + content[26:])
     assert LARGEST == 400_000_000
-    with pytest.raises(SlideUnreadable, match="it is an untiled image of 20000 x 20001 pixels, and more than 400 million"):
+    with pytest.raises(
+        SlideUnreadable, match="it is an untiled image of 20000 x 20001 pixels, and more than 400 million"
+    ):
         open_slide(path, Backend.auto)
     path = tmp_path / "slide.webp"
     Image.new("RGB", (10, 10)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[:26] + struct.pack("<HH", 16_000, 12_500) + content[30:])
-    reason = "it has too many pixels for its format: " if Version(PIL.__version__) >= Version("13") else "it is damaged: failed to read next frame"
+    reason = (
+        "it has too many pixels for its format: "
+        if Version(PIL.__version__) >= Version("13")
+        else "it is damaged: failed to read next frame"
+    )
     with pytest.raises(SlideUnreadable, match=reason), closing(open_slide(path, Backend.auto)) as slide:
         list(slide.strips(0, None))
 

@@ -22,24 +22,46 @@ from tests.support.slides import Pixels, slide_picture, write_mask, write_svs, w
 
 SIZE = (640, 480)
 UNKNOWN = "its scale is unknown (add a column mpp to the CSV, or --assume_mpp)"
-PRINTED = "its scale is unknown, because 352.8 µm per pixel is not the scale of a slide (add a column mpp to the CSV, or --assume_mpp)"
+PRINTED = (
+    "its scale is unknown, because 352.8 µm per pixel is not the scale of a slide (add a column mpp to the "
+    "CSV, or --assume_mpp)"
+)
 
 
 def write_scaled(path: Path, mpp: float, **options: Any) -> Pixels:
     """Write a slide whose resolution tags have *mpp* micrometres per pixel, and return the pixels of level 0."""
-    options = {"resolution": (10_000 / mpp,) * 2, "resolutionunit": "CENTIMETER", "compression": "deflate", "tile": 64, **options}
+    options = {
+        "resolution": (10_000 / mpp,) * 2,
+        "resolutionunit": "CENTIMETER",
+        "compression": "deflate",
+        "tile": 64,
+        **options,
+    }
     return write_tiff(path, slide_picture(3, SIZE), **options)[0]
 
 
 def write_ome(path: Path, **sides: Any) -> None:
     """Write an OME-TIFF with these attributes, after a smaller picture with others."""
     with tifffile.TiffWriter(path, ome=True) as file:
-        file.write(slide_picture(3, SIZE), tile=(64, 64), photometric="rgb", compression="deflate", metadata={"axes": "YXS", **sides})
+        file.write(
+            slide_picture(3, SIZE),
+            tile=(64, 64),
+            photometric="rgb",
+            compression="deflate",
+            metadata={"axes": "YXS", **sides},
+        )
         file.write(np.zeros((64, 64, 3), np.uint8), photometric="rgb", metadata={"axes": "YXS", "PhysicalSizeX": 7})
 
 
 def write_imagej(path: Path, unit: str, per_unit: float) -> None:
-    tifffile.imwrite(path, slide_picture(3, SIZE), imagej=True, photometric="rgb", resolution=(per_unit, per_unit), metadata={"unit": unit})
+    tifffile.imwrite(
+        path,
+        slide_picture(3, SIZE),
+        imagej=True,
+        photometric="rgb",
+        resolution=(per_unit, per_unit),
+        metadata={"unit": unit},
+    )
 
 
 def test_scales_come_from_the_csv_the_file_or_the_user(tmp_path: Path) -> None:
@@ -50,7 +72,9 @@ def test_scales_come_from_the_csv_the_file_or_the_user(tmp_path: Path) -> None:
     write_scaled(tmp_path / "unitless.tiff", 0.5, resolutionunit="NONE")
     write_scaled(tmp_path / "none.tiff", 0.5, resolution=None, resolutionunit=None)
     write_svs(tmp_path / "a.svs", slide_picture(3, SIZE))
-    write_ome(tmp_path / "nm.ome.tiff", PhysicalSizeX=250, PhysicalSizeXUnit="nm", PhysicalSizeY=260, PhysicalSizeYUnit="nm")
+    write_ome(
+        tmp_path / "nm.ome.tiff", PhysicalSizeX=250, PhysicalSizeXUnit="nm", PhysicalSizeY=260, PhysicalSizeYUnit="nm"
+    )
     write_ome(tmp_path / "default.ome.tiff", PhysicalSizeX=0.5)
     write_ome(tmp_path / "pixel.ome.tiff", PhysicalSizeX=0.5, PhysicalSizeXUnit="pixel")
     write_imagej(tmp_path / "um.tiff", "um", 4)
@@ -97,7 +121,13 @@ def exact(pixels: Pixels, across: float, down: float) -> NDArray[np.float64]:
         edges = np.arange(int(side / factor + 1e-6) + 1)[:, None] * factor
         return np.diff(np.clip(edges - np.arange(side), 0, 1), axis=0) / factor
 
-    return np.einsum("ij,jkc,lk->ilc", weights(pixels.shape[0], down), pixels.astype(float), weights(pixels.shape[1], across), optimize=True)
+    return np.einsum(
+        "ij,jkc,lk->ilc",
+        weights(pixels.shape[0], down),
+        pixels.astype(float),
+        weights(pixels.shape[1], across),
+        optimize=True,
+    )
 
 
 @pytest.mark.parametrize("factors", [(1.0, 1.0), (2.0, 4.0), (1.984, 2.016), (0.97, 0.98), (12.34, 7.1)])
@@ -123,7 +153,9 @@ MIXED = {  # micrometres per pixel of level 0, levels, and the level to read for
 
 def test_slides_of_several_scales_become_tiles_of_one(tmp_path: Path) -> None:
     """Tiles have their exact size, the means of the pixels of the next finer level, and positions of level 0."""
-    finest = {name: write_scaled(tmp_path / f"{name}.tiff", mpp, levels=levels) for name, (mpp, levels, _) in MIXED.items()}
+    finest = {
+        name: write_scaled(tmp_path / f"{name}.tiff", mpp, levels=levels) for name, (mpp, levels, _) in MIXED.items()
+    }
     result = cut(tmp_path, *(SlideEntry(name, f"{name}.tiff") for name in MIXED), mpp=0.5, tile_size=50, overlap=10)
     for slide in result.slides:
         mpp, _, level = MIXED[slide.slide_id]
@@ -145,7 +177,9 @@ def test_slides_of_several_scales_become_tiles_of_one(tmp_path: Path) -> None:
             assert np.abs(tile - padded[top : top + 50, left : left + 50]).max() < 0.501
     with result.record.open(encoding="utf-8", newline="") as file:
         assert {row["mpp"] for row in csv.DictReader(file)} == {"0.5"}
-    assert np.array_equal(tile_of(result, next(row for row in rows_of(result) if row["slide_id"] == "half")), finest["half"][:50, :50])
+    assert np.array_equal(
+        tile_of(result, next(row for row in rows_of(result) if row["slide_id"] == "half")), finest["half"][:50, :50]
+    )
 
 
 def test_a_magnification_is_the_level_within_five_percent_or_made_of_a_finer_one(tmp_path: Path) -> None:
@@ -153,7 +187,10 @@ def test_a_magnification_is_the_level_within_five_percent_or_made_of_a_finer_one
         write_scaled(tmp_path / f"{name}.tiff", mpp, levels=levels)
     write_svs(tmp_path / "objective.svs", slide_picture(3, SIZE))
     entries = [SlideEntry(name, f"{name}.tiff") for name in MIXED] + [SlideEntry("svs", "objective.svs")]
-    found = {slide.slide_id: (slide.level, slide.size, round(slide.mpp or 0, 4)) for slide in cut(tmp_path, *entries, magnification=20.0).slides}
+    found = {
+        slide.slide_id: (slide.level, slide.size, round(slide.mpp or 0, 4))
+        for slide in cut(tmp_path, *entries, magnification=20.0).slides
+    }
     assert found == {
         "quarter": (1, (320, 240), 0.5),
         "half": (0, (640, 480), 0.5),
@@ -179,7 +216,11 @@ def test_the_scale_does_not_depend_on_the_backend(backend: Backend, tmp_path: Pa
     write_ome(tmp_path / "a.ome.tiff", PhysicalSizeX=0.25)
     open_slide(tmp_path / "a.ome.tiff", backend).close()
     (slide,) = cut(tmp_path, "a.ome.tiff", mpp=0.5, backend=backend).slides
-    assert (slide.size, slide.scale_source, slide.backend) == ((320, 240), "ome", "openslide" if backend is Backend.openslide else "tifffile")
+    assert (slide.size, slide.scale_source, slide.backend) == (
+        (320, 240),
+        "ome",
+        "openslide" if backend is Backend.openslide else "tifffile",
+    )
 
 
 def test_a_montage_shows_slides_at_one_scale_with_a_bar(himl: Himl, project: Path) -> None:
@@ -203,7 +244,9 @@ def test_a_montage_shows_slides_at_one_scale_with_a_bar(himl: Himl, project: Pat
     left = min(int(row["x"]) for row in cells.values())
     assert np.flatnonzero(line < 64).tolist() == [*range(left, left + 100)], "100 µm"
     assert (below[10:, : left + 100] < 128).any(), "its length"
-    enlarged = himl.ok("montage", "slides", "--mpp", "0.25", "--assume_mpp", "1", "--image_format", "png", "--json").json()
+    enlarged = himl.ok(
+        "montage", "slides", "--mpp", "0.25", "--assume_mpp", "1", "--image_format", "png", "--json"
+    ).json()
     remarks = {each["slide_id"]: each["remark"] for each in enlarged["remarks"]}
     assert remarks["none.tiff"] == "it is enlarged 4.0 times, because its finest level is coarser"
     assert "quarter.tiff" not in remarks
@@ -223,7 +266,9 @@ def test_slides_without_a_scale_fail_unless_the_user_gives_one(himl: Himl, proje
     folder.mkdir()
     write_scaled(folder / "dpi.tiff", 0.5, resolution=(72, 72), resolutionunit="INCH")
     write_scaled(folder / "known.tiff", 0.25)
-    (folder / "dataset.csv").write_text("slide_id,image,MPP,Patient,left,Region\na,dpi.tiff,,p1,1,\nb,known.tiff,,p2,2,x\nc,dpi.tiff,0.5,p1,3,\n")
+    (folder / "dataset.csv").write_text(
+        "slide_id,image,MPP,Patient,left,Region\na,dpi.tiff,,p1,1,\nb,known.tiff,,p2,2,x\nc,dpi.tiff,0.5,p1,3,\n"
+    )
     options = ("--mpp", "1", "--occupancy", "0", "--tile_size", "100", "--json")
     done = himl.ok("tiles", "slides", *options)
     found = {slide["slide_id"]: slide for slide in done.json()["slides"]}
@@ -235,7 +280,10 @@ def test_slides_without_a_scale_fail_unless_the_user_gives_one(himl: Himl, proje
     with (project / "outputs" / "dataset.csv").open(encoding="utf-8", newline="") as file:
         rows = [*csv.DictReader(file)]
     assert [*rows[0]][9:] == ["MPP", "Patient", "slide_left", "slide_Region"]
-    assert {(row["slide_id"], row["Patient"], row["slide_left"], row["MPP"]) for row in rows} == {("b", "p2", "2", ""), ("c", "p1", "3", "0.5")}
+    assert {(row["slide_id"], row["Patient"], row["slide_left"], row["MPP"]) for row in rows} == {
+        ("b", "p2", "2", ""),
+        ("c", "p1", "3", "0.5"),
+    }
     assert himl("tiles", "slides", *options, "--strict").code == 1
     assumed = himl.ok("tiles", "slides", *options, "--assume_mpp", "0.5").json()["slides"]
     assert [(slide["scale_source"], slide["width"], slide["is_resumed"]) for slide in assumed] == [

@@ -59,11 +59,30 @@ def files(job: PreparedJob) -> dict[str, str]:
 
 
 def test_the_job_is_the_same_command_on_mounted_data(project: Path) -> None:
-    job = prepared(project, options=["--width=500"], image_glob="**/*.tiff", datastore="lab", display_name="Overview", shm_size="2G").spec
+    job = prepared(
+        project,
+        options=["--width=500"],
+        image_glob="**/*.tiff",
+        datastore="lab",
+        display_name="Overview",
+        shm_size="2G",
+    ).spec
     assert job.entry == Entry(EntryKind.module, "himl_cli")
-    assert job.arguments == ["montage", "${{inputs.slides}}", "--image_glob=**/*.tiff", "--width=500", "--output_path=outputs"]
+    assert job.arguments == [
+        "montage",
+        "${{inputs.slides}}",
+        "--image_glob=**/*.tiff",
+        "--width=500",
+        "--output_path=outputs",
+    ]
     assert job.inputs == [DataSpec("slides", "slides", datastore="lab", mode="mount", is_folder=True)]
-    assert (job.cluster, job.experiment, job.display_name, job.shm_size, job.sdk) == ("cpu", "montage", "Overview", "2g", "v2")
+    assert (job.cluster, job.experiment, job.display_name, job.shm_size, job.sdk) == (
+        "cpu",
+        "montage",
+        "Overview",
+        "2g",
+        "v2",
+    )
 
 
 def test_what_names_the_data(project: Path) -> None:
@@ -87,7 +106,10 @@ def test_what_names_the_data(project: Path) -> None:
         assert (job.inputs, job.arguments[1]) == ([expected], "${{inputs.slides}}" + argument)
 
 
-UPLOAD = "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME. Then use 'slides' and --datastore NAME."
+UPLOAD = (
+    "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME. Then use 'slides' "
+    "and --datastore NAME."
+)
 
 
 def test_data_of_this_machine_is_refused(project: Path) -> None:
@@ -95,10 +117,15 @@ def test_data_of_this_machine_is_refused(project: Path) -> None:
     write_files(project, dict.fromkeys(("here/a.tif", "my slides/list.csv", "list.csv", "my list.txt"), "a"))
     own = {
         "here": "Upload it: himl datastore upload here here --datastore NAME. Then use 'here' and --datastore NAME.",
-        "./here": "Upload it: himl datastore upload ./here here --datastore NAME. Then use 'here' and --datastore NAME.",
-        "my slides/list.csv": "Upload it: himl datastore upload 'my slides' 'my slides' --datastore NAME. Then use 'my slides/list.csv' and --datastore NAME.",
+        "./here": "Upload it: himl datastore upload ./here here --datastore NAME. Then use 'here' and --datastore "
+        "NAME.",
+        "my slides/list.csv": "Upload it: himl datastore upload 'my slides' 'my slides' --datastore NAME. Then use 'my "
+        "slides/list.csv' and --datastore NAME.",
     }
-    for dataset, hint in {**dict.fromkeys((".", "..", "/", "~", "list.csv", "my list.txt", "here/a.tif"), UPLOAD), **own}.items():
+    for dataset, hint in {
+        **dict.fromkeys((".", "..", "/", "~", "list.csv", "my list.txt", "here/a.tif"), UPLOAD),
+        **own,
+    }.items():
         with pytest.raises(BadUsage, match="is on this machine, which cluster 'cpu' cannot access") as caught:
             prepared(project, dataset)
         assert caught.value.hint == hint
@@ -119,7 +146,10 @@ def test_lists_are_sent_and_nothing_else(project: Path) -> None:
     write_files(project, {"train.py": "", "ids/my list.CSV": "slide_id\na\n", "ids.txt": ""})
     job = prepared(project, options=["--level=0"])
     assert files(job) == {"command.txt": f"himl {shlex.join(job.spec.arguments)}\n"}
-    for option, name, text in (("--include_by_slide_id", "ids/my list.CSV", "slide_id\na\n"), ("--exclude_by_slide_id", "ids.txt", "")):
+    for option, name, text in (
+        ("--include_by_slide_id", "ids/my list.CSV", "slide_id\na\n"),
+        ("--exclude_by_slide_id", "ids.txt", ""),
+    ):
         job = prepared(project, lists={option: Path(name)})
         (file,) = files(job).items()
         assert file == (f"{option[2:]}{Path(name).suffix.lower()}", text)
@@ -131,7 +161,10 @@ def test_what_the_job_would_refuse_is_refused(project: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
         ({"lists": {"--exclude_by_slide_id": Path("gone.txt")}}, "--exclude_by_slide_id: there is no file 'gone.txt'"),
         ({"lists": {"--exclude_by_slide_id": Path("here")}}, "--exclude_by_slide_id: there is no file 'here'"),
-        ({"lists": {"--include_by_slide_id": Path("here/blank.txt")}}, "'here/blank.txt' has no ids, so that no slides remain"),
+        (
+            {"lists": {"--include_by_slide_id": Path("here/blank.txt")}},
+            "'here/blank.txt' has no ids, so that no slides remain",
+        ),
         ({"lists": {"--include_by_slide_id": Path("here/latin.txt")}}, "is not UTF-8 text"),
         ({"dataset": "slides/list.csv", "image_glob": "*.tif"}, "is a CSV"),
         ({"image_glob": "../*"}, "leaves the folder"),
@@ -147,7 +180,9 @@ def test_a_csv_is_looked_for_where_its_datastore_is_known(tmp_path: Path) -> Non
     write_files(tmp_path / "data", {"slides/list.csv": "a", "slides/list.csv.old": "a"})
 
     def check(dataset: str, datastore: str | None = "lab") -> None:
-        montage = SlideJob(command="montage", job=SubmitRequest(cwd=tmp_path, cluster="cpu"), dataset=dataset, datastore=datastore)
+        montage = SlideJob(
+            command="montage", job=SubmitRequest(cwd=tmp_path, cluster="cpu"), dataset=dataset, datastore=datastore
+        )
         check_data(montage, lambda name: DatastoreFolder(tmp_path / "data", name, database))
 
     check("slides/list.csv")
@@ -166,7 +201,9 @@ def dependencies(job: PreparedJob) -> str:
     return job.spec.environment.conda
 
 
-def test_default_environment_installs_this_himl_version(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_environment_installs_this_himl_version(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """himl may also come from a URL or a wheel. A local installation needs a wheel.
 
     A conda file of the project is used only if it is named.
@@ -175,7 +212,11 @@ def test_default_environment_installs_this_himl_version(project: Path, tmp_path:
     job = prepared(project)
     assert f"himl-cli[montage]=={__version__}" in dependencies(job)
     assert "pandas" not in dependencies(job)
-    assert [remark for remark in job.remarks if f"himl-cli[montage]=={__version__}" in remark and "--private_wheel" in remark]
+    assert [
+        remark
+        for remark in job.remarks
+        if f"himl-cli[montage]=={__version__}" in remark and "--private_wheel" in remark
+    ]
     write_wheel(project)
     job = prepared(project, private_wheel=WHEEL)
     assert [line.strip(" -'\"") for line in dependencies(job).splitlines()[-2:]] == ["himl-cli[montage]", WHEEL]
@@ -186,8 +227,14 @@ def test_default_environment_installs_this_himl_version(project: Path, tmp_path:
     monkeypatch.syspath_prepend(write_record(tmp_path / "address", json.dumps(record)))
     job = prepared(project)
     assert "- himl-cli[montage] @ https://example.org/himl_cli.whl\n" in dependencies(job)
-    assert [remark for remark in job.remarks if "himl-cli[montage] @ https://example.org/himl_cli.whl, which pip installs" in remark]
-    monkeypatch.syspath_prepend(write_record(tmp_path / "folder", json.dumps({"url": project.as_uri(), "dir_info": {}})))
+    assert [
+        remark
+        for remark in job.remarks
+        if "himl-cli[montage] @ https://example.org/himl_cli.whl, which pip installs" in remark
+    ]
+    monkeypatch.syspath_prepend(
+        write_record(tmp_path / "folder", json.dumps({"url": project.as_uri(), "dir_info": {}}))
+    )
     with pytest.raises(BadUsage, match="which no other machine can access") as caught:
         prepared(project)
     assert "--private_wheel FILE" in caught.value.hint
@@ -216,7 +263,11 @@ def cache() -> Path:
 
 def cached() -> dict[str, bytes]:
     """Return the slides in the cache by file name, without those that disappear or are renamed meanwhile."""
-    return {PurePosixPath(name).name: content for name, content in contents(cache()).items() if name.endswith((".tif", ".dcm", ".himl-part"))}
+    return {
+        PurePosixPath(name).name: content
+        for name, content in contents(cache()).items()
+        if name.endswith((".tif", ".dcm", ".himl-part"))
+    }
 
 
 def size() -> int:
@@ -253,7 +304,9 @@ def listed(folder: Path, database: Database) -> BlobStore:
 
 
 @contextmanager
-def opened(store: BlobStore, limit: int = LARGE, expected: Sequence[str] = (), events: list[Event] | None = None) -> Iterator[SlideFolder]:
+def opened(
+    store: BlobStore, limit: int = LARGE, expected: Sequence[str] = (), events: list[Event] | None = None
+) -> Iterator[SlideFolder]:
     """Yield the folder `slides`. *expected* are names in it, all by default."""
     with open_stored(store, "slides", limit, ignore if events is None else events.append) as (place, _):
         place.expect(expected or [*place.names()])
@@ -304,7 +357,9 @@ def test_the_cache_takes_no_more_than_its_limit(store: BlobStore) -> None:
                     assert size() <= most
 
 
-def test_slides_come_ahead_and_shared_files_stay_while_in_use(store: BlobStore, folder: Path, database: Database) -> None:
+def test_slides_come_ahead_and_shared_files_stay_while_in_use(
+    store: BlobStore, folder: Path, database: Database
+) -> None:
     with opened(store, 350 * KB) as place, place.local_path("00.tif"):
         until(lambda: {"01.tif", "02.tif"} <= set(cached()))
         # One thread may open more slides than the limit allows.
@@ -333,7 +388,9 @@ sys.stdin.read()
 
 
 def test_cache_of_other_process_is_deleted_only_if_it_died(store: BlobStore) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         (left,) = (path for path in cache().iterdir() if path.is_dir())
@@ -350,7 +407,9 @@ def test_cache_of_other_process_is_deleted_only_if_it_died(store: BlobStore) -> 
         pass
 
 
-def test_a_full_disk_ends_it_in_one_line(folder: Path, database: Database, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_it_in_one_line(
+    folder: Path, database: Database, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not small_disk.is_shared:
         pytest.skip("the disk is seen by other processes only")
     monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk.folder))
@@ -388,7 +447,9 @@ def test_a_slide_that_cannot_be_brought_fails_alone(azure_environment: StagedWor
         assert unreadable(place, "03.tif") == "it is in the archive tier"
         assert unreadable(place, "a.mrxs") == "its file 'slides/a/Data.dat': it is in the archive tier"
     requests = azure_environment.requests(r"GET .*/slides/\d\d")
-    assert {line.partition("?")[0].rpartition("/")[2] for line in requests} == {"00.tif", "02.tif", "03.tif"}, "only what was expected"
+    assert {line.partition("?")[0].rpartition("/")[2] for line in requests} == {"00.tif", "02.tif", "03.tif"}, (
+        "only what was expected"
+    )
 
 
 def test_once_nothing_is_to_be_had_the_rest_is_not_tried(azure_environment: StagedWorkspace) -> None:
@@ -410,11 +471,19 @@ def read_all(place: SlideFolder) -> None:
             read(place, name)
 
 
-@pytest.mark.parametrize(("fault", "kind", "limit"), [(NOT_FROM_HERE, NotAllowed, 0), (NOT_FROM_HERE, NotAllowed, LARGE), (Status(503), ServiceFailed, LARGE)])
-def test_a_store_that_gives_nothing_ends_it(azure_environment: StagedWorkspace, fault: Status, kind: type[HimlError], limit: int) -> None:
+@pytest.mark.parametrize(
+    ("fault", "kind", "limit"),
+    [(NOT_FROM_HERE, NotAllowed, 0), (NOT_FROM_HERE, NotAllowed, LARGE), (Status(503), ServiceFailed, LARGE)],
+)
+def test_a_store_that_gives_nothing_ends_it(
+    azure_environment: StagedWorkspace, fault: Status, kind: type[HimlError], limit: int
+) -> None:
     store, faults = azure_store(azure_environment, NAMES[:3]), azure_environment.stage.faults
     faults.add(fault, r"GET .*/slides/\d", times=None)
-    with opened(store, limit) as place, pytest.raises(kind, match=f"^None of the 3 slides could be fetched from {store.label}: .*[.]$"):
+    with (
+        opened(store, limit) as place,
+        pytest.raises(kind, match=f"^None of the 3 slides could be fetched from {store.label}: .*[.]$"),
+    ):
         read_all(place)
     faults.add(fault, "comp=list", times=None)
     with pytest.raises(kind), opened(store, limit):
@@ -432,7 +501,10 @@ def test_slides_that_fail_each_for_itself_do_not_end_it(azure_environment: Stage
 
 
 def test_a_name_that_no_disk_takes_fails_alone() -> None:
-    with storage_that_lists(["slides/a.tif", "slides/b\\..\\..\\c.tif"], b"body") as store, opened(store, expected=["a.tif", "b\\..\\..\\c.tif"]) as place:
+    with (
+        storage_that_lists(["slides/a.tif", "slides/b\\..\\..\\c.tif"], b"body") as store,
+        opened(store, expected=["a.tif", "b\\..\\..\\c.tif"]) as place,
+    ):
         assert read(place, "a.tif") == b"body"
         assert unreadable(place, "b\\..\\..\\c.tif") == "it cannot be stored locally: it contains '.' or '..'"
 
@@ -461,16 +533,44 @@ def test_stop_ends_waiting_reader_and_leaves_no_half_file(azure_environment: Sta
     before = enumerate_threads()
     with opened(hasty_store(azure_environment), expected=["large.tif"]):
         until(lambda: azure_environment.requests(r"GET .*/slides/large"))
-    until(lambda: not [thread for thread in enumerate_threads() if thread.name == "himl-slides" and thread not in before])
+    until(
+        lambda: not [thread for thread in enumerate_threads() if thread.name == "himl-slides" and thread not in before]
+    )
     assert [name for name in cached() if not name.endswith(".himl-part")] == []
 
 
-NAMES_THERE = ["5.dcm", "B.MRXS", "B/Slidedat.ini", "a.mrxs", "a.svs", "a/Data1.dat", "a/sub/x", "ab/y", "d/1.dcm", "d/2.DCM", "d/3.txt", "d/deep/4.dcm"]
-NAMES_THERE += ["h/s 1(1,0).jpg", "h/s 1.opt", "h/s 1.vms", "h/s 1_map.jpg", "h/s 1x/y.jpg", "h/s 2.jpg", "h/t.vmu", "h/t.vmu2"]
+NAMES_THERE = [
+    "5.dcm",
+    "B.MRXS",
+    "B/Slidedat.ini",
+    "a.mrxs",
+    "a.svs",
+    "a/Data1.dat",
+    "a/sub/x",
+    "ab/y",
+    "d/1.dcm",
+    "d/2.DCM",
+    "d/3.txt",
+    "d/deep/4.dcm",
+]
+NAMES_THERE += [
+    "h/s 1(1,0).jpg",
+    "h/s 1.opt",
+    "h/s 1.vms",
+    "h/s 1_map.jpg",
+    "h/s 1x/y.jpg",
+    "h/s 2.jpg",
+    "h/t.vmu",
+    "h/t.vmu2",
+]
 
 
 def test_what_belongs_to_a_slide() -> None:
-    whole = {"a.mrxs": ["a/Data1.dat", "a/sub/x"], "B.MRXS": ["B/Slidedat.ini"], "h/s 1.vms": ["h/s 1(1,0).jpg", "h/s 1.opt", "h/s 1_map.jpg"]}
+    whole = {
+        "a.mrxs": ["a/Data1.dat", "a/sub/x"],
+        "B.MRXS": ["B/Slidedat.ini"],
+        "h/s 1.vms": ["h/s 1(1,0).jpg", "h/s 1.opt", "h/s 1_map.jpg"],
+    }
     whole |= {"h/t.vmu": ["h/t.vmu2"], "d/1.dcm": ["d/2.DCM"], "5.dcm": [], "a.svs": []}
     assert {name: [*companions(name, NAMES_THERE)] for name in whole} == whole
 

@@ -75,8 +75,15 @@ PICTURES = {
     "pale and dark": np.where(np.arange(400)[None, :, None] < 150, slide((90, 40, 120)), slide(STAINS["pale"])),
     "black border": np.pad(slide()[1:-1, 1:-1], ((1, 1), (1, 1), (0, 0))),
     "fat": fatty(),
-    **{f"{name} in {light} light": slide(STAINS[name], light=LIGHTS[light]) for light in LIGHTS for name in ("pale", "DAB", "silver", "eosin")},
-    **{f"{name} in warm light": slide(mark=MARKS[name], light=LIGHTS["warm"]) for name in ("black pen", "blue pen", "unscanned")},
+    **{
+        f"{name} in {light} light": slide(STAINS[name], light=LIGHTS[light])
+        for light in LIGHTS
+        for name in ("pale", "DAB", "silver", "eosin")
+    },
+    **{
+        f"{name} in warm light": slide(mark=MARKS[name], light=LIGHTS["warm"])
+        for name in ("black pen", "blue pen", "unscanned")
+    },
     "white that was not scanned": slide(mark=(260, 260, 260), light=LIGHTS["warm"]),
     "saturated white": slide(STAINS["pale haematoxylin"], light=(260, 260, 260)),
 }
@@ -130,11 +137,16 @@ def test_a_threshold_is_a_mean_of_the_channels(himl: Himl, project: Path) -> Non
     for cut, reason in lacks:
         for _ in range(2):  # the second call keeps the tiles
             done = himl("tiles", "pens", *cut, "--strict")
-            assert (done.code, [line for line in done.stderr.splitlines() if "few" in line][:1]) == (int(bool(reason)), [reason] * bool(reason))
+            assert (done.code, [line for line in done.stderr.splitlines() if "few" in line][:1]) == (
+                int(bool(reason)),
+                [reason] * bool(reason),
+            )
     told = "Foreground by the rule 'saturation' (see --foreground)."
     assert told in himl.ok("tiles", "pens", "--tile_size", "50").stderr.splitlines()
     assert told not in himl.ok("tiles", "pens", "--tile_size", "50", "--foreground", "saturation").stderr
-    (project / "masks.csv").write_text("slide_id,image,mask\na,pens/a.tiff,mask.jpg\nb,pens/a.tiff,mask.tif\nc,pens/a.tiff,mask.png\n")
+    (project / "masks.csv").write_text(
+        "slide_id,image,mask\na,pens/a.tiff,mask.jpg\nb,pens/a.tiff,mask.tif\nc,pens/a.tiff,mask.png\n"
+    )
     mask = Image.fromarray(np.full((20, 40), 200, np.uint8))
     mask.save(project / "mask.jpg")
     mask.save(project / "mask.png")

@@ -1,4 +1,6 @@
-"""Workspaces of the double of Azure ML, with connections, data and stores; the program `az`; and projects that submit jobs."""
+"""Workspaces of the double of Azure ML, with connections, data and stores; the program `az`; and projects that
+submit jobs.
+"""
 
 from __future__ import annotations
 
@@ -33,22 +35,40 @@ from tests.support.web import Served, serving_files
 
 
 @contextmanager
-def opened(staged: StagedWorkspace, folder: Path, policy: RetryPolicy = CONTROL_PLANE, *, address: WorkspaceAddress | None = None) -> Iterator[AzureWorkspace]:
-    """The workspace of a command in *folder*. The variables of `staged.environment()` must be set. With *address*, as from `address_of_job()` in a
-    job, those of `staged.job_environment(run)` must be set."""
+def opened(
+    staged: StagedWorkspace,
+    folder: Path,
+    policy: RetryPolicy = CONTROL_PLANE,
+    *,
+    address: WorkspaceAddress | None = None,
+) -> Iterator[AzureWorkspace]:
+    """The workspace of a command in *folder*. The variables of `staged.environment()` must be set. With *address*, as
+    from `address_of_job()` in a job, those of `staged.job_environment(run)` must be set."""
     connection = Connection.open(address or address_of(staged), settings=azure_settings(folder), policy=policy)
     with closing(AzureWorkspace(connection)) as workspace:
         yield workspace
 
 
 HASTY = replace(CONTROL_PLANE, first=0.01)
-SIGN_IN = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
+SIGN_IN = (
+    "HIML_TENANT_ID",
+    "HIML_SERVICE_PRINCIPAL_ID",
+    "HIML_SERVICE_PRINCIPAL_PASSWORD",
+    "AZURE_TENANT_ID",
+    "AZURE_CLIENT_ID",
+    "AZURE_CLIENT_SECRET",
+)
 
 
 def address_of(staged: StagedWorkspace, **other: Any) -> WorkspaceAddress:
     """The address of *staged*, with fields replaced by *other*."""
     state = staged.state
-    fields = {"subscription_id": state.subscription, "resource_group": state.group, "name": state.name, "source": "a test"} | other
+    fields = {
+        "subscription_id": state.subscription,
+        "resource_group": state.group,
+        "name": state.name,
+        "source": "a test",
+    } | other
     return WorkspaceAddress(cloud=current_cloud(), **fields)
 
 
@@ -80,7 +100,12 @@ def write_program(folder: Path, name: str, source: str) -> Path:
 def write_settings(folder: Path, values: Mapping[str, Any], name: str = "himl.private.toml") -> Path:
     """Write an `[azure]` section to a settings file."""
     path = folder / name
-    path.write_text("[azure]\n" + "".join(f'{key} = "{value}"\n' if isinstance(value, str) else f"{key} = {value}\n" for key, value in values.items()))
+    path.write_text(
+        "[azure]\n"
+        + "".join(
+            f'{key} = "{value}"\n' if isinstance(value, str) else f"{key} = {value}\n" for key, value in values.items()
+        )
+    )
     return path
 
 
@@ -89,11 +114,22 @@ PATIENT = 60.0  # seconds, longer than any reply of the double takes
 DEFAULT = "workspaceblobstore"
 
 
-def hasty_store(azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy = HASTY_STORE, stall: float = 120.0) -> AzureBlobs:
-    """The default datastore's container, with a separate SAS. A request without progress fails after *stall* seconds."""
+def hasty_store(
+    azure: StagedWorkspace, *, root: str = "", retries: RetryPolicy = HASTY_STORE, stall: float = 120.0
+) -> AzureBlobs:
+    """The default datastore's container, with a separate SAS. A request without progress fails after *stall*
+    seconds.
+    """
     storage, container = azure.state.storage, azure.state.datastores[DEFAULT].container
     signer = SasSigner(storage.container_sas(container, permissions="rcwl"))
-    return AzureBlobs(f"https://{storage.host}/{container}", signer, root=root, label="the store", pool=CurlPool(PATIENT, stall), policy=retries)
+    return AzureBlobs(
+        f"https://{storage.host}/{container}",
+        signer,
+        root=root,
+        label="the store",
+        pool=CurlPool(PATIENT, stall),
+        policy=retries,
+    )
 
 
 def use(azure: StagedWorkspace, environment: pytest.MonkeyPatch, rights: set[Right]) -> None:
@@ -108,23 +144,41 @@ def set_all(environment: pytest.MonkeyPatch, variables: Mapping[str, str]) -> No
 
 @contextmanager
 def storage_that_lists(
-    names: Sequence[str], body: bytes, *, content_range: str = "", marker: str = "", connections: list[int] | None = None, tells_md5: bool = True
+    names: Sequence[str],
+    body: bytes,
+    *,
+    content_range: str = "",
+    marker: str = "",
+    connections: list[int] | None = None,
+    tells_md5: bool = True,
 ) -> Iterator[AzureBlobs]:
     """A storage service that lists any *names*, and replies to every request for one of them with *body*.
 
-    It ignores ranges, but claims to send one with *content_range*. With *marker*, there is always another page. Each connection adds its port to
-    *connections*. Without *tells_md5*, its replies have no `Content-MD5`.
-    """
+    It ignores ranges, but claims to send one with *content_range*. With *marker*, there is always another page. Each
+    connection adds its port to *connections*. Without *tells_md5*, its replies have no `Content-MD5`."""
     md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
-    properties = f"<Properties><Content-Length>{len(body)}</Content-Length><Etag>0x1</Etag><Content-MD5>{md5}</Content-MD5></Properties>"
+    properties = (
+        f"<Properties><Content-Length>{len(body)}</Content-Length><Etag>0x1</Etag><Content-MD5>{md5}</"
+        "Content-MD5></Properties>"
+    )
     blobs = "".join(f"<Blob><Name>{escape(name)}</Name>{properties}</Blob>" for name in sorted(names))
-    listing = f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>".encode()
+    listing = (
+        f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>".encode()
+    )
     headers = {"ETag": '"0x1"'} | ({"Content-MD5": md5} if tells_md5 else {})
-    blob = Served(body, status=206 if content_range else 200, headers=headers | ({"Content-Range": content_range} if content_range else {}))
+    blob = Served(
+        body,
+        status=206 if content_range else 200,
+        headers=headers | ({"Content-Range": content_range} if content_range else {}),
+    )
     with serving_files(None) as server:
         server.connections = connections if connections is not None else []
-        server.before = lambda asked: server.files.update({asked.path: Served(listing, status=200) if "comp=list" in asked.query else blob})
-        yield AzureBlobs(f"{server.address}/account/container", SasSigner("sig=x"), label="the store", policy=HASTY_STORE)
+        server.before = lambda asked: server.files.update(
+            {asked.path: Served(listing, status=200) if "comp=list" in asked.query else blob}
+        )
+        yield AzureBlobs(
+            f"{server.address}/account/container", SasSigner("sig=x"), label="the store", policy=HASTY_STORE
+        )
 
 
 AZ = """

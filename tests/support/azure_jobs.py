@@ -38,8 +38,16 @@ def snapshot_of(folder: Path, files: Mapping[str, str] = FILES) -> Snapshot:
 
 
 def cluster_spec(folder: Path, files: Mapping[str, str] = FILES, **fields: Any) -> JobSpec:
-    """A job of `train.py` on `cpu-cluster` with one process and an environment from a conda file, unless *fields* differ."""
-    given: dict[str, Any] = {"experiment": "sent", "distribution": "", "cluster": "cpu-cluster", "shm_size": "100g", "environment": MADE}
+    """A job of `train.py` on `cpu-cluster` with one process and an environment from a conda file, unless *fields*
+    differ.
+    """
+    given: dict[str, Any] = {
+        "experiment": "sent",
+        "distribution": "",
+        "cluster": "cpu-cluster",
+        "shm_size": "100g",
+        "environment": MADE,
+    }
     given |= {"entry": Entry(EntryKind.script, "train.py"), "snapshot": snapshot_of(folder, files), **fields}
     return JobSpec(**given)
 
@@ -52,8 +60,13 @@ def ensured(connection: Connection, snapshot: Snapshot, notify: Notify = ignore)
     return code
 
 
-PREPARE = "import pathlib, sys\nfolder = pathlib.Path(sys.argv[2])\nfolder.joinpath('numbers.txt').write_text('1 2 3')\nprint('prepared')\n"
-TRAIN = "import pathlib, sys\nprint('sum', sum(map(int, pathlib.Path(sys.argv[2], 'numbers.txt').read_text().split())))\n"
+PREPARE = (
+    "import pathlib, sys\nfolder = pathlib.Path(sys.argv[2])\n"
+    "folder.joinpath('numbers.txt').write_text('1 2 3')\nprint('prepared')\n"
+)
+TRAIN = (
+    "import pathlib, sys\nprint('sum', sum(map(int, pathlib.Path(sys.argv[2], 'numbers.txt').read_text().split())))\n"
+)
 
 
 def step_job(folder: Path, script: str, **fields: Any) -> JobSpec:
@@ -69,13 +82,27 @@ def prepare(root: Path, script: str = PREPARE, key: str = "step1", **fields: Any
 
 def train(root: Path, script: str = TRAIN, key: str = "step2", source: str = "step1", **fields: Any) -> StepSpec:
     """A step that reads the output `numbers` of the step *source*."""
-    given = {"arguments": ["--input_data", "${{inputs.input_data}}"], "inputs": [DataSpec("input_data", "numbers")], **fields}
-    return StepSpec(key, f"{key} reads", step_job(root / key, script, **given), takes={"input_data": StepOutput(source, "numbers")})
+    given = {
+        "arguments": ["--input_data", "${{inputs.input_data}}"],
+        "inputs": [DataSpec("input_data", "numbers")],
+        **fields,
+    }
+    return StepSpec(
+        key, f"{key} reads", step_job(root / key, script, **given), takes={"input_data": StepOutput(source, "numbers")}
+    )
 
 
 def pipeline_of(*steps: StepSpec, **fields: Any) -> PipelineSpec:
     """A pipeline of *steps* on `cpu-cluster`."""
-    return PipelineSpec(**{"experiment": "piped", "steps": steps, "cluster": "cpu-cluster", "command": "himl submit pipeline.json", **fields})
+    return PipelineSpec(
+        **{
+            "experiment": "piped",
+            "steps": steps,
+            "cluster": "cpu-cluster",
+            "command": "himl submit pipeline.json",
+            **fields,
+        }
+    )
 
 
 def sent(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
@@ -105,18 +132,37 @@ EVERY_DRAW = {
 }
 SWEEPS: dict[str, dict[str, Any]] = {
     "grid": {"sweep": SweepSpec({"kernel": KERNELS, "lr": RATES}, max_trials=8)},
-    "crossval": {"sweep": SweepSpec({"crossval_index": SearchRange(Draw.choice, [0, 1, 2])}, max_trials=3, kind="crossval")},
-    "every draw, with a seed": {"sweep": SweepSpec(EVERY_DRAW, "random", 20, 4, "Accuracy", "maximize", seed=7, max_seconds=86400.0), "max_seconds": 5400.0},
+    "crossval": {
+        "sweep": SweepSpec({"crossval_index": SearchRange(Draw.choice, [0, 1, 2])}, max_trials=3, kind="crossval")
+    },
+    "every draw, with a seed": {
+        "sweep": SweepSpec(EVERY_DRAW, "random", 20, 4, "Accuracy", "maximize", seed=7, max_seconds=86400.0),
+        "max_seconds": 5400.0,
+    },
     "random, without a seed": {"sweep": SweepSpec({"lr": RATES}, "random", 3)},
-    "more trials than may run at a time by number": {"sweep": SweepSpec({"n": SearchRange(Draw.choice, [*range(200)])}, max_trials=200)},
+    "more trials than may run at a time by number": {
+        "sweep": SweepSpec({"n": SearchRange(Draw.choice, [*range(200)])}, max_trials=200)
+    },
     "bayesian": {"sweep": SweepSpec({"lr": SearchRange(Draw.uniform, [0.0, 1.0])}, "bayesian", 20, 2)},
-    "bandit by a factor": {"sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("bandit", 2, 5, slack_factor=0.1))},
-    "bandit by an amount": {"sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("bandit", slack_amount=0.2))},
+    "bandit by a factor": {
+        "sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("bandit", 2, 5, slack_factor=0.1))
+    },
+    "bandit by an amount": {
+        "sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("bandit", slack_amount=0.2))
+    },
     "median": {"sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("median", 1, 5))},
-    "truncation": {"sweep": SweepSpec({"lr": RATES}, "random", 5, early_stop=EarlyStop("truncation", 3, 1, truncation_percentage=20))},
+    "truncation": {
+        "sweep": SweepSpec(
+            {"lr": RATES}, "random", 5, early_stop=EarlyStop("truncation", 3, 1, truncation_percentage=20)
+        )
+    },
     "truth values and odd words": {
         "sweep": SweepSpec(
-            {"augment": SearchRange(Draw.choice, [True, False]), "name": SearchRange(Draw.choice, ["a b", "$HOME", "é漢", "it's"])}, max_trials=8
+            {
+                "augment": SearchRange(Draw.choice, [True, False]),
+                "name": SearchRange(Draw.choice, ["a b", "$HOME", "é漢", "it's"]),
+            },
+            max_trials=8,
         ),
         "arguments": ["--fixed", "x y", "--n=${{search_space.name}}"],
     },
@@ -136,7 +182,10 @@ SWEEPS: dict[str, dict[str, Any]] = {
         "arguments": ["${{inputs.a}}", "--o=${{ outputs.o }}/x"],
     },
     "names that Azure ML does not accept": {
-        "sweep": SweepSpec({"trainer.lr": RATES, "model/encoder-width": KERNELS, "opt.name": SearchRange(Draw.choice, ["a b", "c"])}, max_trials=4),
+        "sweep": SweepSpec(
+            {"trainer.lr": RATES, "model/encoder-width": KERNELS, "opt.name": SearchRange(Draw.choice, ["a b", "c"])},
+            max_trials=4,
+        ),
         "arguments": ["--x=${{search_space.trainer.lr}}"],
     },
     "names that Azure ML does not accept, in a line for bash": {

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 APPLICATIONS = {
-    "darwin": ("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium"),
-    "win32": (r"C:\Program Files\Google\Chrome\Application\chrome.exe", r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe"),
+    "darwin": (
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+        "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    ),
+    "win32": (
+        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+        r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+    ),
 }
 OPTIONS = (
     "--disable-background-networking",
@@ -39,12 +45,15 @@ SIZE = (1400, 900)
 def chromium() -> str | None:
     """The program, if it is installed."""
     found = (shutil.which(name) for name in NAMES)
-    return next((program for program in found if program), None) or next((path for path in APPLICATIONS.get(sys.platform, ()) if Path(path).exists()), None)
+    return next((program for program in found if program), None) or next(
+        (path for path in APPLICATIONS.get(sys.platform, ()) if Path(path).exists()), None
+    )
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """The browser for the tests of one file. Playwright keeps an event loop in this thread, in which tests of other files could not start one.
+    """The browser for the tests of one file. Playwright keeps an event loop in this thread, in which tests of other
+    files could not start one.
 
     Without a browser, the test is skipped, or fails if nothing may be missing.
     """

@@ -1,4 +1,5 @@
-"""Calls of a program's functions in a client's environment. One process imports the client, and its forks make all calls at once.
+"""Calls of a program's functions in a client's environment. One process imports the client, and its forks make all
+calls at once.
 
 Tests import this module, and the client's interpreter runs it as a script, so it imports only the standard library.
 """
@@ -59,7 +60,9 @@ def call_all(python: Path, program: Path, calls: Mapping[str, Call], seconds: fl
         given = json.dumps({name: asdict(call) for name, call in batch.items()})
         variables = dict(next(iter(batch.values())).variables)
         command = [str(python), str(Path(__file__)), str(program)]
-        done = subprocess.run(command, input=given, env=variables, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(
+            command, input=given, env=variables, capture_output=True, text=True, timeout=seconds, check=False
+        )
         assert CAN_FORK is False or done.returncode == 0, done.stderr
         codes |= json.loads(done.stdout.splitlines()[-1]) if CAN_FORK else dict.fromkeys(batch, done.returncode)
     return {name: _called(Path(call.folder), codes[name]) for name, call in calls.items()}
@@ -67,7 +70,11 @@ def call_all(python: Path, program: Path, calls: Mapping[str, Call], seconds: fl
 
 def _called(folder: Path, code: int) -> Called:
     result = folder / RESULT
-    return Called(code, (folder / ERRORS).read_text("utf-8", "replace"), json.loads(result.read_text("utf-8")) if result.exists() else None)
+    return Called(
+        code,
+        (folder / ERRORS).read_text("utf-8", "replace"),
+        json.loads(result.read_text("utf-8")) if result.exists() else None,
+    )
 
 
 def main() -> None:

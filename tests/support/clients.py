@@ -1,8 +1,7 @@
 """Python environments with one client each, created on demand in `.cache/clients`, and a wheel of himl.
 
-The clients are old and new versions of MLflow, and those of Azure ML's vendor: azureml-core, and MLflow with azureml-mlflow. The third one
-of the vendor, azure-ai-ml, is in the environment of the tests.
-"""
+The clients are old and new versions of MLflow, and those of Azure ML's vendor: azureml-core, and MLflow with
+azureml-mlflow. The third one of the vendor, azure-ai-ml, is in the environment of the tests."""
 
 from __future__ import annotations
 
@@ -21,10 +20,14 @@ from filelock import FileLock
 from himl_cli import __version__
 
 ENVIRONMENT = dict(os.environ)
-"""As it was before any test set a variable: an environment may be built in the middle of a test that sends everything to a double."""
+"""As it was before any test set a variable: an environment may be built in the middle of a test that sends
+everything to a double.
+"""
 
 KEEP_BYTECODE = "import sys; sys.dont_write_bytecode = False\n"
-"""A line of a `.pth` file, which each start of an environment heeds, in place of the PYTHONDONTWRITEBYTECODE of the tests."""
+"""A line of a `.pth` file, which each start of an environment heeds, in place of the PYTHONDONTWRITEBYTECODE of the
+tests.
+"""
 
 PROJECT = Path(__file__).resolve().parents[2]
 CACHE = PROJECT / ".cache" / "clients"
@@ -33,7 +36,9 @@ SECONDS_TO_BUILD = 1800
 
 def required_by_himl(extra: str) -> tuple[str, ...]:
     """The project's requirements with an *extra*. A change of these rebuilds an environment."""
-    project = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(
+        (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]
     return (*project["dependencies"], *project["optional-dependencies"][extra])
 
 
@@ -60,11 +65,26 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     DVC: ("dvc>=3.60,<4",),
     GUILD: ("guildai>=0.9,<0.10", "setuptools<81"),  # it imports pkg_resources
     SKINNY: ("mlflow-skinny>=3.17,<4", "scikit-learn>=1.4,<2", "pillow", "pandas>=2.2.2,<4"),
-    "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow", "opentelemetry-sdk<1.40"),  # with later ones it traces nothing
+    "mlflow2": (
+        "mlflow==2.22.5",
+        "scikit-learn>=1.4,<1.8",
+        "pillow",
+        "opentelemetry-sdk<1.40",
+    ),  # with later ones it traces nothing
     "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
     AZUREML_CORE: ("azureml-core>=1.61,<1.62", "setuptools<81"),  # it imports pkg_resources
-    AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),
-    HI_ML_CPATH: ("hi-ml-cpath==0.5.2", "marshmallow<4", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),  # it fails with marshmallow 4
+    AZUREML_TENSORBOARD: (
+        "azureml-tensorboard>=1.62,<1.63",
+        "azureml-core>=1.61,<2",
+        "tensorboard>=2.16,<3",
+        "setuptools<81",
+    ),
+    HI_ML_CPATH: (
+        "hi-ml-cpath==0.5.2",
+        "marshmallow<4",
+        "openslide-python>=1.4,<2",
+        "openslide-bin>=4,<5",
+    ),  # it fails with marshmallow 4
     SUBMITIT: ("submitit>=1.5,<1.6", "hydra-core>=1.3,<1.4", "hydra-submitit-launcher==1.2.0"),
     IMAGES: ("pillow>=13,<14", "scikit-image>=0.26,<1", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),
     LIGHTNING: ("lightning>=2.6,<2.7", "jsonargparse[signatures]>=4.40,<5", TORCH),
@@ -79,7 +99,12 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
         "nbconvert>=7,<8",
         "debugpy>=1.8,<2",
     ),
-    HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
+    HIML_V1: (
+        "-e",
+        f"{PROJECT}[v1]",
+        f"azure-storage-blob=={metadata.version('azure-storage-blob')}",
+        *required_by_himl("v1"),
+    ),  # the double's
     HIML_OLDEST_MLFLOW: ("-e", f"{PROJECT}[ui]", "mlflow==3.5.1", *required_by_himl("ui")),
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
@@ -100,11 +125,15 @@ class PythonMissing(Exception):
 
 
 def client_python(name: str) -> Path:
-    """The interpreter of the client *name*, built first if it is missing. Raises CalledProcessError if that fails, PythonMissing."""
+    """The interpreter of the client *name*, built first if it is missing. Raises CalledProcessError if that fails,
+    PythonMissing.
+    """
     requirements = REQUIREMENTS[name]
     base = _base_python(name)
     version = _version_of(base)
-    folder = CACHE / f"{name}-{hashlib.sha256(' '.join((version, KEEP_BYTECODE, *requirements)).encode()).hexdigest()[:12]}"
+    folder = (
+        CACHE / f"{name}-{hashlib.sha256(' '.join((version, KEEP_BYTECODE, *requirements)).encode()).hexdigest()[:12]}"
+    )
     CACHE.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=SECONDS_TO_BUILD):
         complete = folder / "complete"
@@ -116,11 +145,19 @@ def client_python(name: str) -> Path:
 
 
 def packages_of(name: str) -> str:
-    """The folder of a client's packages for PYTHONPATH. Raises PythonMissing if the client does not support the Python of the tests."""
+    """The folder of a client's packages for PYTHONPATH. Raises PythonMissing if the client does not support the
+    Python of the tests.
+    """
     if sys.version_info[:2] > NEWEST_PYTHON.get(name, sys.version_info[:2]):
         raise PythonMissing(f"a Python that {name} supports")
     folder = client_python(name).parent.parent
-    return str(next(path for path in (folder / "Lib" / "site-packages", *folder.glob("lib/python*/site-packages")) if path.is_dir()))
+    return str(
+        next(
+            path
+            for path in (folder / "Lib" / "site-packages", *folder.glob("lib/python*/site-packages"))
+            if path.is_dir()
+        )
+    )
 
 
 def _base_python(name: str) -> str:
@@ -140,17 +177,24 @@ def _candidates(version: str) -> list[str]:
     """Programs that may be this Python, on PATH or in pyenv."""
     on_path = shutil.which(f"python{version}")
     kept = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    return [*([on_path] if on_path else []), *(str(folder / "bin" / "python") for folder in sorted(kept.glob(f"{version}.*"), reverse=True))]
+    return [
+        *([on_path] if on_path else []),
+        *(str(folder / "bin" / "python") for folder in sorted(kept.glob(f"{version}.*"), reverse=True)),
+    ]
 
 
 def _version_of(python: str) -> str:
     """`3.11`, or '' if it does not run, like some shims of version managers."""
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=100, check=False).stdout.strip()
+    return subprocess.run(
+        [python, "-c", program], capture_output=True, text=True, timeout=100, check=False
+    ).stdout.strip()
 
 
 def _build(base: str, folder: Path, requirements: tuple[str, ...]) -> None:
-    """Build an environment of *requirements*. Modules are compiled at their first import, since tests import only a quarter of them."""
+    """Build an environment of *requirements*. Modules are compiled at their first import, since tests import only a
+    quarter of them.
+    """
     python = str(_python_of(folder))
     uv = shutil.which("uv")
     if uv:
@@ -160,12 +204,24 @@ def _build(base: str, folder: Path, requirements: tuple[str, ...]) -> None:
         _run(base, "-m", "venv", str(folder))
         _run(python, "-m", "pip", "install", "--quiet", "--no-compile", "--upgrade", "pip")
         _run(python, "-m", "pip", "install", "--quiet", "--no-compile", *requirements)
-    places = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, timeout=100, check=True)
+    places = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
     (Path(places.stdout.strip()) / "keep_bytecode.pth").write_text(KEEP_BYTECODE, encoding="utf-8")
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=SECONDS_TO_BUILD, stdin=subprocess.DEVNULL, env={**ENVIRONMENT, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    subprocess.run(
+        command,
+        check=True,
+        timeout=SECONDS_TO_BUILD,
+        stdin=subprocess.DEVNULL,
+        env={**ENVIRONMENT, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
 
 
 def _python_of(folder: Path) -> Path:
@@ -182,7 +238,9 @@ def write_wheel(folder: Path, name: str = WHEEL) -> None:
 
 
 def write_record(folder: Path, record: str | bytes | None) -> Path:
-    """Write metadata of himl-cli to *folder*, for the start of Python's path. *record* is its direct_url.json, None for a package of an index."""
+    """Write metadata of himl-cli to *folder*, for the start of Python's path. *record* is its direct_url.json, None
+    for a package of an index.
+    """
     place = folder / "himl_cli-99.dist-info"
     place.mkdir(parents=True)
     (place / "METADATA").write_text("Metadata-Version: 2.1\nName: himl-cli\nVersion: 99\n")

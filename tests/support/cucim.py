@@ -19,8 +19,17 @@ def fetched() -> Path:
     FOLDER.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(FOLDER.with_suffix(".lock")):
         if not (FOLDER / "lazy_loader").exists():
-            options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--target", str(FOLDER))
-            done = subprocess.run((sys.executable, "-m", "pip", "install", *options, *PACKAGES), capture_output=True, text=True)
+            options = (
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--target",
+                str(FOLDER),
+            )
+            done = subprocess.run(
+                (sys.executable, "-m", "pip", "install", *options, *PACKAGES), capture_output=True, text=True
+            )
             if done.returncode != 0:
                 lacking(f"cuCIM, which pip cannot install: {done.stderr.strip().splitlines()[-1]}")
     return FOLDER

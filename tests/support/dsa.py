@@ -1,5 +1,5 @@
-"""A small Digital Slide Archive with the routes of Girder 5 and large_image_annotation that himl calls, according to their documentation.
-It validates annotations with large_image's own schema."""
+"""A small Digital Slide Archive with the routes of Girder 5 and large_image_annotation that himl calls, according to
+their documentation. It validates annotations with large_image's own schema."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Refused(Exception):
 
 @dataclass
 class Archive:
-    """`documents` by id. `faults` apply to the next requests that write an annotation: a status, or -1 for a connection that breaks once it is stored.
+    """`documents` by id. `faults` apply to the next requests that write an annotation: a status, or -1 for a connection
+    that breaks once it is stored.
 
     `seen` are method, path with query, and headers of all requests. `moved_to` makes every reply a redirect.
     """
@@ -48,24 +49,38 @@ class Archive:
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
 
     def add(self, path: str) -> str:
-        """The id of `COLLECTION[/FOLDER...][/ITEM]`, created with its parents if it is missing. Items are names with a dot."""
+        """The id of `COLLECTION[/FOLDER...][/ITEM]`, created with its parents if it is missing. Items are names with
+        a dot.
+        """
         parent, above = None, ""
         for name in path.split("/"):
             kind = "collection" if parent is None else "item" if "." in name else "folder"
-            found = next((each for each in self._named(name) if each["_modelType"] == kind and each["_parent"] == above), None)
+            found = next(
+                (each for each in self._named(name) if each["_modelType"] == kind and each["_parent"] == above), None
+            )
             parent = found or self._store(kind, above, {"name": name, "_parentType": parent and parent["_modelType"]})
             above = parent["_id"]
         return above
 
     def annotations(self, item_id: str) -> list[Document]:
-        return [each for each in self.documents.values() if each["_modelType"] == "annotation" and each["_parent"] == item_id]
+        return [
+            each
+            for each in self.documents.values()
+            if each["_modelType"] == "annotation" and each["_parent"] == item_id
+        ]
 
     def _named(self, name: str) -> list[Document]:
         return [each for each in self.documents.values() if each.get("name") == name]
 
     def _store(self, kind: str, parent: str, more: Document) -> Document:
         number = next(self._ids)
-        made = {"_id": f"{number:024x}", "_modelType": kind, "_parent": parent, "updated": f"2026-03-01T12:00:{number % 60:02d}.000000+00:00", **more}
+        made = {
+            "_id": f"{number:024x}",
+            "_modelType": kind,
+            "_parent": parent,
+            "updated": f"2026-03-01T12:00:{number % 60:02d}.000000+00:00",
+            **more,
+        }
         self.documents[made["_id"]] = made
         return made
 
@@ -75,7 +90,10 @@ class Archive:
         if (method, route) == ("POST", "api_key/token"):
             if dict(parse_qsl(body.decode())).get("key") != KEY:
                 raise Refused(400, "validation", "Invalid API key.")
-            return {"user": {"_id": "f" * 24}, "authToken": {"token": TOKEN, "expires": "2027-03-01T12:00:00+00:00", "scope": ["core.user_auth"]}}
+            return {
+                "user": {"_id": "f" * 24},
+                "authToken": {"token": TOKEN, "expires": "2027-03-01T12:00:00+00:00", "scope": ["core.user_auth"]},
+            }
         if token != TOKEN:
             raise Refused(401, "access", "You must be logged in.")
         base, _, rest = route.partition("/")
@@ -107,7 +125,11 @@ class Archive:
         if rest:
             return self._load(base, rest)
         above = {"collection": "", "folder": "parentId", "item": "folderId", "annotation": "itemId"}[base]
-        found = [each for each in self.documents.values() if each["_modelType"] == base and each["_parent"] == query.get(above, "")]
+        found = [
+            each
+            for each in self.documents.values()
+            if each["_modelType"] == base and each["_parent"] == query.get(above, "")
+        ]
         if base != "annotation":
             return _page(sorted(found, key=lambda each: each["name"].lower()), query)
         heads = [
@@ -135,13 +157,20 @@ class Archive:
         return found
 
     def _search(self, kind: str, query: Mapping[str, str]) -> list[Document]:
-        """Search by MongoDB's rules: a text has a whole phrase in quotes, or any of the words. Words are letters, digits and underscores."""
+        """Search by MongoDB's rules: a text has a whole phrase in quotes, or any of the words. Words are letters,
+        digits and underscores.
+        """
         text, every = query["q"].lower(), [each for each in self.documents.values() if each["_modelType"] == kind]
         if query.get("mode") == "prefix":
             found = [each for each in every if each["name"].lower().startswith(text)]
         else:
             phrase, words = text.strip('"'), set(re.findall(r"\w+", text))
-            found = [each for each in every if words & set(re.findall(r"\w+", each["name"].lower())) and (text == phrase or phrase in each["name"].lower())]
+            found = [
+                each
+                for each in every
+                if words & set(re.findall(r"\w+", each["name"].lower()))
+                and (text == phrase or phrase in each["name"].lower())
+            ]
         return _page(found, {"limit": "10", **query})
 
 
@@ -168,17 +197,28 @@ class _Handler(BaseHTTPRequestHandler):
         elif route == parts.path:
             status, kind, content = 404, "text/html", b"<h1>Not Found</h1>"
         elif fault > 0:
-            status, content = fault, json.dumps({"type": "internal", "message": "An unexpected error occurred on the server."}).encode()
+            status, content = (
+                fault,
+                json.dumps({"type": "internal", "message": "An unexpected error occurred on the server."}).encode(),
+            )
         else:
             try:
-                content = json.dumps(archive.answer(self.command, route, dict(parse_qsl(parts.query)), body, self.headers.get("Girder-Token", ""))).encode()
+                content = json.dumps(
+                    archive.answer(
+                        self.command, route, dict(parse_qsl(parts.query)), body, self.headers.get("Girder-Token", "")
+                    )
+                ).encode()
             except Refused as err:
                 status, content = err.status, json.dumps({"type": err.kind, "message": str(err)}).encode()
         if fault < 0:
             self.close_connection = True
             return
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **({"Location": archive.moved_to} if status == 302 else {})}.items():
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            **({"Location": archive.moved_to} if status == 302 else {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

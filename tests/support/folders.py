@@ -20,8 +20,15 @@ IN_NAMESPACE = 'mount -t tmpfs -o "$1" tmpfs "$0" && shift && exec "$@"'
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below *folder*, even while other processes change it (pathlib's rglob raises if a folder is removed)."""
-    return [path for above, _, names in os.walk(folder) for path in sorted(Path(above, name) for name in names) if path.is_file()]
+    """All files below *folder*, even while other processes change it (pathlib's rglob raises if a folder is
+    removed).
+    """
+    return [
+        path
+        for above, _, names in os.walk(folder)
+        for path in sorted(Path(above, name) for name in names)
+        if path.is_file()
+    ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

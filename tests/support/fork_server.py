@@ -21,23 +21,42 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-READ_AT_START = ("PYTHON", "LC_", "LD_", "DYLD_", "COVERAGE_", "MALLOC_", "OPENSSL_", "LANG")  # how variables begin that a process reads when it starts
+READ_AT_START = (
+    "PYTHON",
+    "LC_",
+    "LD_",
+    "DYLD_",
+    "COVERAGE_",
+    "MALLOC_",
+    "OPENSSL_",
+    "LANG",
+)  # how variables begin that a process reads when it starts
 READ_AT_IMPORT = "AZUREML_DEFAULT_"  # prefix of variables that imports read: a server has those of its first call
 servers: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 
 
-def run(python: list[str], modules: list[str], command: list[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
+def run(
+    python: list[str], modules: list[str], command: list[str], cwd: Path, env: Mapping[str, str]
+) -> subprocess.CompletedProcess[bytes]:
     """Run the script `command[0]` with its arguments by *python* (with options), after importing *modules*.
 
-    Starts a new process on other systems than Linux, with HIML_TEST_START=1, and if a variable of *env* affects the start of Python.
-    """
-    others = {name for name, value in env.items() if name.startswith(READ_AT_START) and BEFORE.get(name) != value} - {"PYTHONDONTWRITEBYTECODE"}
+    Starts a new process on other systems than Linux, with HIML_TEST_START=1, and if a variable of *env* affects the
+    start of Python."""
+    others = {name for name, value in env.items() if name.startswith(READ_AT_START) and BEFORE.get(name) != value} - {
+        "PYTHONDONTWRITEBYTECODE"
+    }
     if sys.platform != "linux" or env.get("HIML_TEST_START") == "1" or "HIML_TEST_REACH" in env or others:
         return subprocess.run([*python, *command], cwd=cwd, env=env, capture_output=True, stdin=subprocess.DEVNULL)
     key = (*python, *modules)
     if (server := servers.pop(key, None)) is None:
         at_import = {name: value for name, value in env.items() if name.startswith(READ_AT_IMPORT)}
-        server = subprocess.Popen([*python, __file__, *modules], env=BEFORE | at_import, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        server = subprocess.Popen(
+            [*python, __file__, *modules],
+            env=BEFORE | at_import,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
     assert server.stdin is not None
     assert server.stdout is not None
     with TemporaryDirectory() as folder:
@@ -62,7 +81,9 @@ def close() -> None:
 
 
 def serve() -> Any:
-    """Import the given modules, and return each script to run in a fork of this process, which continues with the next one."""
+    """Import the given modules, and return each script to run in a fork of this process, which continues with the
+    next one.
+    """
     del sys.path[0]  # this folder, whose names may shadow packages
     for name in sys.argv[1:]:
         importlib.import_module(name)
@@ -100,4 +121,6 @@ if __name__ == "__main__":
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))  # at once: tearing the modules down takes longer than most scripts
+    os._exit(
+        code if isinstance(code, int) else int(code is not None)
+    )  # at once: tearing the modules down takes longer than most scripts

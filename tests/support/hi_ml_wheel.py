@@ -1,7 +1,7 @@
 """The released wheels of hi-ml-azure and hi-ml for comparisons, fetched once to `.cache/`, read and never imported.
 
-`python -m tests.support.hi_ml_wheel` fetches them. If one is missing and cannot be fetched, tests that need it are skipped with the reason.
-"""
+`python -m tests.support.hi_ml_wheel` fetches them. If one is missing and cannot be fetched, tests that need it are
+skipped with the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ class WheelFailed(Exception):
 
 def public_names(package: str = "health_azure") -> Mapping[str, str]:
     """The public functions, classes and constants of its modules, each with its module's name."""
-    return {name: module for module, tree in _modules(package).items() for name in _defined(tree) if not name.startswith("_") and name != "logger"}
+    return {
+        name: module
+        for module, tree in _modules(package).items()
+        for name in _defined(tree)
+        if not name.startswith("_") and name != "logger"
+    }
 
 
 def exported(package: str = "health_azure", module: str = "__init__") -> list[str]:
@@ -42,7 +47,11 @@ def exported(package: str = "health_azure", module: str = "__init__") -> list[st
 def required(package: str = "health_azure") -> set[str]:
     """The names of the packages that the wheel requires, in lower case."""
     lines = _texts(package)["METADATA"].splitlines()
-    return {re.split(r"[ (\[;<>=!~]", line.partition(": ")[2])[0].lower() for line in lines if line.startswith("Requires-Dist:")}
+    return {
+        re.split(r"[ (\[;<>=!~]", line.partition(": ")[2])[0].lower()
+        for line in lines
+        if line.startswith("Requires-Dist:")
+    }
 
 
 def script(name: str) -> str:
@@ -58,15 +67,26 @@ def signature(name: str, package: str = "health_azure") -> dict[str, object]:
 def signature_in(tree: ast.Module, name: str) -> dict[str, object]:
     """As `signature`, of a function or class of a module that is not imported."""
     constants = {key: value for key, value in _defined(tree).items() if isinstance(value, ast.expr)}
-    return {key: NO_DEFAULT if default is None else _value(default, constants) for key, default in _parameters(_defined(tree)[name])}
+    return {
+        key: NO_DEFAULT if default is None else _value(default, constants)
+        for key, default in _parameters(_defined(tree)[name])
+    }
 
 
 def methods_in(tree: ast.Module, name: str) -> dict[str, list[str]]:
     """The positional arguments of each public method of a class, without self. Properties are not methods."""
     (found,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
     methods = [each for each in found.body if isinstance(each, ast.FunctionDef) and not each.name.startswith("_")]
-    properties = {each.name for each in methods if any(ast.unparse(one).endswith(("property", ".setter")) for one in each.decorator_list)}
-    return {each.name: [one.arg for one in each.args.args if one.arg not in ("self", "cls")] for each in methods if each.name not in properties}
+    properties = {
+        each.name
+        for each in methods
+        if any(ast.unparse(one).endswith(("property", ".setter")) for one in each.decorator_list)
+    }
+    return {
+        each.name: [one.arg for one in each.args.args if one.arg not in ("self", "cls")]
+        for each in methods
+        if each.name not in properties
+    }
 
 
 @cache
@@ -78,7 +98,18 @@ def fetched(package: str) -> Path:
         if not wheel.exists():
             if find_spec("pip") is None:  # environments of uv lack it
                 subprocess.run((sys.executable, "-m", "ensurepip"), capture_output=True, check=True)
-            command = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", folder, WHEELS[package])
+            command = (
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--dest",
+                folder,
+                WHEELS[package],
+            )
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 raise WheelFailed(done.stderr.strip().splitlines()[-1])
@@ -125,7 +156,9 @@ def _parameters(what: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
     if isinstance(what, ast.ClassDef):
         made = next((each for each in what.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None)
         if made is None:  # a dataclass
-            fields = [each for each in what.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)]
+            fields = [
+                each for each in what.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+            ]
             yield from ((ast.unparse(each.target), each.value) for each in fields)
         else:
             yield from (pair for pair in _parameters(made) if pair[0] != "self")

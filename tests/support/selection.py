@@ -56,5 +56,9 @@ def mark(item: pytest.Item) -> None:
 
 
 def _of_place(path: Path, config: pytest.Config) -> str:
-    place = f"{path.relative_to(config.rootpath).as_posix()}{'/' * path.is_dir()}" if path.is_relative_to(config.rootpath) else ""
+    place = (
+        f"{path.relative_to(config.rootpath).as_posix()}{'/' * path.is_dir()}"
+        if path.is_relative_to(config.rootpath)
+        else ""
+    )
     return next((reason for prefix, reason in PLACES.items() if place.startswith(prefix)), "")

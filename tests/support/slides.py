@@ -29,7 +29,9 @@ SIZE: Size = (600, 430)
 
 def _smooth(seed: int, size: Size, scale: int = 40) -> NDArray[np.uint8]:
     """Coloured spots of about *scale* pixels."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (size[1] // scale + 2, size[0] // scale + 2, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(seed).integers(
+        0, 256, (size[1] // scale + 2, size[0] // scale + 2, 3), dtype=np.uint8
+    )
     box = (0.5, 0.5, 0.5 + max(1, size[0] / scale), 0.5 + max(1, size[1] / scale))
     return np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC, box))
 
@@ -45,7 +47,9 @@ def mask_picture(seed: int, size: Size = SIZE) -> NDArray[np.uint8]:
 
 
 def reduced(pixels: Pixels, factor: int) -> Pixels:
-    """The next coarser level: means of *factor* x *factor* pixels, or for masks (two dimensions, 8 bit) one pixel of each square."""
+    """The next coarser level: means of *factor* x *factor* pixels, or for masks (two dimensions, 8 bit) one pixel of
+    each square.
+    """
     height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
     cut = pixels[: height * factor, : width * factor]
     if pixels.ndim == 2 and pixels.dtype == np.uint8:
@@ -78,19 +82,33 @@ def over(rgba: Pixels, background: tuple[int, int, int]) -> Pixels:
 
 
 def write_tiff(
-    path: Path, pixels: Pixels, *, levels: int = 1, factor: int = 2, tile: int | Size | None = 256, subifds: bool = False, **options: Any
+    path: Path,
+    pixels: Pixels,
+    *,
+    levels: int = 1,
+    factor: int = 2,
+    tile: int | Size | None = 256,
+    subifds: bool = False,
+    **options: Any,
 ) -> Sequence[Pixels]:
     """Write a tiled TIFF (*tile*: side, or width and height; None: strips), and return the pixels of each level.
 
-    Other *options* are those of tifffile's `write`. The default compression is JPEG. Levels are separate pages, or sub-images of the first one.
-    """
+    Other *options* are those of tifffile's `write`. The default compression is JPEG. Levels are separate pages, or
+    sub-images of the first one."""
     made = pyramid(pixels, levels, factor)
-    common: dict[str, Any] = {"photometric": "rgb" if pixels.ndim == 3 else "minisblack", "metadata": None, "compression": "jpeg", **options}
+    common: dict[str, Any] = {
+        "photometric": "rgb" if pixels.ndim == 3 else "minisblack",
+        "metadata": None,
+        "compression": "jpeg",
+        **options,
+    }
     if tile is not None:
         common["tile"] = (tile, tile) if isinstance(tile, int) else tile[::-1]
     if common["compression"] == "jpeg":
         common.setdefault("compressionargs", {"level": 90})
-    with tifffile.TiffWriter(path, bigtiff=common.pop("bigtiff", False), byteorder=common.pop("byteorder", None)) as file:
+    with tifffile.TiffWriter(
+        path, bigtiff=common.pop("bigtiff", False), byteorder=common.pop("byteorder", None)
+    ) as file:
         for number, level in enumerate(made):
             below = {"subifds": levels - 1} if subifds and number == 0 and levels > 1 else {}
             file.write(level, subfiletype=1 if number else 0, **below, **common)
@@ -98,7 +116,9 @@ def write_tiff(
 
 
 def write_giant(path: Path, size: Size, *, tile: int = 256, compression: str = "jpeg", seed: int = 0) -> None:
-    """Write a single-level slide of any *size*, such as 100,000 x 80,000, in a small file, since all tiles share the same data."""
+    """Write a single-level slide of any *size*, such as 100,000 x 80,000, in a small file, since all tiles share the
+    same data.
+    """
     write_tiff(path, slide_picture(seed, (tile, tile)), tile=tile, compression=compression)
     offsets, counts = segments(path)
     number = -(-size[0] // tile) * -(-size[1] // tile)
@@ -115,14 +135,22 @@ def colour_profile(profile: bytes) -> tuple[int, int, int, bytes, bool]:
 
 
 def write_svs(path: Path, pixels: Pixels, *, levels: int = 3, profile: bytes = b"") -> Sequence[Pixels]:
-    """Write a file like an Aperio scanner: the finest level, a thumbnail, the other levels, a label and a macro picture."""
+    """Write a file like an Aperio scanner: the finest level, a thumbnail, the other levels, a label and a macro
+    picture.
+    """
     made = pyramid(pixels, levels)
     height, width = pixels.shape[:2]
     maker = "Aperio Image Library v11.2.1\r\n"
     text = f"{maker}{width}x{height} [0,0 {width}x{height}] (240x240) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5000"
     thumbnail = np.asarray(Image.fromarray(pixels).resize((width // 3, height // 3)))
     label: Pixels = np.full((90, 80, 3), (20, 200, 40), np.uint8)
-    tiled: dict[str, Any] = {"tile": (240, 240), "photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 90}, "metadata": None}
+    tiled: dict[str, Any] = {
+        "tile": (240, 240),
+        "photometric": "rgb",
+        "compression": "jpeg",
+        "compressionargs": {"level": 90},
+        "metadata": None,
+    }
     plain: dict[str, Any] = {"photometric": "rgb", "metadata": None, "rowsperstrip": 16}
     with tifffile.TiffWriter(path) as file:
         file.write(made[0], description=text, extratags=[colour_profile(profile)] if profile else [], **tiled)
@@ -183,14 +211,23 @@ def write_mirax(path: Path, pixels: Pixels, *, levels: int = 2, tile: int = 64) 
     general = [f"SLIDE_ID={slide}", f"IMAGENUMBER_X={across}", f"IMAGENUMBER_Y={down}", "OBJECTIVE_MAGNIFICATION=20"]
     sections = {
         "GENERAL": [*general, "CameraImageDivisionsPerSide=1"],
-        "HIERARCHICAL": ["HIER_COUNT=1", "NONHIER_COUNT=0", "INDEXFILE=Index.dat", "HIER_0_NAME=Slide zoom level", f"HIER_0_COUNT={levels}", *zoom],
+        "HIERARCHICAL": [
+            "HIER_COUNT=1",
+            "NONHIER_COUNT=0",
+            "INDEXFILE=Index.dat",
+            "HIER_0_NAME=Slide zoom level",
+            f"HIER_0_COUNT={levels}",
+            *zoom,
+        ],
         "DATAFILE": [f"FILE_COUNT={levels}", *files],
     }
     for level, picture in enumerate(pyramid(pixels, levels)):
         data, tiles = b"", []
         for top in range(0, picture.shape[0], tile):
             for left in range(0, picture.shape[1], tile):
-                stored = imagecodecs.jpeg8_encode(np.ascontiguousarray(picture[top : top + tile, left : left + tile]), level=90)
+                stored = imagecodecs.jpeg8_encode(
+                    np.ascontiguousarray(picture[top : top + tile, left : left + tile]), level=90
+                )
                 place = (top // tile << level) * across + (left // tile << level)
                 tiles.append(struct.pack("<iiii", place, len(data), len(stored), level))
                 data += stored
@@ -199,8 +236,18 @@ def write_mirax(path: Path, pixels: Pixels, *, levels: int = 2, tile: int = 64) 
         pages = len(index) + 8  # an empty one, and that with the tiles
         index += struct.pack("<iiiiii", 0, pages, 0, pages + 8, len(tiles), 0) + b"".join(tiles)
         sections[f"L{level}"] = [
-            *("OVERLAP_X=0", "OVERLAP_Y=0", f"MICROMETER_PER_PIXEL_X={0.5 * 2**level}", f"MICROMETER_PER_PIXEL_Y={0.5 * 2**level}"),
-            *("IMAGE_FORMAT=JPEG", "IMAGE_FILL_COLOR_BGR=16777215", f"DIGITIZER_WIDTH={tile}", f"DIGITIZER_HEIGHT={tile}"),
+            *(
+                "OVERLAP_X=0",
+                "OVERLAP_Y=0",
+                f"MICROMETER_PER_PIXEL_X={0.5 * 2**level}",
+                f"MICROMETER_PER_PIXEL_Y={0.5 * 2**level}",
+            ),
+            *(
+                "IMAGE_FORMAT=JPEG",
+                "IMAGE_FILL_COLOR_BGR=16777215",
+                f"DIGITIZER_WIDTH={tile}",
+                f"DIGITIZER_HEIGHT={tile}",
+            ),
             f"IMAGE_CONCAT_FACTOR={int(level > 0)}",
         ]
     (folder / "Index.dat").write_bytes(index)
@@ -245,16 +292,32 @@ def write_dicom(
     if encapsulated:
         colours, syntax = "YBR_FULL_422", "1.2.840.10008.1.2.4.50"
         jpegs = [imagecodecs.jpeg8_encode(np.ascontiguousarray(each)) for row in frames for each in row]
-        items = [struct.pack("<HHI", 0xFFFE, 0xE000, len(each) + len(each) % 2) + each + bytes(len(each) % 2) for each in [b"", *jpegs]]
+        items = [
+            struct.pack("<HHI", 0xFFFE, 0xE000, len(each) + len(each) % 2) + each + bytes(len(each) % 2)
+            for each in [b"", *jpegs]
+        ]
         ends = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
         stored = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + b"".join(items) + ends
     sop, instance = "1.2.840.10008.5.1.4.1.1.77.1.6", f"{series}.{number}"
-    meta = b"".join([_dicom_element(2, 2, "UI", sop), _dicom_element(2, 3, "UI", instance), _dicom_element(2, 16, "UI", syntax)])
+    meta = b"".join(
+        [_dicom_element(2, 2, "UI", sop), _dicom_element(2, 3, "UI", instance), _dicom_element(2, 16, "UI", syntax)]
+    )
     values: list[tuple[int, int, str, str | int | bytes]] = [
-        *((8, 0x8, "CS", f"ORIGINAL\\PRIMARY\\{image_type}\\NONE"), (8, 0x16, "UI", sop), (8, 0x18, "UI", instance), (8, 0x60, "CS", "SM")),
+        *(
+            (8, 0x8, "CS", f"ORIGINAL\\PRIMARY\\{image_type}\\NONE"),
+            (8, 0x16, "UI", sop),
+            (8, 0x18, "UI", instance),
+            (8, 0x60, "CS", "SM"),
+        ),
         *((0x20, 0xD, "UI", "1.2.3"), (0x20, 0xE, "UI", series), (0x20, 0x9311, "CS", "TILED_FULL")),
         *((0x28, 2, "US", 3), (0x28, 4, "CS", colours), (0x28, 6, "US", 0), (0x28, 8, "IS", str(down * across))),
-        *((0x28, 0x10, "US", tile), (0x28, 0x11, "US", tile), (0x28, 0x100, "US", 8), (0x28, 0x101, "US", 8), (0x28, 0x102, "US", 7)),
+        *(
+            (0x28, 0x10, "US", tile),
+            (0x28, 0x11, "US", tile),
+            (0x28, 0x100, "US", 8),
+            (0x28, 0x101, "US", 8),
+            (0x28, 0x102, "US", 7),
+        ),
         *((0x28, 0x103, "US", 0), (0x48, 6, "UL", width), (0x48, 7, "UL", height), (0x48, 0x303, "UL", 1)),
     ]
     head = bytes(128) + b"DICM" + _dicom_element(2, 0, "UL", len(meta)) + meta
@@ -262,7 +325,9 @@ def write_dicom(
 
 
 def write_mask(path: Path, *, seed: int = 0, size: Size = SIZE, levels: int = 2) -> NDArray[np.uint8]:
-    """Write a mask of labels 0 to 5 as a tiled TIFF, or as a plain picture if the suffix requires it. Returns the labels."""
+    """Write a mask of labels 0 to 5 as a tiled TIFF, or as a plain picture if the suffix requires it. Returns the
+    labels.
+    """
     labels = mask_picture(seed, size)
     if path.suffix in {".tif", ".tiff"}:
         write_tiff(path, labels, levels=levels, compression="deflate")
@@ -271,7 +336,14 @@ def write_mask(path: Path, *, seed: int = 0, size: Size = SIZE, levels: int = 2)
     return labels
 
 
-def read_slide(path: Path, background: Colour | None = WHITE, backend: Backend = Backend.auto, *, level: int = 0, as_labels: bool = False) -> NDArray[np.uint8]:
+def read_slide(
+    path: Path,
+    background: Colour | None = WHITE,
+    backend: Backend = Backend.auto,
+    *,
+    level: int = 0,
+    as_labels: bool = False,
+) -> NDArray[np.uint8]:
     """The whole level, after checking that its strips follow the protocol."""
     slide = open_slide(path, backend, mask=MaskRule() if as_labels else None)
     try:
@@ -279,7 +351,10 @@ def read_slide(path: Path, background: Colour | None = WHITE, backend: Backend =
         strips = list(slide.strips(level, background))
     finally:
         slide.close()
-    assert all(strip.dtype == np.uint8 and strip.flags.c_contiguous and strip.shape[1:] == (width, 3) and len(strip) for strip in strips)
+    assert all(
+        strip.dtype == np.uint8 and strip.flags.c_contiguous and strip.shape[1:] == (width, 3) and len(strip)
+        for strip in strips
+    )
     whole: NDArray[np.uint8] = np.concatenate(strips)
     assert len(whole) == height
     return whole
@@ -306,7 +381,11 @@ def overwrite_tags(path: Path, values: Mapping[str, Any], page: int = 0) -> None
             tags[name].overwrite(value)
 
 
-def change_tiles(path: Path, numbers: Sequence[int] | None = None, change: Callable[[bytes], bytes] = lambda stored: bytes(len(stored))) -> None:
+def change_tiles(
+    path: Path,
+    numbers: Sequence[int] | None = None,
+    change: Callable[[bytes], bytes] = lambda stored: bytes(len(stored)),
+) -> None:
     """Replace some tiles (None: all) of the finest level by as many other bytes, by default zeros."""
     offsets, counts = segments(path)
     with path.open("r+b") as file:
@@ -319,7 +398,9 @@ def change_tiles(path: Path, numbers: Sequence[int] | None = None, change: Calla
 
 
 def move_tile(path: Path, number: int, stored: bytes, gap: int = 0) -> None:
-    """Append *stored* to the file as a tile of the finest level. Without bytes, the tile is omitted, as in sparse files."""
+    """Append *stored* to the file as a tile of the finest level. Without bytes, the tile is omitted, as in sparse
+    files.
+    """
     content = path.read_bytes() + bytes(gap)
     path.write_bytes(content + stored)
     offsets, counts = map(list, segments(path))
@@ -371,7 +452,9 @@ def _on_white(pixels: Pixels) -> Pixels:
 
 @dataclass(frozen=True)
 class Kind:
-    """The writer of one kind of slide. `seen` is its visible picture, and `tolerance` the mean difference that its compression may cause."""
+    """The writer of one kind of slide. `seen` is its visible picture, and `tolerance` the mean difference that its
+    compression may cause.
+    """
 
     suffix: str
     write: Callable[[Path, Pixels], object]
@@ -380,12 +463,28 @@ class Kind:
     tolerance: float = 0.0
 
 
-def _tiff(tolerance: float = 0, levels: int = 1, convert: Callable[[Pixels], Pixels] = _same, seen: Callable[[Pixels], Pixels] = _same, **options: Any) -> Kind:
-    return Kind(".tiff", lambda path, pixels: write_tiff(path, convert(pixels), levels=levels, **options), levels, seen, tolerance)
+def _tiff(
+    tolerance: float = 0,
+    levels: int = 1,
+    convert: Callable[[Pixels], Pixels] = _same,
+    seen: Callable[[Pixels], Pixels] = _same,
+    **options: Any,
+) -> Kind:
+    return Kind(
+        ".tiff",
+        lambda path, pixels: write_tiff(path, convert(pixels), levels=levels, **options),
+        levels,
+        seen,
+        tolerance,
+    )
 
 
 def _plain(
-    suffix: str, tolerance: float = 0, convert: Callable[[Pixels], Pixels | Image.Image] = _same, seen: Callable[[Pixels], Pixels] = _same, **options: Any
+    suffix: str,
+    tolerance: float = 0,
+    convert: Callable[[Pixels], Pixels | Image.Image] = _same,
+    seen: Callable[[Pixels], Pixels] = _same,
+    **options: Any,
 ) -> Kind:
     def write(path: Path, pixels: Pixels) -> None:
         made = convert(pixels)
@@ -428,10 +527,14 @@ KINDS: Mapping[str, Kind] = {
     "16-bit": _tiff(0, 2, _wide, compression="deflate"),
     "float": _tiff(0.6, 1, lambda pixels: np.asarray(pixels / 255, np.float32), compression="deflate", predictor=True),
     "grey": _tiff(3, 1, _grey, _grey_rgb),
-    "white-is-zero": _tiff(0, 1, lambda pixels: 255 - _grey(pixels), _grey_rgb, photometric="miniswhite", compression="deflate"),
+    "white-is-zero": _tiff(
+        0, 1, lambda pixels: 255 - _grey(pixels), _grey_rgb, photometric="miniswhite", compression="deflate"
+    ),
     "cmyk": _tiff(0, 1, _cmyk, photometric="separated", compression="deflate"),
     "rgba": _tiff(1, 2, with_alpha, _on_white, extrasamples=["unassalpha"], compression="deflate"),
-    "planar": _tiff(0, 1, lambda pixels: np.moveaxis(pixels, 2, 0), planarconfig="separate", tile=128, compression="deflate"),
+    "planar": _tiff(
+        0, 1, lambda pixels: np.moveaxis(pixels, 2, 0), planarconfig="separate", tile=128, compression="deflate"
+    ),
     "palette": Kind(".tiff", _palette_tiff, seen=_palette_rgb),
     "svs": Kind(".svs", lambda path, pixels: write_svs(path, pixels), 3, tolerance=3),
     "png": _plain(".png"),
@@ -504,7 +607,9 @@ BROKEN: Mapping[str, Broken] = {
     "garbage-svs": (".svs", lambda path: path.write_bytes(_noise(bytes(5000)))),
     "header-only": (".tiff", lambda path: path.write_bytes(b"II*\x00\x08\x00\x00\x00")),
     "garbled-png": (".png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))),
-    "garbled-strips": _damaged(lambda path: change_tiles(path, change=_noise), compression="deflate", tile=None, rowsperstrip=16),
+    "garbled-strips": _damaged(
+        lambda path: change_tiles(path, change=_noise), compression="deflate", tile=None, rowsperstrip=16
+    ),
     "garbled-tiles": _damaged(lambda path: change_tiles(path, change=_noise)),
     "zeroed": _damaged(change_tiles),
     "zeroed-deflate": _damaged(change_tiles, compression="deflate"),
@@ -514,9 +619,13 @@ BROKEN: Mapping[str, Broken] = {
     "truncated-png": _damaged(_cut, ".png"),
     "truncated-jpeg": _damaged(_cut, ".jpg"),
     "truncated-svs": _damaged(_cut, ".svs"),
-    "lying-size": _damaged(lambda path: overwrite_tags(path, {"ImageWidth": 3_000_000, "ImageLength": 3_000_000}), compression="deflate"),
+    "lying-size": _damaged(
+        lambda path: overwrite_tags(path, {"ImageWidth": 3_000_000, "ImageLength": 3_000_000}), compression="deflate"
+    ),
     "giant": (".tiff", lambda path: write_giant(path, (700_000, 300))),
-    "lying-tile": _damaged(lambda path: overwrite_tags(path, {"TileWidth": 60_000, "TileLength": 60_000}), compression="deflate", tile=1024),
+    "lying-tile": _damaged(
+        lambda path: overwrite_tags(path, {"TileWidth": 60_000, "TileLength": 60_000}), compression="deflate", tile=1024
+    ),
 }
 """Slides that cannot be shown, or not wholly. Root reads the unreadable one all the same."""
 

@@ -1,4 +1,5 @@
-"""A real Slurm on this machine: Debian's packages in .cache, and in a test a controller with two nodes, as the current user, without munge.
+"""A real Slurm on this machine: Debian's packages in .cache, and in a test a controller with two nodes, as the current
+user, without munge.
 
 `python -m tests.support.slurm` fetches the packages.
 """
@@ -22,7 +23,16 @@ from himl_cli.core.ports import free_port
 from tests.support.running import until
 
 CACHE = Path(__file__).parents[2] / ".cache" / "slurm"
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins", "libmunge2", "libhwloc15", "libnuma1", "munge")
+PACKAGES = (
+    "slurmctld",
+    "slurmd",
+    "slurm-client",
+    "slurm-wlm-basic-plugins",
+    "libmunge2",
+    "libhwloc15",
+    "libnuma1",
+    "munge",
+)
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 PROGRAMS = ("sacct", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 CONFIGURATION = """
@@ -84,7 +94,11 @@ class Programs:
 
     def add_program(self, name: str, settings: Path) -> None:
         libraries, place = self.root / LIBRARIES, "sbin" if name.startswith("slurm") else "bin"
-        lines = ["#!/bin/sh", f'echo "{name}" "$@" >>{self.calls}', f"export LD_LIBRARY_PATH={libraries}/slurm-wlm:{libraries} SLURM_CONF={settings}"]
+        lines = [
+            "#!/bin/sh",
+            f'echo "{name}" "$@" >>{self.calls}',
+            f"export LD_LIBRARY_PATH={libraries}/slurm-wlm:{libraries} SLURM_CONF={settings}",
+        ]
         (self.programs / name).write_text("\n".join([*lines, f'exec {self.root}/usr/{place}/{name} "$@"', ""]))
         (self.programs / name).chmod(0o755)
 
@@ -120,7 +134,10 @@ class Slurm(Programs):
             return self("sinfo", "-h", "-N", "-o", "%t", may_fail=True).split()
 
         # For some seconds, a restarted controller reports its nodes as 'unk'.
-        until(lambda: sum(state in ("idle", "mix", "alloc", "comp") for state in states()) == 4, lambda: f"two nodes in two partitions answer: {states()}")
+        until(
+            lambda: sum(state in ("idle", "mix", "alloc", "comp") for state in states()) == 4,
+            lambda: f"two nodes in two partitions answer: {states()}",
+        )
 
     def stop_controller(self) -> None:
         controller = self.daemons.pop(0)
@@ -128,7 +145,9 @@ class Slurm(Programs):
         controller.wait()
 
     def _start(self, name: str, *arguments: str) -> None:
-        process = subprocess.Popen([str(self.programs / name), "-D", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [str(self.programs / name), "-D", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         self.daemons.insert(0 if name == "slurmctld-wlm" else len(self.daemons), process)
 
     def stop(self) -> None:
@@ -152,7 +171,12 @@ def fetch(cache: Path = CACHE, packages: Sequence[str] = PACKAGES) -> Path | Non
             return root
         for commands in ([["download"]], [[*own, "update"], [*own, "download"]]):
             done = [
-                subprocess.run(["apt-get", "-qq", *command, *(packages if command[-1] == "download" else ())], cwd=cache, capture_output=True, check=False)
+                subprocess.run(
+                    ["apt-get", "-qq", *command, *(packages if command[-1] == "download" else ())],
+                    cwd=cache,
+                    capture_output=True,
+                    check=False,
+                )
                 for command in commands
             ]
             if done[-1].returncode == 0:
@@ -174,7 +198,13 @@ def running_cluster(folder: Path) -> Iterator[Slurm]:
     made = Slurm(folder, root)
     for name in ("state", "spool-n1", "spool-n2", "bin"):
         (folder / name).mkdir()
-    facts = {"folder": folder, "root": root, "ports": [free_port("127.0.0.1") for _ in range(3)], "user": getpass.getuser(), "libraries": LIBRARIES}
+    facts = {
+        "folder": folder,
+        "root": root,
+        "ports": [free_port("127.0.0.1") for _ in range(3)],
+        "user": getpass.getuser(),
+        "libraries": LIBRARIES,
+    }
     (folder / "slurm.conf").write_text(CONFIGURATION.format(**facts))
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # which does not look for them before it needs one
     for name in (*PROGRAMS, "slurmctld-wlm", "slurmd-wlm"):

@@ -13,7 +13,9 @@ import pytest
 PATIENT = 600
 """A test whose limit, in seconds, is higher than this may have to build an environment of a client."""
 SHARED = STARTS_SLURM, STARTS_SSH, STARTS_CHROMIUM = ("starts Slurm", "starts sshd", "starts Chromium")
-"""Reasons of tests marked large that use a program which runs once in a process. One process runs all with the same reason."""
+"""Reasons of tests marked large that use a program which runs once in a process. One process runs all with the same
+reason.
+"""
 
 T = TypeVar("T")
 
@@ -35,7 +37,8 @@ def group_of(item: pytest.Item) -> str:
 
 
 def spread(tests: Sequence[T], groups: Sequence[str], processes: int) -> list[T]:
-    """*tests* in an order whose equal parts, one per process, start with the tests of some groups. The others keep their order.
+    """*tests* in an order whose equal parts, one per process, start with the tests of some groups. The others keep
+    their order.
 
     `groups[i]` is the group of `tests[i]`, or ''. Worksteal gives each process one such part at the start.
     """

@@ -1,4 +1,6 @@
-"""An `ssh` that dies after a number of bytes, so that a connection is lost within any message, however busy the machine is."""
+"""An `ssh` that dies after a number of bytes, so that a connection is lost within any message, however busy the
+machine is.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from tests.support.ssh import SshServer
 
 MOST = 6.6  # the power of ten of the largest number of bytes
 CUTTING = '''#!{python}
-"""Passes on the bytes of ssh. Takes the next line of the plan: after so many bytes to (>) or from (<) the other end, ssh is killed."""
+"""Passes on the bytes of ssh. Takes the next line of the plan: after so many bytes to (>) or from (<) the other end,
+ssh is killed."""
 import os, signal, subprocess, sys, threading
 ssh, folder = {ssh!r}, {folder!r}
 way, left = "", 0

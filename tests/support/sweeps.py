@@ -95,7 +95,8 @@ def lab(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
 
 EPOCHS = 10
 
-# Writes each epoch to ../notes/epochs, and waits while ../notes/hold exists. Writes checkpoints in halves, so that a kill may leave a partial one.
+# Writes each epoch to ../notes/epochs, and waits while ../notes/hold exists. Writes checkpoints in halves, so that a
+# kill may leave a partial one.
 RESUMABLE_TRAIN = """
 import io, json, os, time, zipfile
 from pathlib import Path

@@ -34,7 +34,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 def write(writer, tag, step, value):
-    writer.add_event(Event(wall_time=1772366400.0 + step, step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)])))
+    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+    writer.add_event(Event(wall_time=1772366400.0 + step, step=step, summary=summary))
     writer.flush()
 """
 """The beginning of a script that writes event files."""
@@ -45,7 +46,13 @@ def event_bytes(values: Sequence[float], tag: str = "loss") -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         writer = EventFileWriter(folder)
         for step, value in enumerate(values):
-            writer.add_event(Event(wall_time=1772366400.0 + step, step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)])))
+            writer.add_event(
+                Event(
+                    wall_time=1772366400.0 + step,
+                    step=step,
+                    summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]),
+                )
+            )
         writer.close()
         (path,) = Path(folder).iterdir()
         content = path.read_bytes()
@@ -80,7 +87,9 @@ def bearing(token: str) -> dict[str, str]:
 
 
 class Board:
-    """A running board. `line` is the line with its `address`, which is the `url` with its `token`, and `host` the host for requests."""
+    """A running board. `line` is the line with its `address`, which is the `url` with its `token`, and `host` the
+    host for requests.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], said: Path, host: str = "127.0.0.1") -> None:
         self.process = process
@@ -169,7 +178,8 @@ def serving(
 
 
 PROJECTOR: dict[str, str | bytes] = {
-    "projector_config.pbtxt": 'embeddings {\n  tensor_path: "00000/default/tensors.tsv"\n  metadata_path: "00000/default/metadata.tsv"\n}\n',
+    "projector_config.pbtxt": 'embeddings {\n  tensor_path: "00000/default/tensors.tsv"\n'
+    '  metadata_path: "00000/default/metadata.tsv"\n}\n',
     "00000/default/tensors.tsv": "1.0\t2.0\n3.0\t4.0\n5.0\t6.0\n",
     "00000/default/metadata.tsv": "a\nb\nc\n",
 }

@@ -37,7 +37,9 @@ def shared_folder() -> Iterator[Path | None]:
 
 
 def closed_interpreter() -> tuple[str, str]:
-    """The folder of the interpreter, and the topmost one above it that other users cannot enter, '' if there is none."""
+    """The folder of the interpreter, and the topmost one above it that other users cannot enter, '' if there is
+    none.
+    """
     interpreter = Path(sys.base_prefix).resolve()
     closed = (str(each) for each in reversed(interpreter.parents) if not each.stat().st_mode & 0o001)
     return str(interpreter), next(closed, "")

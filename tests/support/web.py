@@ -1,4 +1,6 @@
-"""A small HTTPS file server that can omit features (ranges, HEAD, ETag), cut connections and replace content, and a webhook."""
+"""A small HTTPS file server that can omit features (ranges, HEAD, ETag), cut connections and replace content, and a
+webhook.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ LONG_AGO = "Fri, 02 Jan 2026 03:04:05 GMT"
 
 @dataclass
 class Served:
-    """A file, and how it is served. `headers` take precedence over the others, `moved_to` makes it a redirect, and a `status` sends it unchanged."""
+    """A file, and how it is served. `headers` take precedence over the others, `moved_to` makes it a redirect, and a
+    `status` sends it unchanged.
+    """
 
     body: bytes = b""
     etag: str = '"one"'
@@ -55,7 +59,9 @@ def _nothing(asked: Asked) -> None:
 
 @dataclass
 class FileServer:
-    """`files` by path. Each reply after the first request for a file takes the next of `cuts`, and the connection breaks after that many bytes."""
+    """`files` by path. Each reply after the first request for a file takes the next of `cuts`, and the connection
+    breaks after that many bytes.
+    """
 
     address: str
     files: dict[str, Served] = field(default_factory=dict)
@@ -106,7 +112,9 @@ def _server(handler: type[BaseHTTPRequestHandler], bundle: Path | None) -> tuple
 
 @dataclass
 class WebhookServer:
-    """Receives POST requests to `url` with the path `KEY`. Each gets the next of `answers`, else 200. None: no reply before the server ends."""
+    """Receives POST requests to `url` with the path `KEY`. Each gets the next of `answers`, else 200. None: no reply
+    before the server ends.
+    """
 
     address: str
     answers: list[int | None] = field(default_factory=list)
@@ -226,7 +234,11 @@ def _content(served: Served, asked: Asked) -> tuple[int, bytes, dict[str, str]]:
     body, status = served.body, 200
     condition = asked.headers.get("if-range", "")
     found = re.fullmatch(r"bytes=(\d+)-(\d+)", asked.range)
-    if served.ranges and found and not (served.if_range and condition and condition not in (served.etag, served.modified)):
+    if (
+        served.ranges
+        and found
+        and not (served.if_range and condition and condition not in (served.etag, served.modified))
+    ):
         start, stop = int(found[1]), min(int(found[2]) + 1, len(body))
         if start >= len(body):
             return 416, b"", {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"}

@@ -28,11 +28,32 @@ from himl_cli.core.events import Event, Planned
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
 from himl_cli.services.transfer.upload import upload
-from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, MOST_BLOCKS, Block, BlockReader, MemoryBudget, block_id, block_size
+from himl_cli.workspaces.azure.storage.blob_upload import (
+    BLOCK,
+    MOST_BLOCKS,
+    Block,
+    BlockReader,
+    MemoryBudget,
+    block_id,
+    block_size,
+)
 from himl_cli.workspaces.azure.storage.container import AzureBlobs, listed_page, out_of_folders
 from himl_cli.workspaces.azure.storage.signing import SasSigner, quoted, reason_not_to_ask
 from himl_cli.workspaces.retry import RetryPolicy
-from tests.azureml_double.faults import Action, ChangeEtag, FlipByte, Meanwhile, Page, Reset, ResetUpload, SmallPages, Stall, Status, Truncate, WrongMd5
+from tests.azureml_double.faults import (
+    Action,
+    ChangeEtag,
+    FlipByte,
+    Meanwhile,
+    Page,
+    Reset,
+    ResetUpload,
+    SmallPages,
+    Stall,
+    Status,
+    Truncate,
+    WrongMd5,
+)
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.support.azure import DEFAULT, HASTY_STORE, PATIENT, hasty_store, set_all, storage_that_lists
@@ -40,7 +61,21 @@ from tests.support.folders import contents
 from tests.support.running import until
 from tests.support.stores import Received, Stored, listed, named, sending
 
-ODD_NAMES = ["a", "a/b", "a b/ c ", "100%", "%41", "a%2Fb", "q?x=1&y", "h#ash", "plus+plus", "ümlaut/größe", "日本/語", "\U0001f600/smile", "\uff08wide"]
+ODD_NAMES = [
+    "a",
+    "a/b",
+    "a b/ c ",
+    "100%",
+    "%41",
+    "a%2Fb",
+    "q?x=1&y",
+    "h#ash",
+    "plus+plus",
+    "ümlaut/größe",
+    "日本/語",
+    "\U0001f600/smile",
+    "\uff08wide",
+]
 ODD_NAMES += ["Case", "case", "~tilde;=@$,!'()*", 'quo"te', "x" * 1024]
 # All attempts together take minutes. Three attempts take less than a second.
 MINUTES = RetryPolicy(attempts=50)
@@ -63,7 +98,9 @@ def fetched(staged: StagedWorkspace, *, store: AzureBlobs | None = None, workers
     return sink
 
 
-def test_odd_names_are_stored_listed_described_read_and_fetched(azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_odd_names_are_stored_listed_described_read_and_fetched(
+    azure_environment: StagedWorkspace, tmp_path: Path
+) -> None:
     bodies = {name: f"{place}".encode() * place for place, name in enumerate(ODD_NAMES)}
     store, stored, sink = hasty_store(azure_environment), Stored(), Received()
     store.store([sending(tmp_path / str(len(body)), name, body) for name, body in bodies.items()], stored, workers=4)
@@ -93,12 +130,17 @@ def xml(*blobs: str, marker: str = "") -> bytes:
 
 
 def blob_xml(name: str, size: int = 0, kind: str = "file") -> str:
-    return f"<Blob>{name}<Properties><Content-Length>{size}</Content-Length><ResourceType>{kind}</ResourceType></Properties></Blob>"
+    return (
+        f"<Blob>{name}<Properties><Content-Length>{size}</Content-Length><ResourceType>{kind}</ResourceType></"
+        "Properties></Blob>"
+    )
 
 
 def test_while_a_page_is_worked_on_the_next_one_is_on_its_way(stage: Stage, azure_environment: StagedWorkspace) -> None:
     azure_environment.put_blobs(DEFAULT, {"many/1000": b"", "other": b""})
-    page = xml(*(blob_xml(f"<Name>many/{number:04}</Name>").replace("file", "") for number in range(1000)), marker="many/0999")
+    page = xml(
+        *(blob_xml(f"<Name>many/{number:04}</Name>").replace("file", "") for number in range(1000)), marker="many/0999"
+    )
     stage.faults.add(Page(page.decode(), content_type="application/xml"), "comp=list")
     pages = hasty_store(azure_environment).list("many/")
     assert len(next(pages)) == 1000
@@ -111,7 +153,9 @@ def test_a_listing_that_does_not_end_is_an_error() -> None:
         listed(store)
 
 
-def test_failed_listing_page_is_retried_and_fails_if_it_persists(stage: Stage, azure_environment: StagedWorkspace) -> None:
+def test_failed_listing_page_is_retried_and_fails_if_it_persists(
+    stage: Stage, azure_environment: StagedWorkspace
+) -> None:
     azure_environment.put_blobs(DEFAULT, {f"{number}": b"" for number in range(9)})
     stage.faults.add(SmallPages(4), "comp=list", times=None)
     stage.faults.add(Status(503), "comp=list.*marker=", times=2)
@@ -137,11 +181,16 @@ def test_listings_omit_directories_and_decode_names() -> None:
     for body in (b"<html>log in</html>", b"no xml at all", b""):
         with pytest.raises(ServiceFailed):
             listed_page(body, "")
-    page = listed_page(xml(blob_xml("<Name>r/a</Name>", kind="directory"), blob_xml("<Name>r/a/b</Name>", 3), marker="next"), "r/")
+    page = listed_page(
+        xml(blob_xml("<Name>r/a</Name>", kind="directory"), blob_xml("<Name>r/a/b</Name>", 3), marker="next"), "r/"
+    )
     assert ([blob.name for blob in page.blobs], page.marker, page.is_hierarchical) == (["a/b"], "next", True)
 
 
-PATHS = st.lists(st.lists(st.text(st.sampled_from("ab-.0"), min_size=1, max_size=3), min_size=1, max_size=4).map("/".join), max_size=40)
+PATHS = st.lists(
+    st.lists(st.text(st.sampled_from("ab-.0"), min_size=1, max_size=3), min_size=1, max_size=4).map("/".join),
+    max_size=40,
+)
 
 
 def in_order(names: Sequence[str]) -> list[BlobInfo]:
@@ -154,7 +203,11 @@ def test_names_in_folder_order_are_resorted_as_plain_strings(paths: list[str], h
     names = {name for name in paths if not any(other.startswith(name + "/") for other in paths)}
 
     def has_rivals(folder: str) -> bool:
-        return any(folder < name.removesuffix("/") and name.startswith(folder) and name[len(folder)] < "/" for name in names if name != folder)
+        return any(
+            folder < name.removesuffix("/") and name.startswith(folder) and name[len(folder)] < "/"
+            for name in names
+            if name != folder
+        )
 
     given_order = sorted(names, key=lambda name: name.replace("/", "\0"))
     assert [blob.name for blob in out_of_folders(in_order(given_order), has_rivals, held_at_most=held)] == sorted(names)
@@ -166,7 +219,9 @@ def test_a_large_folder_without_rivals_is_not_held_back() -> None:
     assert len([*blobs]) > 4980
 
 
-def test_names_that_a_url_cannot_mean_are_not_asked_for(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_names_that_a_url_cannot_mean_are_not_asked_for(
+    stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path
+) -> None:
     """Azure Storage drops dots at the end of folders and names, and reads backslashes as slashes.
 
     It would overwrite another file.
@@ -184,7 +239,9 @@ def test_names_that_a_url_cannot_mean_are_not_asked_for(stage: Stage, azure_envi
     assert not stage.log.find(azure_environment.state.storage.host)  # himl sends no request
 
 
-def test_wrong_bundle_and_untrusted_certificate_are_told(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_bundle_and_untrusted_certificate_are_told(
+    azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     with pytest.raises(BadUsage, match=r"REQUESTS_CA_BUNDLE names '/nowhere/ca.pem'"):
         listed(hasty_store(azure_environment))
@@ -195,7 +252,9 @@ def test_wrong_bundle_and_untrusted_certificate_are_told(azure_environment: Stag
     assert "REQUESTS_CA_BUNDLE" in caught.value.hint
 
 
-def test_what_does_not_connect_is_told_without_a_password(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_connect_is_told_without_a_password(
+    azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_all(monkeypatch, dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -239,13 +298,17 @@ def test_what_no_other_try_can_mend_is_told_at_once(stage: Stage, staged: Staged
 
 
 @pytest.mark.parametrize("fault", [Truncate(after=700_000), Stall(120, after=700_000)], ids=str)
-def test_what_arrived_before_a_break_is_not_asked_for_again(stage: Stage, staged: StagedWorkspace, fault: Action) -> None:
+def test_what_arrived_before_a_break_is_not_asked_for_again(
+    stage: Stage, staged: StagedWorkspace, fault: Action
+) -> None:
     stage.faults.add(fault, BIG)
     sink = fetched(staged, store=hasty_store(staged, stall=2.0 if isinstance(fault, Stall) else PATIENT))
     assert (sink.bodies, sink.md5s) == ({("big", 0): BODY}, {("big", 0): hashlib.md5(BODY).digest()})
     first, *later = stage.log.find(BIG)
     assert "range" not in first.headers
-    ranges = [[*map(int, seen.headers["range"].removeprefix("bytes=").split("-"))] for seen in later]  # more than one on a slow machine
+    ranges = [
+        [*map(int, seen.headers["range"].removeprefix("bytes=").split("-"))] for seen in later
+    ]  # more than one on a slow machine
     assert 600_000 < ranges[0][0] <= 700_000
     assert ranges == sorted(ranges)
     assert {end for _, end in ranges} == {len(BODY) - 1}
@@ -255,7 +318,8 @@ def test_what_arrived_before_a_break_is_not_asked_for_again(stage: Stage, staged
 def test_other_bytes_than_were_asked_for_are_not_passed_on() -> None:
     answers = [  # body, range, whether the answer has its MD5, bytes per check
         (b"1234", "", True, 0), (b"1234", "bytes 0-3/8", True, 0), (b"12345678", "bytes 4-11/8", True, 0),
-        (b"1234", "bytes 4-7/8", True, MOST_CHECKED), (b"1234", "bytes 4-7/8", False, MOST_CHECKED), (b"12345", "bytes 4-7/8", True, MOST_CHECKED),
+        (b"1234", "bytes 4-7/8", True, MOST_CHECKED), (b"1234", "bytes 4-7/8", False, MOST_CHECKED),
+            (b"12345", "bytes 4-7/8", True, MOST_CHECKED),
     ]  # fmt: skip
     taken = []
     for body, content_range, tells_md5, checked in answers:
@@ -327,20 +391,28 @@ def test_service_outage_limits_retries_across_blobs(stage: Stage, staged: Staged
     assert len(stage.log.find("GET .*/many/")) <= at_work * HASTY_STORE.attempts + (40 - at_work) * 2
 
 
-def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(stage: Stage, staged: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(
+    stage: Stage, staged: StagedWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
     staged.put_blobs(DEFAULT, {f"many/{number}": b"x" for number in range(4)})
     store, sink = hasty_store(staged), Received()
     blobs = listed(store, "many/")
     stage.faults.add(Status(503, retry_after=2), "GET .*/many/", times=4)
     store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
-    notices = [record for record in caplog.records if record.levelname == "WARNING" and record.name.startswith("himl_cli")]
+    notices = [
+        record for record in caplog.records if record.levelname == "WARNING" and record.name.startswith("himl_cli")
+    ]
     text = f"Storage account '{staged.state.storage.account}' answered 503; retrying in 2 s"
     assert {record.getMessage() for record in notices} == {text}
-    assert all(later.created - earlier.created > 1.9 for earlier, later in pairwise(notices)), "once as long as it lasts"
+    assert all(later.created - earlier.created > 1.9 for earlier, later in pairwise(notices)), (
+        "once as long as it lasts"
+    )
     assert len(sink.md5s) == 4
 
 
-def test_permanent_fault_fails_after_all_retries_or_three_stalls(stage: Stage, staged: StagedWorkspace, tmp_path: Path) -> None:
+def test_permanent_fault_fails_after_all_retries_or_three_stalls(
+    stage: Stage, staged: StagedWorkspace, tmp_path: Path
+) -> None:
     stage.faults.add(Stall(120), BIG, times=None)
     assert "3 times in a row" in str(fetched(staged, store=hasty_store(staged, stall=1)).errors["big"])
     until(lambda: len(stage.log.find(BIG)) == 3)
@@ -410,31 +482,46 @@ def test_damage_of_a_range_is_mended_or_ends_where_it_begins(stage: Stage, appen
     stage.log.clear()
     stage.faults.add(FlipByte(1000), BIG, times=None, skip=1)
     sink = fetched_checked(appended)
-    assert (type(sink.errors["big"]), sink.bodies, sink.md5s) == (IntegrityFailed, {("big", 0): WHOLE[:MOST_CHECKED]}, {})
+    assert (type(sink.errors["big"]), sink.bodies, sink.md5s) == (
+        IntegrityFailed,
+        {("big", 0): WHOLE[:MOST_CHECKED]},
+        {},
+    )
     assert len(ranges(stage)) == 1 + 3
 
 
 def test_upload_stores_md5_and_media_type(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
     requests = [sending(tmp_path / "1", "m/log.txt", LARGE), sending(tmp_path / "2", "m/small.json", b"{}")]
-    many = [sending(tmp_path / f"of 8 MiB {number}", f"many/{number}", bytes(8 << 20)) for number in range(6)]  # more than the memory for files
+    many = [
+        sending(tmp_path / f"of 8 MiB {number}", f"many/{number}", bytes(8 << 20)) for number in range(6)
+    ]  # more than the memory for files
     sink = Stored()
     hasty_store(azure_environment).store([*requests, *many], sink, workers=8)
     assert (sink.errors, len(sink.blobs)) == ({}, 8)
     container = azure_environment.state.datastores[DEFAULT].container
-    large, small = (azure_environment.state.storage.properties(container, name) for name in ("m/log.txt", "m/small.json"))
+    large, small = (
+        azure_environment.state.storage.properties(container, name) for name in ("m/log.txt", "m/small.json")
+    )
     assert large is not None
     assert small is not None
     assert bytes(large.content_settings.content_md5 or b"") == hashlib.md5(LARGE).digest()
-    assert (large.content_settings.content_type, small.content_settings.content_type) == ("text/plain", "application/json")
+    assert (large.content_settings.content_type, small.content_settings.content_type) == (
+        "text/plain",
+        "application/json",
+    )
     puts = stage.log.find(r"PUT .*/m/")
     assert len(puts) == 4 + 2
     assert all("content-md5" in seen.headers and "expect" not in seen.headers for seen in puts)
 
 
-def test_an_upload_survives_faults_or_leaves_what_had_the_name(stage: Stage, staged: StagedWorkspace, tmp_path: Path) -> None:
+def test_an_upload_survives_faults_or_leaves_what_had_the_name(
+    stage: Stage, staged: StagedWorkspace, tmp_path: Path
+) -> None:
     stage.faults.add(Status(500), "PUT .*", times=None)
     sink = Stored()
-    hasty_store(staged).store([sending(tmp_path / "1", "new", b"x"), sending(tmp_path / "2", "big", LARGE)], sink, workers=4)
+    hasty_store(staged).store(
+        [sending(tmp_path / "1", "new", b"x"), sending(tmp_path / "2", "big", LARGE)], sink, workers=4
+    )
     assert ({*sink.errors}, sink.blobs) == ({"new", "big"}, {})
     assert (staged.blob_names(DEFAULT), staged.get_blob(DEFAULT, "big")) == (["big"], BODY)
     stage.faults.clear()
@@ -449,7 +536,9 @@ def test_an_upload_survives_faults_or_leaves_what_had_the_name(stage: Stage, sta
             staged.put_blob(DEFAULT, name, b"another")
 
 
-def test_repeated_upload_sends_only_missing_blocks(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_repeated_upload_sends_only_missing_blocks(
+    stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path
+) -> None:
     request, store = sending(tmp_path / "1", "up", LARGE), hasty_store(azure_environment)
 
     def tried(*, workers: int) -> tuple[Stored, int]:
@@ -466,21 +555,29 @@ def test_repeated_upload_sends_only_missing_blocks(stage: Stage, azure_environme
     sink, sent = tried(workers=4)
     assert ({*sink.errors}, sent) == ({"up"}, len(LARGE) - 3 * BLOCK)
     sink, sent = tried(workers=4)
-    assert (sink.errors, sink.blobs["up"].md5, sink.sent, sent) == ({}, hashlib.md5(LARGE).digest(), 0, 0), "all blocks are there: only named"
+    assert (sink.errors, sink.blobs["up"].md5, sink.sent, sent) == ({}, hashlib.md5(LARGE).digest(), 0, 0), (
+        "all blocks are there: only named"
+    )
     assert azure_environment.get_blob(DEFAULT, "up") == LARGE
 
 
-def test_upload_with_lost_response_counts_as_own_upload(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_upload_with_lost_response_counts_as_own_upload(
+    stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path
+) -> None:
     for body in (b"small", LARGE):
         name = f"new{len(body)}"
         stage.faults.add(Reset(), f"PUT .*/{name}(?!.*comp=block&)")
         sink = Stored()
-        hasty_store(azure_environment).store([replace(sending(tmp_path / "1", name, body), replaces="")], sink, workers=1)
+        hasty_store(azure_environment).store(
+            [replace(sending(tmp_path / "1", name, body), replaces="")], sink, workers=1
+        )
         assert (sink.errors, sink.sent, sink.blobs[name].md5) == ({}, len(body), hashlib.md5(body).digest())
         assert azure_environment.get_blob(DEFAULT, name) == body
 
 
-def test_a_blob_that_cannot_be_made_of_blocks_is_sent_whole(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
+def test_a_blob_that_cannot_be_made_of_blocks_is_sent_whole(
+    stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path
+) -> None:
     request = replace(sending(tmp_path / "1", "lake", LARGE), md5=None)
     for sign in ("comp=block&", "comp=blocklist&blocklisttype", "comp=blocklist&"):
         stage.faults.only(Status(409, code="BlobOperationNotSupported"), f"(PUT|GET) .*{sign}", times=None)

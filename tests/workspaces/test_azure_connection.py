@@ -38,7 +38,12 @@ def test_the_record_and_urls_are_those_of_the_services(azure_environment: Staged
     state, path, base = azure_environment.state, address_of(azure_environment).path, "https://eastus.api.azureml.ms"
     with connected(azure_environment, project) as connection:
         record = connection.record()
-        assert (record.workspace_id, record.location, record.tenant_id, record.data_plane) == (state.workspace_id, "eastus", state.tenant, base)
+        assert (record.workspace_id, record.location, record.tenant_id, record.data_plane) == (
+            state.workspace_id,
+            "eastus",
+            state.tenant,
+            base,
+        )
         assert record.storage_account.endswith(f"/storageAccounts/{state.storage.account}")
         assert not connection.in_job
         assert connection.arm("/datastores") == f"https://management.azure.com{path}/datastores"
@@ -49,7 +54,9 @@ def test_the_record_and_urls_are_those_of_the_services(azure_environment: Staged
         assert "/resourceGroups/team%20%28a%29/providers/" in connection.arm()
 
 
-def test_the_record_is_kept_until_it_proves_wrong(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_the_record_is_kept_until_it_proves_wrong(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     for _ in range(2):
         with connected(azure_environment, project) as connection, ThreadPoolExecutor(4) as pool:
             assert len(set(pool.map(lambda _: connection.record(), range(8)))) == 1
@@ -80,14 +87,24 @@ def test_an_answer_that_is_no_workspace_is_a_failure(azure: StagedWorkspace) -> 
             WorkspaceRecord.from_arm(answer, address_of(azure))
 
 
-def test_unusable_discovery_address_is_a_failure(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_unusable_discovery_address_is_a_failure(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     for discovery in ("https://[eastus.api.azureml.ms/discovery", "https://", "https://host:port/discovery"):
-        stage.faults.only(Page(json.dumps({"properties": {"discoveryUrl": discovery}}), content_type="application/json"), GET_WORKSPACE)
-        with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="Azure returned no address of the services of"):
+        stage.faults.only(
+            Page(json.dumps({"properties": {"discoveryUrl": discovery}}), content_type="application/json"),
+            GET_WORKSPACE,
+        )
+        with (
+            connected(azure_environment, project) as connection,
+            pytest.raises(ServiceFailed, match="Azure returned no address of the services of"),
+        ):
             connection.record()
 
 
-def test_missing_service_address_is_found_by_discovery(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_missing_service_address_is_found_by_discovery(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     with connected(azure_environment, project) as connection:
         connection.record()
         assert not stage.log.find("/discovery")
@@ -103,7 +120,10 @@ def test_services_whose_name_is_unknown_are_looked_for_anew(
 ) -> None:
     azure_environment.state.services_host = "nobody.invalid"
     set_all(monkeypatch, dict.fromkeys(("NO_PROXY", "no_proxy"), "nobody.invalid"))
-    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"cannot resolve the host name nobody\.invalid"):
+    with (
+        connected(azure_environment, project) as connection,
+        pytest.raises(ServiceFailed, match=r"cannot resolve the host name nobody\.invalid"),
+    ):
         connection.get(connection.service("history", "/runs/r"))
     azure_environment.state.services_host = ""
     with connected(azure_environment, project) as connection:
@@ -137,7 +157,9 @@ with Connection.open(address_from_config(find_config(Path.cwd())), settings=azur
 def test_a_forked_process_has_connections_of_its_own(azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.add_run("run_1", "exp")
     azure_environment.write_config(project)
-    outcome = subprocess.run([sys.executable, "-c", FORKED], cwd=project, capture_output=True, text=True, timeout=120, check=False)
+    outcome = subprocess.run(
+        [sys.executable, "-c", FORKED], cwd=project, capture_output=True, text=True, timeout=120, check=False
+    )
     assert (outcome.stdout.strip(), outcome.stderr) == ("0", "")
 
 
@@ -167,7 +189,9 @@ def answering(answer: bytes) -> Iterator[int]:
         server.shutdown()
 
 
-def test_a_proxy_in_the_way_is_named_without_its_password(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_in_the_way_is_named_without_its_password(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def set_proxy(address: str) -> None:
         set_all(monkeypatch, dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://ada:s3cr3t@{address}"))
 
@@ -181,10 +205,15 @@ def test_a_proxy_in_the_way_is_named_without_its_password(azure_environment: Sta
     assert "s3cr3t" not in f"{error} {error.hint}"
     with answering(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:
         set_proxy(f"127.0.0.1:{port}")
-        assert str(failure(azure_environment, project)) == f"The proxy 127.0.0.1:{port} requires a user name and a password."
+        assert (
+            str(failure(azure_environment, project))
+            == f"The proxy 127.0.0.1:{port} requires a user name and a password."
+        )
 
 
-def test_a_name_that_is_not_known_is_told_so(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_not_known_is_told_so(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AZURE_AUTHORITY_HOST", "login.himl.invalid")
     set_all(monkeypatch, dict.fromkeys(("NO_PROXY", "no_proxy"), "himl.invalid"))
     error = failure(azure_environment, project)
@@ -192,7 +221,9 @@ def test_a_name_that_is_not_known_is_told_so(azure_environment: StagedWorkspace,
     assert (error.exit_code, "VPN" in error.hint) == (5, True)
 
 
-def test_certificates_count_by_each_usual_variable(azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_count_by_each_usual_variable(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in (*CA_VARIABLES[:3], ""):
         for other in CA_VARIABLES:
             monkeypatch.delenv(other, raising=False)
@@ -207,7 +238,9 @@ def test_certificates_count_by_each_usual_variable(azure_environment: StagedWork
     assert "REQUESTS_CA_BUNDLE" in error.hint
 
 
-def test_a_ca_bundle_that_is_unusable_or_goes_is_told(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage) -> None:
+def test_a_ca_bundle_that_is_unusable_or_goes_is_told(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     error = failure(azure_environment, project)
     assert isinstance(error, BadUsage)
@@ -226,7 +259,9 @@ def test_a_ca_bundle_that_is_unusable_or_goes_is_told(azure_environment: StagedW
         path.rename(project / "elsewhere.pem")
         with pytest.raises(ServiceFailed) as caught:
             connection.get(url)
-        assert str(caught.value) == f"The file of certificate authorities '{path}' (REQUESTS_CA_BUNDLE) no longer exists."
+        assert (
+            str(caught.value) == f"The file of certificate authorities '{path}' (REQUESTS_CA_BUNDLE) no longer exists."
+        )
         (project / "elsewhere.pem").rename(path)
         assert connection.get(url).body["runId"] == "run_1"
 
@@ -234,7 +269,9 @@ def test_a_ca_bundle_that_is_unusable_or_goes_is_told(azure_environment: StagedW
 FIREWALL = r"The firewall of workspace .* blocks this network \({} answered {}\)"
 
 
-def test_firewall_is_told_from_a_refused_sign_in(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_firewall_is_told_from_a_refused_sign_in(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     azure_environment.state.is_private = True
     with connected(azure_environment, project) as connection:
         with pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", 401)) as caught:
@@ -247,11 +284,20 @@ def test_firewall_is_told_from_a_refused_sign_in(azure_environment: StagedWorksp
         assert len(stage.log.find("/datastores")) == 1
 
 
-def test_private_network_error_is_recognized_with_any_status(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
-    refusals = [(403, "PublicNetworkAccessDisabled", "No."), (400, "AccessDeniedByNetwork", "No."), (503, "UserError", "Use a private endpoint.")]
+def test_private_network_error_is_recognized_with_any_status(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path
+) -> None:
+    refusals = [
+        (403, "PublicNetworkAccessDisabled", "No."),
+        (400, "AccessDeniedByNetwork", "No."),
+        (503, "UserError", "Use a private endpoint."),
+    ]
     for number, (status, code, message) in enumerate(refusals, 1):
         stage.faults.only(Status(status, code=code, message=message), "/runs/", times=None)
-        with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", status)):
+        with (
+            connected(azure_environment, project) as connection,
+            pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", status)),
+        ):
             connection.get(connection.service("history", "/runs/run_1"))
         assert len(stage.log.find("/runs/run_1")) == number
 
@@ -285,12 +331,18 @@ def opened(project: Path) -> Connection:
     return Connection.open(address, settings=azure_settings(project))
 
 
-def test_run_token_reads_history_and_stays_from_resource_manager(connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path) -> None:
+def test_run_token_reads_history_and_stays_from_resource_manager(
+    connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path
+) -> None:
     assert connection.in_job
     assert connection.get(connection.service("history", "/runs/run_1")).body["runId"] == "run_1"
     assert [seen.host for seen in stage.log.all()] == ["eastus.api.azureml.ms"]
     record = connection.record()
-    assert (record.workspace_id, record.location, record.data_plane) == (job.state.workspace_id, "eastus", "https://eastus.api.azureml.ms")
+    assert (record.workspace_id, record.location, record.data_plane) == (
+        job.state.workspace_id,
+        "eastus",
+        "https://eastus.api.azureml.ms",
+    )
     assert connection.sign_in().credential == "the job's run token"
     assert not [path for path in files_below(tmp_path / "home") if "tokens" in path.parts]
     stage.log.clear()
@@ -300,7 +352,9 @@ def test_run_token_reads_history_and_stays_from_resource_manager(connection: Con
     assert not stage.log.all()
 
 
-def test_a_managed_identity_opens_resource_manager_and_storage(job: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_managed_identity_opens_resource_manager_and_storage(
+    job: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     identity = job.add_principal()
     set_all(monkeypatch, job.identity_environment(identity))
     with opened(project) as connection:
@@ -320,7 +374,9 @@ def test_a_managed_identity_opens_resource_manager_and_storage(job: StagedWorksp
         connection.get(connection.arm(), params=API)
 
 
-def test_a_service_principal_that_was_set_counts_in_a_job_too(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_principal_that_was_set_counts_in_a_job_too(
+    job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in job.environment().items():
         if name.startswith("HIML_"):
             monkeypatch.setenv(name, value)
@@ -328,7 +384,9 @@ def test_a_service_principal_that_was_set_counts_in_a_job_too(job: StagedWorkspa
         assert connection.get(connection.arm(), params=API).body["name"] == job.state.name
 
 
-def test_the_submitters_identity_is_asked_at_its_endpoint(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_submitters_identity_is_asked_at_its_endpoint(
+    job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with on_behalf_of(job.state.principal) as address:
         monkeypatch.setenv("OBO_ENDPOINT", address)
         monkeypatch.setenv("AZUREML_OBO_ENABLED", "true")
@@ -341,8 +399,14 @@ def test_the_submitters_identity_is_asked_at_its_endpoint(job: StagedWorkspace, 
         connection.get(connection.arm(), params=API)
 
 
-def test_the_region_is_read_from_the_services_address(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = {"ab12.workspace.eastus.api.azureml.ms": "eastus", "chinaeast2.api.ml.azure.cn": "chinaeast2", "eastus.experiments.azureml.net": "eastus"}
+def test_the_region_is_read_from_the_services_address(
+    job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = {
+        "ab12.workspace.eastus.api.azureml.ms": "eastus",
+        "chinaeast2.api.ml.azure.cn": "chinaeast2",
+        "eastus.experiments.azureml.net": "eastus",
+    }
     for host, region in hosts.items():
         monkeypatch.setenv("AZUREML_SERVICE_ENDPOINT", f"https://{host}/")
         with opened(project) as connection:
@@ -350,7 +414,9 @@ def test_the_region_is_read_from_the_services_address(job: StagedWorkspace, proj
         assert (record.location, record.data_plane) == (region, f"https://{host}")
 
 
-def test_a_run_token_near_its_end_is_renewed(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_token_near_its_end_is_renewed(
+    azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_job(azure, monkeypatch, seconds=60)
     with opened(project) as connection:
         for _ in range(2):
@@ -358,16 +424,23 @@ def test_a_run_token_near_its_end_is_renewed(azure: StagedWorkspace, stage: Stag
             assert len(stage.log.find(r"GET .*/experiments/exp/runs/run_1/token")) == 1
 
 
-def test_an_answer_without_a_new_run_token_is_told(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_a_new_run_token_is_told(
+    azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_job(azure, monkeypatch, seconds=-60)
     expires = '"expiryTimeUtc": "2090-01-01T00:00:00Z"}'
     for text in ("[]", '{"token": ""}', '{"token": "x", "expiryTimeUtc": "soon"}', '{"token": 3, ' + expires):
         stage.faults.only(Page(text, content_type="application/json"), "/token")
-        with opened(project) as connection, pytest.raises(NotAllowed, match=r"run token is no longer valid, and its renewal failed .*no (run )?token"):
+        with (
+            opened(project) as connection,
+            pytest.raises(NotAllowed, match=r"run token is no longer valid, and its renewal failed .*no (run )?token"),
+        ):
             connection.get(connection.service("history", "/runs/run_1"))
 
 
-def test_run_token_renewal_does_not_deadlock_with_a_record(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_token_renewal_does_not_deadlock_with_a_record(
+    azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_job(azure, monkeypatch, seconds=60)
     set_all(monkeypatch, azure.identity_environment(azure.add_principal()))
     with opened(project) as connection:
@@ -392,19 +465,33 @@ def test_run_token_renewal_does_not_deadlock_with_a_record(azure: StagedWorkspac
 def on_behalf_of(principal: Principal) -> Iterator[str]:
     """Yield the URL of a server that issues tokens of *principal*, with the field names of Azure ML's endpoint."""
     text, seconds = make_token(principal, "https://management.azure.com")
-    answer = {"token": text, "expiresOn": time.strftime("%Y-%m-%dT%H:%M:%S.1234567+00:00", time.gmtime(time.time() + seconds))}
+    answer = {
+        "token": text,
+        "expiresOn": time.strftime("%Y-%m-%dT%H:%M:%S.1234567+00:00", time.gmtime(time.time() + seconds)),
+    }
     with serving_files(None) as server:
         server.put("/obo", json.dumps(answer).encode(), status=200)
         yield server("/obo")
         assert {"resource=https%3A%2F%2Fmanagement.azure.com" in asked.query for asked in server.seen} == {True}
 
 
-@pytest.mark.parametrize(("kind", "credentials"), [("AzureBlob", "AccountKey"), ("AzureBlob", "Sas"), ("AzureDataLakeGen2", "ServicePrincipal")])
+@pytest.mark.parametrize(
+    ("kind", "credentials"),
+    [("AzureBlob", "AccountKey"), ("AzureBlob", "Sas"), ("AzureDataLakeGen2", "ServicePrincipal")],
+)
 def test_run_token_opens_datastores_that_have_a_secret(
-    connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, credentials: str
+    connection: Connection,
+    job: StagedWorkspace,
+    stage: Stage,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    credentials: str,
 ) -> None:
     caplog.set_level("DEBUG")
-    job.add_datastore("data", kind=kind, credentials=credentials, sas_permissions="rcwl", account=job.state.second_storage)
+    job.add_datastore(
+        "data", kind=kind, credentials=credentials, sas_permissions="rcwl", account=job.state.second_storage
+    )
     job.put_blob("data", "a", b"1")
     store, sink = Datastores(connection).open("data"), Stored()
     assert [blob.name for blob in listed(store)] == ["a"]
@@ -428,7 +515,9 @@ def test_unknown_and_unsupported_datastores_fail_with_reason(connection: Connect
         listed(Datastores(connection).open("data"))
 
 
-def test_datastore_without_a_secret_needs_the_identity(connection: Connection, job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datastore_without_a_secret_needs_the_identity(
+    connection: Connection, job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job.add_datastore("open", credentials="None")
     job.put_blob("open", "a", b"1")
     with pytest.raises(NotAllowed, match=r"the job's identity \(none") as caught:

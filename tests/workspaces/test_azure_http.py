@@ -72,9 +72,21 @@ def test_a_passing_failure_is_tried_again(connection: Connection, stage: Stage) 
 
 
 def test_a_failure_that_stays_ends_after_five_tries(connection: Connection, stage: Stage) -> None:
-    stage.faults.add(Status(503, retry_after=0, code="ServerBusy", message="The server is busy.", headers=(("x-ms-request-id", "abc-1"),)), RUN, times=None)
+    stage.faults.add(
+        Status(
+            503,
+            retry_after=0,
+            code="ServerBusy",
+            message="The server is busy.",
+            headers=(("x-ms-request-id", "abc-1"),),
+        ),
+        RUN,
+        times=None,
+    )
     with pytest.raises(
-        ServiceRefused, match=r"eastus\.api\.azureml\.ms failed at GET /history/v1\.0/…/runs/run_1: 503 \(ServerBusy: The server is busy\)"
+        ServiceRefused,
+        match=r"eastus\.api\.azureml\.ms failed at GET /history/v1\.0/…/runs/run_1: 503 \(ServerBusy: The server "
+        r"is busy\)",
     ) as caught:
         get_run(connection)
     assert (len(stage.log.find(RUN)), caught.value.status, caught.value.exit_code) == (5, 503, 5)
@@ -108,7 +120,9 @@ def test_a_host_that_hangs_is_soon_given_up(azure_environment: StagedWorkspace, 
             until(lambda: answers(workspace.connection))  # on a slow machine not at once
 
 
-def test_retry_after_is_waited_for_and_said(connection: Connection, stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+def test_retry_after_is_waited_for_and_said(
+    connection: Connection, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     stage.faults.add(Status(429, retry_after=2), RUN)
     began = time.monotonic()
     get_run(connection)
@@ -127,7 +141,9 @@ def test_a_wait_that_is_too_long_is_told_and_not_cut_short(connection: Connectio
         assert len(stage.log.find(RUN)) == 1
 
 
-def test_missing_role_error_names_the_required_action(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_role_error_names_the_required_action(
+    azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_all(monkeypatch, azure_environment.environment(azure_environment.add_principal({Right.STORAGE_READ})))
     with connected(azure_environment, project) as connection, pytest.raises(NotAllowed) as caught:
         connection.record()
@@ -136,7 +152,9 @@ def test_missing_role_error_names_the_required_action(azure_environment: StagedW
     assert "AzureML Data Scientist" in caught.value.hint
 
 
-def test_refused_sign_in_with_clock_skew_reports_the_skew(connection: Connection, azure: StagedWorkspace, stage: Stage) -> None:
+def test_refused_sign_in_with_clock_skew_reports_the_skew(
+    connection: Connection, azure: StagedWorkspace, stage: Stage
+) -> None:
     azure.state.principal.revoked_before = time.time() + 1e6
     stage.faults.add(WrongDate(7200), RUN, times=None)
     with pytest.raises(NotAllowed, match=r"This machine's clock is 2 hours behind the service's\.") as caught:
@@ -147,18 +165,29 @@ def test_refused_sign_in_with_clock_skew_reports_the_skew(connection: Connection
 
 def test_a_redirect_or_page_in_place_of_json_is_a_failure(connection: Connection, stage: Stage) -> None:
     stage.faults.add(Page("<html>Please sign in to this network.</html>"), RUN)
-    with pytest.raises(ServiceFailed, match=r"eastus\.api\.azureml\.ms answered with text/html that is not JSON") as caught:
+    with pytest.raises(
+        ServiceFailed, match=r"eastus\.api\.azureml\.ms answered with text/html that is not JSON"
+    ) as caught:
         get_run(connection)
     assert "proxy" in caught.value.hint
     stage.faults.add(Status(302, headers=(("Location", "https://login.example.org/page?a=b"),)), RUN)
     with pytest.raises(ServiceFailed, match=r"redirects to login\.example\.org"):
         get_run(connection)
-    assert {seen.host for seen in stage.log.find("GET")} <= {"eastus.api.azureml.ms", "management.azure.com", "login.microsoftonline.com"}
+    assert {seen.host for seen in stage.log.find("GET")} <= {
+        "eastus.api.azureml.ms",
+        "management.azure.com",
+        "login.microsoftonline.com",
+    }
 
 
 def test_a_token_goes_to_the_services_only(connection: Connection, stage: Stage) -> None:
     stage.log.clear()
-    for url in ("https://example.org/x", "https://evil-management.azure.com.example.org/", "http://management.azure.com/x", "https://xapi.azureml.ms/"):
+    for url in (
+        "https://example.org/x",
+        "https://evil-management.azure.com.example.org/",
+        "http://management.azure.com/x",
+        "https://xapi.azureml.ms/",
+    ):
         with pytest.raises(ServiceFailed, match="himl sends"):
             connection.get(url)
     for url in ("https://[::1", "http://eastus.api.azureml.ms/x", "eastus.api.azureml.ms"):
@@ -222,12 +251,21 @@ def test_outage_is_told_once_and_fails_after_its_time() -> None:
 
 
 ADDRESS = WorkspaceAddress("s", "team", "lab", PUBLIC, "a test")
-DATA_PLANE = {"error": {"code": "UserError", "message": "Gone.", "innerError": {"code": "NotFound", "innerError": {"code": "RunNotFound"}}}}
+DATA_PLANE = {
+    "error": {
+        "code": "UserError",
+        "message": "Gone.",
+        "innerError": {"code": "NotFound", "innerError": {"code": "RunNotFound"}},
+    }
+}
 ARM = {
     "error": {
         "code": "UserError",
         "message": "Gone.",
-        "additionalInfo": [{"type": "ComponentName", "info": {"value": "x"}}, {"type": "InnerError", "info": {"value": {"code": "NotFoundError"}}}],
+        "additionalInfo": [
+            {"type": "ComponentName", "info": {"value": "x"}},
+            {"type": "InnerError", "info": {"value": {"code": "NotFoundError"}}},
+        ],
     }
 }
 MEMBER = "Could not find member 'assetVersion' on object of type 'UriFolderJobOutput'."
@@ -247,10 +285,32 @@ def test_codes_and_message_are_read_from_every_form() -> None:
         (DATA_PLANE, ("RunNotFound", "NotFound", "UserError"), "Gone."),
         (ARM, ("NotFoundError", "UserError"), "Gone."),
         ({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Gone."}, ("RESOURCE_DOES_NOT_EXIST",), "Gone."),
-        ({"error": {"code": "RequestInvalid", "message": "", "details": [{"message": MEMBER}]}}, ("RequestInvalid",), MEMBER),
-        ({"error": {"code": "A", "message": "no", "details": [{"details": [{"message": MEMBER}]}, {"message": "no"}, 1]}}, ("A",), f"no\n{MEMBER}"),
-        ({"Error": {"Code": "ValidationError", "Message": LIMIT, "Details": [], "InnerError": None}}, ("ValidationError",), LIMIT),
-        ({"Error": {"Code": "UserError", "Message": "Gone.", "InnerError": {"Code": "NotFoundError"}}}, ("NotFoundError", "UserError"), "Gone."),
+        (
+            {"error": {"code": "RequestInvalid", "message": "", "details": [{"message": MEMBER}]}},
+            ("RequestInvalid",),
+            MEMBER,
+        ),
+        (
+            {
+                "error": {
+                    "code": "A",
+                    "message": "no",
+                    "details": [{"details": [{"message": MEMBER}]}, {"message": "no"}, 1],
+                }
+            },
+            ("A",),
+            f"no\n{MEMBER}",
+        ),
+        (
+            {"Error": {"Code": "ValidationError", "Message": LIMIT, "Details": [], "InnerError": None}},
+            ("ValidationError",),
+            LIMIT,
+        ),
+        (
+            {"Error": {"Code": "UserError", "Message": "Gone.", "InnerError": {"Code": "NotFoundError"}}},
+            ("NotFoundError", "UserError"),
+            "Gone.",
+        ),
         ("Gone.", (), "Gone."),
         ("<!DOCTYPE html><html>", (), ""),
         ({"error": {"code": "A", "message": "no", "additionalInfo": True}}, ("A",), "no"),
@@ -265,12 +325,42 @@ def test_codes_and_message_are_read_from_every_form() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "kind", "words"),
     [
-        ({"error": {"code": "InvalidSubscriptionId", "message": "x"}}, 400, WorkspaceNotFound, "cannot access the subscription 's'"),
-        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "'lab' does not exist"),
-        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab/jobs/j' under …"}}, 404, ServiceNotFound, "has no /…/runs/r"),
-        ({"error": {"code": "ResourceGroupNotFound", "message": "x"}}, 404, WorkspaceNotFound, "Resource group 'team' does not exist in subscription 's'"),
-        ({"error": {"code": "MissingSubscriptionRegistration", "message": "x"}}, 409, NotAllowed, "subscription 's' is not registered"),
-        ({"error": {"code": "ReadOnlyDisabledSubscription", "message": "x"}}, 409, NotAllowed, "subscription 's' is disabled"),
+        (
+            {"error": {"code": "InvalidSubscriptionId", "message": "x"}},
+            400,
+            WorkspaceNotFound,
+            "cannot access the subscription 's'",
+        ),
+        (
+            {"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}},
+            404,
+            WorkspaceNotFound,
+            "'lab' does not exist",
+        ),
+        (
+            {"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab/jobs/j' under …"}},
+            404,
+            ServiceNotFound,
+            "has no /…/runs/r",
+        ),
+        (
+            {"error": {"code": "ResourceGroupNotFound", "message": "x"}},
+            404,
+            WorkspaceNotFound,
+            "Resource group 'team' does not exist in subscription 's'",
+        ),
+        (
+            {"error": {"code": "MissingSubscriptionRegistration", "message": "x"}},
+            409,
+            NotAllowed,
+            "subscription 's' is not registered",
+        ),
+        (
+            {"error": {"code": "ReadOnlyDisabledSubscription", "message": "x"}},
+            409,
+            NotAllowed,
+            "subscription 's' is disabled",
+        ),
         (DATA_PLANE, 404, ServiceNotFound, r"RunNotFound: Gone"),
         ("<html>", 407, ServiceFailed, "proxy requires a user name"),
         ("", 502, ServiceRefused, "failed at GET /…/runs/r: 502"),
@@ -281,7 +371,12 @@ def test_codes_and_message_are_read_from_every_form() -> None:
             ServiceRefused,
             f"(RequestInvalid: No: {MEMBER[:-1]})",
         ),
-        ({"Error": {"Code": "ValidationError", "Message": LIMIT}, "error_code": "BAD_REQUEST"}, 400, ServiceRefused, f"(ValidationError: {LIMIT[:-1]})"),
+        (
+            {"Error": {"Code": "ValidationError", "Message": LIMIT}, "error_code": "BAD_REQUEST"},
+            400,
+            ServiceRefused,
+            f"(ValidationError: {LIMIT[:-1]})",
+        ),
         ("", 401, NotAllowedNow, "rejected the sign-in by Azure CLI"),
         ("", 403, NotAllowed, "Azure CLI is not allowed to do this"),
     ],
@@ -294,12 +389,19 @@ def test_each_refusal_becomes_its_own_kind_of_error(body: Any, status: int, kind
 
 
 def test_a_tenant_and_the_reason_of_a_404_to_a_put_are_told() -> None:
-    headers = {"www-authenticate": 'Bearer authorization_uri="https://login.windows.net/1111-22", error="invalid_token"'}
+    headers = {
+        "www-authenticate": 'Bearer authorization_uri="https://login.windows.net/1111-22", error="invalid_token"'
+    }
     error = error_of({"error": {"code": "InvalidAuthenticationTokenTenant", "message": "x"}}, 401, headers)
     assert "az login --tenant 1111-22" in error.hint
     body = {"error": {"code": "UserError", "message": "Code version c:1 not found."}}
-    error = refusal(Response("PUT", f"https://management.azure.com{ADDRESS.path}/jobs/j", 404, {}, body), ADDRESS, "Azure CLI")
-    assert (str(error), error.exit_code) == ("management.azure.com refused PUT /…/jobs/j: 404 (UserError: Code version c:1 not found).", 3)
+    error = refusal(
+        Response("PUT", f"https://management.azure.com{ADDRESS.path}/jobs/j", 404, {}, body), ADDRESS, "Azure CLI"
+    )
+    assert (str(error), error.exit_code) == (
+        "management.azure.com refused PUT /…/jobs/j: 404 (UserError: Code version c:1 not found).",
+        3,
+    )
     assert type(error_of("", 404, path="")) is WorkspaceNotFound
 
 
@@ -320,7 +422,12 @@ def test_how_far_a_clock_is_off_is_said_in_one_unit() -> None:
     words = ["1 second ahead of", "2 minutes behind", "1 hour ahead of", "2 days behind", "0 seconds ahead of"]
     assert [responses.describe_skew(seconds) for seconds in (1, -90, 3600, -200_000, 0.2)] == words
     now = time.time()
-    for headers in ({}, {"Date": "yesterday"}, {"Date": formatdate(now, usegmt=True)}, {"date": formatdate(now + 200, usegmt=True)}):
+    for headers in (
+        {},
+        {"Date": "yesterday"},
+        {"Date": formatdate(now, usegmt=True)},
+        {"date": formatdate(now + 200, usegmt=True)},
+    ):
         assert responses.clock_complaint(headers) == ""
 
 
@@ -334,13 +441,23 @@ def test_reasons_of_sign_in_are_told_shortly_and_without_secrets() -> None:
     }
     assert {message: reason_of(Exception(message)).text for message in texts} == texts
     for number, reason in AADSTS.items():
-        assert reason_of(Exception(f"Authentication failed: AADSTS{number}: Something long. Trace ID: 1 Correlation ID: 2")) == reason
+        assert (
+            reason_of(
+                Exception(f"Authentication failed: AADSTS{number}: Something long. Trace ID: 1 Correlation ID: 2")
+            )
+            == reason
+        )
         assert reason.hint
 
 
 def test_times_and_http_dates_are_read_in_every_form() -> None:
     moment = datetime(2026, 11, 6, 8, 49, 37, tzinfo=timezone.utc)
-    dates = ["Fri, 06 Nov 2026 08:49:37 GMT", "Friday, 06-Nov-26 08:49:37 GMT", "Fri Nov  6 08:49:37 2026", "Fri, 06 Nov 2026 10:49:37 +0200"]
+    dates = [
+        "Fri, 06 Nov 2026 08:49:37 GMT",
+        "Friday, 06-Nov-26 08:49:37 GMT",
+        "Fri Nov  6 08:49:37 2026",
+        "Fri, 06 Nov 2026 10:49:37 +0200",
+    ]
     assert {text: http_time(text) for text in dates} == dict.fromkeys(dates, moment)
     for text in (None, "soon", "Fri, 06 Nov 2026", "Fri, 36 Nov 2026 08:49:37 GMT", "Fri, 06 Nix 2026 08:49:37 GMT"):
         assert http_time(text) is None
@@ -348,18 +465,25 @@ def test_times_and_http_dates_are_read_in_every_form() -> None:
     assert as_time("2026-03-01T12:00:00.1234567+00:00") == noon.replace(microsecond=123456)
     assert as_time("2026-03-01T12:00:00.5Z") == noon.replace(microsecond=500000)
     assert as_time("2026-03-01T12:00:00") == as_time("2026-03-01T14:00:00+02:00") == noon
-    years = ["0001-01-01T00:00:00", "0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-10:00", "Mon, 01 Jan 0001 00:00:00 GMT"]
+    years = [
+        "0001-01-01T00:00:00",
+        "0001-01-01T00:00:00+10:00",
+        "9999-12-31T23:59:59-10:00",
+        "Mon, 01 Jan 0001 00:00:00 GMT",
+    ]
     assert [as_time(text) for text in (None, "", "soon", *years)] == [None] * 7
     assert [http_time(text) for text in years] == [None] * 4
 
 
 def test_a_wait_is_read_from_whichever_header_asks_for_it() -> None:
     waits: list[tuple[dict[str, str], float | None]] = [
-        ({}, None), ({"retry-after": "7"}, 7.0), ({"retry-after": "7", "retry-after-ms": "250"}, 0.25), ({"x-ms-retry-after-ms": "1500"}, 1.5),
+        ({}, None), ({"retry-after": "7"}, 7.0), ({"retry-after": "7", "retry-after-ms": "250"}, 0.25),
+            ({"x-ms-retry-after-ms": "1500"}, 1.5),
         ({"retry-after": "soon"}, None), ({"retry-after": "9" * 5000}, float("inf")), ({"retry-after": "-5"}, None),
         ({"retry-after": formatdate(time.time() - 30, usegmt=True)}, 0.0),
         ({"retry-after": "Fri, 20 Nov 2026 10:41:27 GMT", "date": "Fri, 20 Nov 2026 10:40:57 GMT"}, 30.0),
-        ({"retry-after": formatdate(time.time() + 600, usegmt=True), "date": formatdate(time.time() + 597, usegmt=True)}, 3.0),
+        ({"retry-after": formatdate(time.time() + 600, usegmt=True),
+            "date": formatdate(time.time() + 597, usegmt=True)}, 3.0),
     ]  # fmt: skip
     for headers, seconds in waits:
         assert retry_after(headers.get) == seconds
@@ -409,29 +533,70 @@ def test_answer_of_another_form_is_a_failure_of_the_service(workspace: AzureWork
     for question, (match, ask) in QUESTIONS.items():
         for form, complaint in FORMS.items() if question == "a run" else [(form, UNEXPECTED) for form in UNMEANT]:
             azure.stage.faults.only(page(form), match, times=None)
-            with naming(f"{question}: {form[:40]}"), pytest.raises(ServiceFailed, match=complaint.format(HOST)) as caught:
+            with (
+                naming(f"{question}: {form[:40]}"),
+                pytest.raises(ServiceFailed, match=complaint.format(HOST)) as caught,
+            ):
                 ask(workspace)
             assert caught.value.exit_code == 5
             assert caught.value.hint
 
 
 def test_odd_fields_of_answers_are_failures_of_the_service(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
-    whole: dict[str, object] = {"runId": "run_1", "experimentId": azure.state.experiment("exp").experiment_id, "status": "Completed"}
-    odd: list[dict[str, object]] = [{"runId": 3}, {"experimentId": None}, {"properties": ["x"]}, {"dataContainerId": ["x"]}, {"status": 7}, {"tags": "none"}]
-    odd += [{"createdUtc": 3}, {"createdUtc": [3]}, {"parentRunId": ["x"]}, {"runType": 7}, {"runTypeV2": 3}, {"properties": {"runTemplate": 1}}]
-    odd += [{"status": "Failed", "error": "x"}, {"tags": 3}, {"runId": None}, {"endTimeUtc": 3}, {"status": "Failed", "cancelationReason": {"x": 3}}]
+    whole: dict[str, object] = {
+        "runId": "run_1",
+        "experimentId": azure.state.experiment("exp").experiment_id,
+        "status": "Completed",
+    }
+    odd: list[dict[str, object]] = [
+        {"runId": 3},
+        {"experimentId": None},
+        {"properties": ["x"]},
+        {"dataContainerId": ["x"]},
+        {"status": 7},
+        {"tags": "none"},
+    ]
+    odd += [
+        {"createdUtc": 3},
+        {"createdUtc": [3]},
+        {"parentRunId": ["x"]},
+        {"runType": 7},
+        {"runTypeV2": 3},
+        {"properties": {"runTemplate": 1}},
+    ]
+    odd += [
+        {"status": "Failed", "error": "x"},
+        {"tags": 3},
+        {"runId": None},
+        {"endTimeUtc": 3},
+        {"status": "Failed", "cancelationReason": {"x": 3}},
+    ]
     for fields in odd:
         azure.stage.faults.only(page(whole | fields), "GET .*/runs/run_1$", times=None)
         azure.stage.faults.add(page({"value": [whole | fields]}), "runs:query", times=None)
         for ask in (QUESTIONS["a run"][1], QUESTIONS["an experiment's runs"][1]):
             with naming(str(fields)), pytest.raises(ServiceFailed, match=UNEXPECTED.format(HOST)):
                 ask(workspace)
-    point: dict[str, object] = {"metricId": "loss", "step": 0, "createdUtc": "2026-01-02T03:04:05Z", "data": {"loss": 1.0}}
+    point: dict[str, object] = {
+        "metricId": "loss",
+        "step": 0,
+        "createdUtc": "2026-01-02T03:04:05Z",
+        "data": {"loss": 1.0},
+    }
     for values in ({"step": "x"}, {"step": 2**63}, {"step": [3]}, {"data": "x"}, {"createdUtc": 3}):
-        azure.stage.faults.only(page({"value": [point | values], "columns": {"loss": "Double"}}), "/metric/.*/full", times=None)
+        azure.stage.faults.only(
+            page({"value": [point | values], "columns": {"loss": "Double"}}), "/metric/.*/full", times=None
+        )
         with naming(str(values)), pytest.raises(ServiceFailed, match=UNEXPECTED.format(HOST)):
             workspace.metrics("run_1")
-    for form in ("{}", "null", '{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"value": [], "nextLink": {"x": 1}}'):
+    for form in (
+        "{}",
+        "null",
+        '{"value": [{}]}',
+        '{"value": {}}',
+        '{"value": [3]}',
+        '{"value": [], "nextLink": {"x": 1}}',
+    ):
         azure.stage.faults.only(Status(404), "/index/", times=None)
         azure.stage.faults.add(page(form), r"/jobs\?", times=None)
         with naming(form), pytest.raises(ServiceFailed, match=UNEXPECTED.format(r"management\.azure\.com")):
@@ -439,7 +604,13 @@ def test_odd_fields_of_answers_are_failures_of_the_service(workspace: AzureWorks
 
 
 def test_list_that_names_the_same_page_again_is_a_failure(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
-    for question in ("an experiment's runs", "the workspace's runs", "children", "names of metrics", "points of a metric"):
+    for question in (
+        "an experiment's runs",
+        "the workspace's runs",
+        "children",
+        "names of metrics",
+        "points of a metric",
+    ):
         match, ask = QUESTIONS[question]
         columns = {"columns": {"loss": "Double"}} if question == "points of a metric" else {}
         azure.stage.log.clear()
@@ -448,7 +619,9 @@ def test_list_that_names_the_same_page_again_is_a_failure(workspace: AzureWorksp
             ask(workspace)
         assert len(azure.stage.log.find(match)) == 2
     azure.stage.faults.only(Status(404), "/index/", times=None)
-    azure.stage.faults.add(page('{"value": [], "nextLink": "https://management.azure.com/more"}'), r"/jobs\?|/more", times=None)
+    azure.stage.faults.add(
+        page('{"value": [], "nextLink": "https://management.azure.com/more"}'), r"/jobs\?|/more", times=None
+    )
     with pytest.raises(ServiceFailed, match="its list of jobs does not end"):
         list(workspace.runs(RunQuery()))
     assert len(azure.stage.log.find("/more")) == 1
@@ -457,7 +630,10 @@ def test_list_that_names_the_same_page_again_is_a_failure(workspace: AzureWorksp
 # One sample of each kind of text and value that breaks parsers. stress/fuzz tries many more.
 
 LISTING = "<EnumerationResults><Blobs>{}</Blobs><NextMarker/></EnumerationResults>"
-BLOB = "<Blob><Name>{}</Name><Properties><Content-Length>{}</Content-Length><Last-Modified>{}</Last-Modified><Content-MD5>{}</Content-MD5></Properties></Blob>"
+BLOB = (
+    "<Blob><Name>{}</Name><Properties><Content-Length>{}</Content-Length><Last-Modified>{}</Last-Modified>"
+    "<Content-MD5>{}</Content-MD5></Properties></Blob>"
+)
 
 
 class Head(CurlResponse):
@@ -469,7 +645,12 @@ class Head(CurlResponse):
 
 
 def test_digests_sizes_numbers_and_claims_are_read_or_none() -> None:
-    assert [md5_from(text) for text in ("", "no base64", "AAAA", "AAAAAAAAAAAAAAAAAAAAAA==")] == [None, None, None, bytes(16)]
+    assert [md5_from(text) for text in ("", "no base64", "AAAA", "AAAAAAAAAAAAAAAAAAAAAA==")] == [
+        None,
+        None,
+        None,
+        bytes(16),
+    ]
     assert [size_from(text) for text in ("12", "-5", "٣", "9" * 19, "")] == [12, None, None, None, None]
     assert repr([as_number(value) for value in (10**400, "x", [3], None, "0.5")]) == "[nan, nan, nan, nan, 0.5]"
     with pytest.raises(ValueError, match="no step"):
@@ -482,17 +663,25 @@ def test_listing_that_cannot_be_read_is_a_failure_of_the_service() -> None:
     blob = LISTING.format(BLOB.format("a", "3", "some day", "no digest"))
     [found] = listed_page(blob.encode(), "").blobs
     assert (found.name, found.size, found.md5, found.modified) == ("a", 3, None, None)
-    assert listed_level(LISTING.format("<BlobPrefix><Name Encoded='true'>a%2F</Name></BlobPrefix><Blob/><Other/>").encode(), "") == ["a/", ""]
+    assert listed_level(
+        LISTING.format("<BlobPrefix><Name Encoded='true'>a%2F</Name></BlobPrefix><Blob/><Other/>").encode(), ""
+    ) == ["a/", ""]
     expands = "<!DOCTYPE a [<!ENTITY x 'y'>]>" + LISTING.format(BLOB.format("&x;", "3", "", ""))
     named = b"<?xml version='1.0' encoding='cp037'?>" + expands.encode("cp037")
-    for content in (b"<", named, *(expands.encode(encoding) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"))):
+    for content in (
+        b"<",
+        named,
+        *(expands.encode(encoding) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")),
+    ):
         with pytest.raises(ServiceFailed, match=r"^Storage returned an invalid list of blobs \("):
             listed_level(content, "")
     with pytest.raises(ServiceFailed, match="Storage returned no size of 'a'"):
         properties_of(Head("Content-Length", "-5"), "a")
     for length in ("abc", "9" * 5000, "-5", "", "٣"):
         listing = LISTING.format(BLOB.format("models/a.pt", length, "", "")).encode()
-        with pytest.raises(ServiceFailed, match=r"^Storage's list of blobs has .{1,30} as the size of 'models/a\.pt'\.$") as caught:
+        with pytest.raises(
+            ServiceFailed, match=r"^Storage's list of blobs has .{1,30} as the size of 'models/a\.pt'\.$"
+        ) as caught:
             listed_page(listing, "")
         assert caught.value.hint
 

@@ -32,7 +32,12 @@ from tests.support.azure import DEFAULT, connected, set_all
 from tests.support.azure_jobs import cluster_spec, ensured
 from tests.support.running import write_files
 
-FILES: dict[str, str | bytes] = {"train.py": "print(1)\n", "lab/model.py": "x = 1\n", "lab/__init__.py": b"", "größe ü #1.txt": "ß"}
+FILES: dict[str, str | bytes] = {
+    "train.py": "print(1)\n",
+    "lab/model.py": "x = 1\n",
+    "lab/__init__.py": b"",
+    "größe ü #1.txt": "ß",
+}
 LARGE = 9 << 20  # more than himl sends in one request
 
 
@@ -55,7 +60,10 @@ def uploaded(azure: StagedWorkspace) -> dict[str, bytes]:
     (properties,) = registered(azure)
     container, _, folder = str(properties["codeUri"]).split(":443/")[1].partition("/")
     storage = azure.state.storage
-    return {blob.name.removeprefix(f"{folder}/"): storage.get(container, blob.name) for blob in storage.list(container, f"{folder}/")}
+    return {
+        blob.name.removeprefix(f"{folder}/"): storage.get(container, blob.name)
+        for blob in storage.list(container, f"{folder}/")
+    }
 
 
 def contents(snapshot: Snapshot) -> dict[str, bytes]:
@@ -69,7 +77,9 @@ def found(connection: Connection, snapshot: Snapshot) -> str:
     return code.id
 
 
-def test_new_code_is_uploaded_and_registered(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+def test_new_code_is_uploaded_and_registered(
+    stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot
+) -> None:
     events: list[Event] = []
     asset = ensured(connection, code, events.append)
     (properties,) = registered(azure)
@@ -85,7 +95,9 @@ def test_new_code_is_uploaded_and_registered(stage: Stage, azure: StagedWorkspac
     assert len(stage.log.find(r"management\.azure\.com")) == 3
 
 
-def test_uploaded_code_is_found_again(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+def test_uploaded_code_is_found_again(
+    stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot
+) -> None:
     assert (found(connection, code), registered(azure), stage.log.find("startPendingUpload")) == ("", [], [])
     first = ensured(connection, code, ignore)
     stage.log.clear()
@@ -102,7 +114,12 @@ def test_uploaded_code_is_found_again(stage: Stage, azure: StagedWorkspace, conn
 
 
 def test_cached_code_upload_is_not_reused_for_another_account(
-    azure: StagedWorkspace, project: Path, connection: Connection, code: Snapshot, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    azure: StagedWorkspace,
+    project: Path,
+    connection: Connection,
+    code: Snapshot,
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = ensured(connection, code, ignore)
     set_all(monkeypatch, azure.environment(azure.add_principal()))
@@ -112,7 +129,9 @@ def test_cached_code_upload_is_not_reused_for_another_account(
     assert len(stage.log.find("GET .*hash=")) == 1
 
 
-def test_a_moment_of_trouble_is_survived(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+def test_a_moment_of_trouble_is_survived(
+    stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot
+) -> None:
     faults: dict[str, Status | Reset | ResetUpload] = {
         "GET [^ ]*/codes/": Status(429, retry_after=0.1),
         "POST [^ ]*/startPendingUpload": Status(503),
@@ -127,7 +146,9 @@ def test_a_moment_of_trouble_is_survived(stage: Stage, azure: StagedWorkspace, c
     assert [len(stage.log.find(step)) for step in faults] == [3, 2, 2, 2]
 
 
-def test_after_a_refusal_of_the_sas_the_identity_uploads(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+def test_after_a_refusal_of_the_sas_the_identity_uploads(
+    stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot
+) -> None:
     for number, name in enumerate(("KeyBasedAuthenticationNotPermitted", "AuthenticationFailed")):
         stage.faults.only(Status(403, code=name), r"PUT .*\.blob\..*sig=", times=None)
         (code.root / "train.py").write_text(f"print({number})\n")
@@ -141,7 +162,9 @@ def test_after_a_refusal_of_the_sas_the_identity_uploads(stage: Stage, azure: St
     assert len(registered(azure)) == 2
 
 
-def test_a_refusal_registers_nothing(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+def test_a_refusal_registers_nothing(
+    stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot
+) -> None:
     for step in ("POST [^ ]*/startPendingUpload", "PUT [^ ]*blob[^ ]*model.py", "PUT [^ ]*/codes/"):
         stage.faults.only(Status(400, code="Nope", message="Not so."), step, times=None)
         with pytest.raises(ServiceFailed):
@@ -151,7 +174,9 @@ def test_a_refusal_registers_nothing(stage: Stage, azure: StagedWorkspace, conne
     assert not ensured(connection, code, ignore).is_cached
 
 
-def test_file_that_changes_while_it_is_sent_is_not_registered(azure: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
+def test_file_that_changes_while_it_is_sent_is_not_registered(
+    azure: StagedWorkspace, connection: Connection, tmp_path: Path
+) -> None:
     large = bytes(LARGE)
     snapshot = write_code(tmp_path / "code", {"weights.bin": large, **FILES})
 
@@ -165,7 +190,9 @@ def test_file_that_changes_while_it_is_sent_is_not_registered(azure: StagedWorks
     assert registered(azure) == []
 
 
-def test_file_that_changes_before_it_is_sent_is_not_registered(azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+def test_file_that_changes_before_it_is_sent_is_not_registered(
+    azure: StagedWorkspace, connection: Connection, code: Snapshot
+) -> None:
     job_code = JobCode(connection, code)
     job_code.find()
     assert job_code.id == ""
@@ -180,7 +207,9 @@ def test_file_that_changes_before_it_is_sent_is_not_registered(azure: StagedWork
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
-def test_code_with_invalid_file_name_is_refused_before_upload(stage: Stage, connection: Connection, tmp_path: Path) -> None:
+def test_code_with_invalid_file_name_is_refused_before_upload(
+    stage: Stage, connection: Connection, tmp_path: Path
+) -> None:
     reasons = {"notes.": "drops the dot", "a\nb": "control character", os.fsdecode(b"bad\xff.py"): "not Unicode text"}
     for number, (name, why) in enumerate(reasons.items()):
         snapshot = write_code(tmp_path / str(number), {name: "x", "train.py": ""})
@@ -191,13 +220,17 @@ def test_code_with_invalid_file_name_is_refused_before_upload(stage: Stage, conn
     assert not stage.log.find("startPendingUpload")
 
 
-def test_code_folder_with_special_characters_is_renamed_to_code(azure: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
+def test_code_folder_with_special_characters_is_renamed_to_code(
+    azure: StagedWorkspace, connection: Connection, tmp_path: Path
+) -> None:
     ensured(connection, write_code(tmp_path / "größe 1", FILES), ignore)
     (properties,) = registered(azure)
     assert str(properties["codeUri"]).endswith("/code")
 
 
-def test_the_signature_is_never_told(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_signature_is_never_told(
+    stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot, caplog: pytest.LogCaptureFixture
+) -> None:
     stage.faults.add(Status(403, code="AuthorizationFailure", message="No."), "PUT [^ ]*blob[^ ]*train.py", times=None)
     with caplog.at_level(logging.DEBUG), pytest.raises(HimlError) as caught:
         ensured(connection, code, ignore)
@@ -238,8 +271,12 @@ def context_files(azure: StagedWorkspace, environment: dict[str, Any]) -> dict[s
     return {name.removeprefix(prefix): azure.get_blob(DEFAULT, name) for name in azure.blob_names(DEFAULT, prefix)}
 
 
-def test_the_image_is_built_from_a_folder_that_has_the_wheel(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    run = workspace.submit(cluster_spec(project, environment=replace(with_wheel(project), limits="six==1.16\n")), notify=ignore)
+def test_the_image_is_built_from_a_folder_that_has_the_wheel(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
+    run = workspace.submit(
+        cluster_spec(project, environment=replace(with_wheel(project), limits="six==1.16\n")), notify=ignore
+    )
     environment = registered_wheels(azure, run.id)
     files = context_files(azure, environment)
     assert environment["build"]["dockerfilePath"] == "Dockerfile"
@@ -253,7 +290,9 @@ def test_the_image_is_built_from_a_folder_that_has_the_wheel(workspace: AzureWor
     assert yaml.safe_load(files["conda.yml"])["dependencies"][1] == {"pip": [f"./{WHEEL}"]}
 
 
-def test_the_same_wheel_is_sent_once_and_another_one_again(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_the_same_wheel_is_sent_once_and_another_one_again(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     first = workspace.submit(cluster_spec(project, environment=with_wheel(project)), notify=ignore)
     azure.stage.log.clear()
     events: list[Event] = []
@@ -267,27 +306,41 @@ def test_the_same_wheel_is_sent_once_and_another_one_again(workspace: AzureWorks
     alone = workspace.submit(cluster_spec(project, environment=with_wheel(project, conda=False)), notify=ignore)
     files = context_files(azure, registered_wheels(azure, alone.id))
     assert sorted(files) == ["Dockerfile", WHEEL]
-    assert "RUN python -m pip install --no-cache-dir /himl-environment/*.whl" in files["Dockerfile"].decode().splitlines()
+    assert (
+        "RUN python -m pip install --no-cache-dir /himl-environment/*.whl" in files["Dockerfile"].decode().splitlines()
+    )
 
 
-def test_a_docker_context_beyond_the_limits_is_named_before_it_is_sent(azure: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
+def test_a_docker_context_beyond_the_limits_is_named_before_it_is_sent(
+    azure: StagedWorkspace, connection: Connection, tmp_path: Path
+) -> None:
     told: list[tuple[str, bool]] = []
 
     def note(event: Event) -> None:
         if isinstance(event, Notice):
             told.append((event.text, bool(azure.requests(f"PUT .*himl-environments/.*/{len(told)}_"))))
 
-    folders: list[dict[str, str | bytes]] = [{"0_a": bytes(1 << 20), "0_b": "x"}, {f"1_{number}": "" for number in range(101)}, {"2_a": bytes(1 << 20)}]
+    folders: list[dict[str, str | bytes]] = [
+        {"0_a": bytes(1 << 20), "0_b": "x"},
+        {f"1_{number}": "" for number in range(101)},
+        {"2_a": bytes(1 << 20)},
+    ]
     for number, files in enumerate(folders):
         spec = EnvironmentSpec(context=write_code(tmp_path / str(number), files))
         JobEnvironment(connection, Datastores(connection), spec).upload(note)
     rule = "Azure ML may refuse more than 100 files or 1 MB."
-    assert told == [(f"The Docker context has {what}. {rule}", False) for what in ("2 files with 1.0 MB", "101 files with 0.0 MB")]
+    assert told == [
+        (f"The Docker context has {what}. {rule}", False) for what in ("2 files with 1.0 MB", "101 files with 0.0 MB")
+    ]
 
 
-def test_a_workspace_without_a_place_for_wheels_is_told_so(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_a_workspace_without_a_place_for_wheels_is_told_so(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     environment = with_wheel(project)
-    azure.stage.faults.add(Status(409, code="AccountIsDisabled", message="The account is disabled."), r"PUT .*\.whl", times=None)
+    azure.stage.faults.add(
+        Status(409, code="AccountIsDisabled", message="The account is disabled."), r"PUT .*\.whl", times=None
+    )
     with pytest.raises(HimlError, match="AccountIsDisabled"):
         workspace.submit(cluster_spec(project, environment=environment), notify=ignore)
     blobs = azure.state.datastores.pop("workspaceblobstore")
@@ -295,7 +348,9 @@ def test_a_workspace_without_a_place_for_wheels_is_told_so(workspace: AzureWorks
     for kind in ("", "AzureFile"):
         if kind:
             azure.add_datastore("workspaceblobstore", kind=kind)
-        with pytest.raises(BadUsage, match="himl stores the files of an image in the datastore 'workspaceblobstore'") as caught:
+        with pytest.raises(
+            BadUsage, match="himl stores the files of an image in the datastore 'workspaceblobstore'"
+        ) as caught:
             workspace.submit(cluster_spec(project, environment=environment), notify=ignore)
         assert "--environment" in caught.value.hint
     environment.wheels[0].unlink()
@@ -330,12 +385,25 @@ def resolve(connection: Connection) -> Resolver:
     return Resolver(connection)
 
 
-def register(azure: StagedWorkspace, name: str, versions: Sequence[str] = ("1",), *, kind: str = "uri_folder", uri: str = "") -> None:
+def register(
+    azure: StagedWorkspace, name: str, versions: Sequence[str] = ("1",), *, kind: str = "uri_folder", uri: str = ""
+) -> None:
     """Register versions of a data asset as another user would. The last one is the latest."""
     state = azure.state
-    place = uri or f"azureml://subscriptions/{state.subscription}/resourcegroups/{state.group}/workspaces/{state.name}/datastores/{DEFAULT}/paths/{name}/"
+    place = (
+        uri
+        or f"azureml://subscriptions/{state.subscription}/resourcegroups/{state.group}/workspaces/{state.name}/"
+        f"datastores/{DEFAULT}/paths/{name}/"
+    )
     for version in versions:
-        given: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "isArchived": False, "dataType": kind, "dataUri": place}
+        given: dict[str, Any] = {
+            "description": None,
+            "tags": {},
+            "properties": {},
+            "isArchived": False,
+            "dataType": kind,
+            "dataUri": place,
+        }
         state.assets["data"].setdefault(name, {})[version] = {**given, "_created": "2026-01-01T00:00:00.0000000+00:00"}
 
 
@@ -348,9 +416,14 @@ def test_a_registered_name_is_resolved_by_one_request(stage: Stage, azure: Stage
     for version, meant in {None: "10", "latest": "10", "2": "2"}.items():
         path = data_id(azure, "mnist", meant)
         stage.log.clear()
-        assert resolve.inputs(DataSpec("train", "mnist", version, local="/nowhere")) == {"train": JobData(path, "download")}
+        assert resolve.inputs(DataSpec("train", "mnist", version, local="/nowhere")) == {
+            "train": JobData(path, "download")
+        }
         assert len(stage.log.find(r"management\.azure\.com")) == 1
-        assert resolve.inputs(DataSpec("k", "mnist", version, datastore=DEFAULT, mode="mount", target="/data"))["k"].mode == "ro_mount"
+        assert (
+            resolve.inputs(DataSpec("k", "mnist", version, datastore=DEFAULT, mode="mount", target="/data"))["k"].mode
+            == "ro_mount"
+        )
     assert resolve.notices == []
     stage.faults.add(Page('{"id": 1}', content_type="application/json"), "/data/", times=None)
     for version in ("latest", "2"):
@@ -360,7 +433,9 @@ def test_a_registered_name_is_resolved_by_one_request(stage: Stage, azure: Stage
 
 def test_an_unknown_version_names_those_there_are(azure: StagedWorkspace, resolve: Resolver) -> None:
     register(azure, "mnist", ["1", "2", "v3"])
-    with pytest.raises(NotFound, match=r"Input 'k': The data asset 'mnist' of workspace .* has no version '7'. It has: v3, 2, 1"):
+    with pytest.raises(
+        NotFound, match=r"Input 'k': The data asset 'mnist' of workspace .* has no version '7'. It has: v3, 2, 1"
+    ):
         resolve.inputs(DataSpec("k", "mnist", "7"))
     register(azure, "mnist", [str(number) for number in range(1, 41)])
     with pytest.raises(NotFound, match=r"It has: 40, 39, .*, 31, …\."):
@@ -392,18 +467,25 @@ def test_an_output_is_a_folder_that_is_registered_at_the_end(stage: Stage, resol
     assert len(stage.log.find(r"management\.azure\.com")) == 3
     assert resolve.notices == []
     store = "workspacefilestore"
-    assert resolve.outputs(DataSpec("k", "maps", datastore=store))["k"].path == f"azureml://datastores/{store}/paths/maps/"
+    assert (
+        resolve.outputs(DataSpec("k", "maps", datastore=store))["k"].path == f"azureml://datastores/{store}/paths/maps/"
+    )
     resolve.default = store
     assert resolve.outputs(DataSpec("k", "maps"))["k"].path == f"azureml://datastores/{store}/paths/maps/"
     nested = JobData(f"azureml://datastores/{store}/paths/team/maps/", "rw_mount", asset_name=None)
     assert resolve.outputs(DataSpec("k", "team/maps"))["k"] == nested
-    assert resolve.notices == ["Output 'k': 'team/maps' is not a valid name of a data asset, so Azure ML will not register the folder."]
+    assert resolve.notices == [
+        "Output 'k': 'team/maps' is not a valid name of a data asset, so Azure ML will not register the folder."
+    ]
 
 
 def test_an_output_that_must_be_new_and_is_not_is_refused(azure: StagedWorkspace, resolve: Resolver) -> None:
     register(azure, "maps", ["3"])
     azure.put_blob(DEFAULT, "plans/deep/a", b"1")
-    there = {"maps": r"the data asset 'maps' exists \(version 3\)", "plans": f"the folder 'plans' of datastore '{DEFAULT}' exists"}
+    there = {
+        "maps": r"the data asset 'maps' exists \(version 3\)",
+        "plans": f"the folder 'plans' of datastore '{DEFAULT}' exists",
+    }
     for name, what in there.items():
         with pytest.raises(BadUsage, match=f"Output 'k': {what}, but overwrite=false requires a new one"):
             resolve.outputs(DataSpec("k", name, overwrite=False))
@@ -412,26 +494,42 @@ def test_an_output_that_must_be_new_and_is_not_is_refused(azure: StagedWorkspace
     register(azure, "table", kind="mltable")
     register(azure, "preds")
     given = resolve.outputs(*(DataSpec(name, name) for name in ("mnist", "table", "preds", "new")))
-    assert {key: one.asset_name for key, one in given.items()} == {"mnist": None, "table": None, "preds": "preds", "new": "new"}
-    sentence = "Output '{0}': the data asset '{0}' is of type {1}, not uri_folder, so Azure ML will not register the folder."
+    assert {key: one.asset_name for key, one in given.items()} == {
+        "mnist": None,
+        "table": None,
+        "preds": "preds",
+        "new": "new",
+    }
+    sentence = (
+        "Output '{0}': the data asset '{0}' is of type {1}, not uri_folder, so Azure ML will not register the folder."
+    )
     assert resolve.notices == [sentence.format("mnist", "uri_file"), sentence.format("table", "mltable")]
 
 
-def test_a_folder_of_the_default_datastore_is_registered(stage: Stage, azure: StagedWorkspace, resolve: Resolver, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_the_default_datastore_is_registered(
+    stage: Stage, azure: StagedWorkspace, resolve: Resolver, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("DEBUG")
     azure.put_blob(DEFAULT, "scans/deep/a.png", b"1")
     path = data_id(azure, "scans", "1")
-    assert resolve.inputs(DataSpec("a", "scans"), DataSpec("b", "scans", mode="mount")) == {"a": JobData(path, "download"), "b": JobData(path, "ro_mount")}
+    assert resolve.inputs(DataSpec("a", "scans"), DataSpec("b", "scans", mode="mount")) == {
+        "a": JobData(path, "download"),
+        "b": JobData(path, "ro_mount"),
+    }
     kept = azure.state.assets["data"]["scans"]["1"]
     assert (kept["dataType"], kept["dataUri"].partition("/datastores/")[2]) == ("uri_folder", f"{DEFAULT}/paths/scans/")
-    assert resolve.notices == [f"Input 'a': registered the folder 'scans' of datastore '{DEFAULT}' as data asset 'scans'."]
+    assert resolve.notices == [
+        f"Input 'a': registered the folder 'scans' of datastore '{DEFAULT}' as data asset 'scans'."
+    ]
     assert Resolver(resolve.connection).inputs(DataSpec("k", "scans")) == {"k": JobData(path, "download")}
     assert len(stage.log.find("PUT .*/data/")) == 1
     assert all("maxresults=1" in look.query for look in stage.log.find("comp=list")), "a large folder is not listed"
     assert "sig=" not in caplog.text.replace("sig=***", "")
 
 
-def test_folder_input_ignores_registered_data_of_same_name(stage: Stage, azure: StagedWorkspace, resolve: Resolver) -> None:
+def test_folder_input_ignores_registered_data_of_same_name(
+    stage: Stage, azure: StagedWorkspace, resolve: Resolver
+) -> None:
     azure.put_blobs(DEFAULT, {"scans/a": b"1", "mixed/a": b"1", "new/a": b"1", "scans:3/a": b"1"})
     for name in ("scans", "gone"):
         azure.add_data(name, f"azureml://datastores/{DEFAULT}/paths/mixed/")
@@ -439,14 +537,19 @@ def test_folder_input_ignores_registered_data_of_same_name(stage: Stage, azure: 
     given = resolve.inputs(*(DataSpec(name, name, datastore=DEFAULT, mode="mount", is_folder=True) for name in names))
     assert given == {name: JobData(f"azureml://datastores/{DEFAULT}/paths/{name}/", "ro_mount") for name in names}
     assert (resolve.notices, stage.log.find("/data/")) == ([], [])
-    for store, words in {DEFAULT: f"the folder 'gone' does not exist in datastore '{DEFAULT}'", "nowhere": "No datastore 'nowhere'"}.items():
+    for store, words in {
+        DEFAULT: f"the folder 'gone' does not exist in datastore '{DEFAULT}'",
+        "nowhere": "No datastore 'nowhere'",
+    }.items():
         with pytest.raises(NotFound, match=words) as caught:
             resolve.inputs(DataSpec("k", "gone", datastore=store, is_folder=True))
         assert DEFAULT in f"{caught.value} {caught.value.hint}"
 
 
 def test_addresses_of_data_are_sent_as_files_or_folders(azure: StagedWorkspace, resolve: Resolver) -> None:
-    """himl checks blobs of the workspace's datastores. The service mounts file shares and OneLake, which himl cannot read."""
+    """himl checks blobs of the workspace's datastores. The service mounts file shares and OneLake, which himl cannot
+    read.
+    """
     for name, kind in (("share", "AzureFile"), ("lake", "OneLake")):
         azure.add_datastore(name, kind=kind)
     azure.put_blobs(DEFAULT, {"scans/a.png": b"1", "table": b"1", "v1.0/a": b"1"})
@@ -467,7 +570,9 @@ def test_addresses_of_data_are_sent_as_files_or_folders(azure: StagedWorkspace, 
         assert resolve.inputs(DataSpec("k", address))["k"] == JobData(address, "download", kind)
     for address in (f"azureml:/{state.path}", long, f"azureml://locations/westeurope/workspaces/{state.workspace_id}"):
         for version in ("versions/2", "labels/latest"):
-            assert resolve.inputs(DataSpec("k", f"{address}/data/iris/{version}"))["k"] == JobData(data_id(azure, "iris", "2"), "download", "uri_file")
+            assert resolve.inputs(DataSpec("k", f"{address}/data/iris/{version}"))["k"] == JobData(
+                data_id(azure, "iris", "2"), "download", "uri_file"
+            )
     assert resolve.notices == []
     unchecked = {
         "azureml://datastores/share/paths/scans": "uri_folder",
@@ -483,7 +588,9 @@ def test_addresses_of_data_are_sent_as_files_or_folders(azure: StagedWorkspace, 
     for address, kind in unchecked.items():
         assert resolve.inputs(DataSpec("k", address, mode="mount"))["k"] == JobData(address, "ro_mount", kind)
         assert f"himl does not check whether '{address}' exists" in resolve.notices[-1]
-    assert resolve.inputs(DataSpec("k", "scans", datastore="share"))["k"] == JobData("azureml://datastores/share/paths/scans/", "download")
+    assert resolve.inputs(DataSpec("k", "scans", datastore="share"))["k"] == JobData(
+        "azureml://datastores/share/paths/scans/", "download"
+    )
     assert "himl does not check" in resolve.notices[-1]
     assert list(azure.state.assets["data"]) == ["iris"]
     for address, error, words in (
@@ -514,14 +621,21 @@ def test_a_folder_of_another_datastore_is_found_there(azure: StagedWorkspace, re
 
 def test_a_name_that_goes_on_is_another_folder(azure: StagedWorkspace, resolve: Resolver) -> None:
     azure.put_blobs(DEFAULT, {"scans2/a": b"1", "scans": b"1", "team/scans/a.png": b"1"})
-    with pytest.raises(NotFound, match=f"Input 'k': unknown data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'") as caught:
+    with pytest.raises(
+        NotFound,
+        match=f"Input 'k': unknown data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'",
+    ) as caught:
         resolve.inputs(DataSpec("k", "scans"))
     assert f"himl datastore upload FOLDER scans --datastore {DEFAULT}" in caught.value.hint
-    assert resolve.inputs(DataSpec("k", "team/scans/"))["k"] == JobData(f"azureml://datastores/{DEFAULT}/paths/team/scans/", "download")
+    assert resolve.inputs(DataSpec("k", "team/scans/"))["k"] == JobData(
+        f"azureml://datastores/{DEFAULT}/paths/team/scans/", "download"
+    )
     assert azure.state.assets["data"] == {}, "no asset can have that name: it is used as it is"
 
 
-def test_folder_registered_concurrently_is_used_as_data_asset(stage: Stage, azure: StagedWorkspace, resolve: Resolver) -> None:
+def test_folder_registered_concurrently_is_used_as_data_asset(
+    stage: Stage, azure: StagedWorkspace, resolve: Resolver
+) -> None:
     azure.put_blob(DEFAULT, "scans/a", b"1")
     register(azure, "scans", ["1", "2"])
     stage.faults.add(Status(404, code="UserError", message="It is not there yet."), "GET .*/data/scans")
@@ -531,14 +645,21 @@ def test_folder_registered_concurrently_is_used_as_data_asset(stage: Stage, azur
 
 def test_an_empty_page_is_not_an_empty_folder(stage: Stage, azure: StagedWorkspace, resolve: Resolver) -> None:
     azure.put_blob(DEFAULT, "scans/a", b"1")
-    empty = '<?xml version="1.0"?><EnumerationResults><Blobs></Blobs><NextMarker>scanr</NextMarker></EnumerationResults>'
+    empty = (
+        '<?xml version="1.0"?><EnumerationResults><Blobs></Blobs><NextMarker>scanr</NextMarker></EnumerationResults>'
+    )
     stage.faults.add(Page(empty, content_type="application/xml"), "comp=list")
     assert resolve.inputs(DataSpec("k", "scans"))["k"].path == data_id(azure, "scans", "1")
     assert len(stage.log.find("comp=list")) == 2
 
 
 def test_what_is_no_folder_of_a_datastore_is_refused_unasked(stage: Stage, resolve: Resolver) -> None:
-    for name, why in {"": "names no dataset", "/": "names no dataset", "../up": "outside the datastore", "a/../../b": "outside"}.items():
+    for name, why in {
+        "": "names no dataset",
+        "/": "names no dataset",
+        "../up": "outside the datastore",
+        "a/../../b": "outside",
+    }.items():
         for resolved in (resolve.inputs, resolve.outputs):
             with pytest.raises(BadUsage, match=why):
                 resolved(DataSpec("k", name, local="/data"))

@@ -53,7 +53,9 @@ def test_list_of_many_runs_asks_only_for_needed_pages(workspace: AzureWorkspace,
 
 @pytest.mark.parametrize("parent", [None, "0"])
 @pytest.mark.parametrize("refused", [["CreatedUtc desc"], ["CreatedUtc desc", "StartTimeUtc desc"]])
-def test_refused_order_costs_no_run_and_not_the_order(workspace: AzureWorkspace, azure: StagedWorkspace, refused: list[str], parent: str | None) -> None:
+def test_refused_order_costs_no_run_and_not_the_order(
+    workspace: AzureWorkspace, azure: StagedWorkspace, refused: list[str], parent: str | None
+) -> None:
     azure.state.refused_orders = refused
     azure.state.page_size = 4
     add_many(azure, 1)
@@ -81,8 +83,12 @@ def test_experiment_names_are_taken_as_they_are(workspace: AzureWorkspace, azure
     assert [ids(workspace, RunQuery(parent=parent)) for parent in ("nothing", "..", "")] == [[], [], []]
 
 
-@pytest.mark.parametrize("query", [RunQuery("many", tags={"fold": "1"}), RunQuery(parent="0", statuses=[RunStatus.failed])])
-def test_filter_refused_by_run_history_is_applied_locally(workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery) -> None:
+@pytest.mark.parametrize(
+    "query", [RunQuery("many", tags={"fold": "1"}), RunQuery(parent="0", statuses=[RunStatus.failed])]
+)
+def test_filter_refused_by_run_history_is_applied_locally(
+    workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery
+) -> None:
     add_many(azure, 150)
     azure.add_run("wanted", "many", status="Failed", tags={"fold": "1"}, parent=query.parent)
     azure.add_run("other", "many", tags={"fold": "2"}, parent=query.parent)
@@ -95,7 +101,9 @@ def test_filter_refused_by_run_history_is_applied_locally(workspace: AzureWorksp
         ids(workspace, query)
 
 
-def test_a_list_survives_a_moment_of_trouble_and_tells_a_refusal(azure_environment: StagedWorkspace, project: Path) -> None:
+def test_a_list_survives_a_moment_of_trouble_and_tells_a_refusal(
+    azure_environment: StagedWorkspace, project: Path
+) -> None:
     add_many(azure_environment, 2)
     azure_environment.add_run("child", "many", parent="0")
     faults, asking = azure_environment.stage.faults, r"runs:query|/index/|/children"
@@ -134,7 +142,10 @@ def test_any_query_gives_what_it_says(workspace: AzureWorkspace, azure: StagedWo
     known: list[tuple[str, str, RunStatus, dict[str, str], str | None, bool]] = []
     for number, time in zip(range(60), times(), strict=False):
         (status, state), experiment = chance.choice(states), chance.choice(["a", "b c"])
-        tags = {name: chance.choice(["x", 'y"', "ü"]) for name in chance.sample(["k", "odd name", "mlflow.user"], chance.randint(0, 3))}
+        tags = {
+            name: chance.choice(["x", 'y"', "ü"])
+            for name in chance.sample(["k", "odd name", "mlflow.user"], chance.randint(0, 3))
+        }
         parent = chance.choice([None, None, "0", "1"]) if number > 1 else None
         hidden = number > 1 and chance.random() < 0.2
         azure.add_run(str(number), experiment, status=state, created=time, tags=tags, parent=parent, hidden=hidden)
@@ -143,7 +154,10 @@ def test_any_query_gives_what_it_says(workspace: AzureWorkspace, azure: StagedWo
         query = RunQuery(
             experiment=chance.choice([None, "a", "b c", "none"]),
             statuses=chance.sample(list(RunStatus), chance.randint(0, 3)),
-            tags={name: chance.choice(["x", 'y"', "ü"]) for name in chance.sample(["k", "odd name", "mlflow.user"], chance.choice([0, 0, 1, 2]))},
+            tags={
+                name: chance.choice(["x", 'y"', "ü"])
+                for name in chance.sample(["k", "odd name", "mlflow.user"], chance.choice([0, 0, 1, 2]))
+            },
             parent=chance.choice([None, "0", "1"]),
             limit=chance.choice([None, 0, 1, 4, 100]),
         )
@@ -195,7 +209,9 @@ def test_an_index_that_pages_by_numbers_is_read_to_its_end(workspace: AzureWorks
 
 
 @pytest.mark.parametrize("query", [RunQuery(), RunQuery(limit=3), RunQuery(statuses=[RunStatus.completed])])
-def test_an_empty_index_is_checked_by_the_list_of_jobs(workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery) -> None:
+def test_an_empty_index_is_checked_by_the_list_of_jobs(
+    workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery
+) -> None:
     assert ids(workspace, query) == []
     azure.state.hides_in_index = True
     azure.state.page_size = 4
@@ -205,8 +221,13 @@ def test_an_empty_index_is_checked_by_the_list_of_jobs(workspace: AzureWorkspace
     assert len(azure.requests("/index/")) == 1
 
 
-@pytest.mark.parametrize("query", [RunQuery(statuses=[RunStatus.failed]), RunQuery(tags={"team": "blue"}), RunQuery(tags={"team name": "blue"})])
-def test_filter_uses_index_for_old_runs_and_records_for_new(workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery) -> None:
+@pytest.mark.parametrize(
+    "query",
+    [RunQuery(statuses=[RunStatus.failed]), RunQuery(tags={"team": "blue"}), RunQuery(tags={"team name": "blue"})],
+)
+def test_filter_uses_index_for_old_runs_and_records_for_new(
+    workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery
+) -> None:
     add_many(azure, 1000)
     for number in (5, 950):
         azure.state.runs[str(number)].status = "Failed"
@@ -220,8 +241,13 @@ def test_filter_uses_index_for_old_runs_and_records_for_new(workspace: AzureWork
     assert len(azure.requests("/index/|batchrundata")) == 2
 
 
-@pytest.mark.parametrize("fault", [Page('{"value": [], "continuationToken": null}', content_type="application/json"), Status(400, code="UserError")])
-def test_index_rejecting_or_ignoring_filter_hides_no_run(workspace: AzureWorkspace, azure: StagedWorkspace, fault: Page | Status) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [Page('{"value": [], "continuationToken": null}', content_type="application/json"), Status(400, code="UserError")],
+)
+def test_index_rejecting_or_ignoring_filter_hides_no_run(
+    workspace: AzureWorkspace, azure: StagedWorkspace, fault: Page | Status
+) -> None:
     add_many(azure, 250)
     for number in (5, 200):
         azure.state.runs[str(number)].status = "Failed"
@@ -244,7 +270,12 @@ NAMES = [f"metric {number}" for number in range(10)]
 
 
 def swept(azure: StagedWorkspace, count: int, names: Sequence[str] = NAMES, points: int = 2) -> None:
-    add_sweep(azure, "sweep", [{"lr": number} for number in range(count)], lambda index, _: {name: [float(index)] * points for name in names})
+    add_sweep(
+        azure,
+        "sweep",
+        [{"lr": number} for number in range(count)],
+        lambda index, _: {name: [float(index)] * points for name in names},
+    )
 
 
 def children(workspace: AzureWorkspace) -> list[Run]:
@@ -263,16 +294,23 @@ def requests_since(azure: StagedWorkspace) -> list[str]:
 
 
 @pytest.mark.parametrize("in_bulk", [True, False])
-def test_bulk_history_takes_one_request_per_metric(azure: StagedWorkspace, workspace: AzureWorkspace, in_bulk: bool) -> None:
+def test_bulk_history_takes_one_request_per_metric(
+    azure: StagedWorkspace, workspace: AzureWorkspace, in_bulk: bool
+) -> None:
     count = 60 if in_bulk else 5
     swept(azure, count)
     azure.state.bulk_history = in_bulk
     runs = children(workspace)
     requests_since(azure)
     found = read(workspace, runs, whole=True)
-    assert all(len(results.series) == len(NAMES) and list(results.series["metric 3"].steps) == [0, 1] for results in found.values())
+    assert all(
+        len(results.series) == len(NAMES) and list(results.series["metric 3"].steps) == [0, 1]
+        for results in found.values()
+    )
     requests = requests_since(azure)
-    assert sum("get-history-bulk" in line for line in requests) == (len(NAMES) if in_bulk else 1), "where it cannot, that is asked once"
+    assert sum("get-history-bulk" in line for line in requests) == (len(NAMES) if in_bulk else 1), (
+        "where it cannot, that is asked once"
+    )
     assert sum("get-history?" in line for line in requests) == (0 if in_bulk else 5 * len(NAMES))
     # Each run takes a request that finds out whether it has tables.
     assert len(requests) <= (60 + len(NAMES) + 4 if in_bulk else 100)
@@ -291,7 +329,9 @@ def test_a_search_that_takes_no_lists_of_ids_is_done_without(azure: StagedWorksp
         azure.add_metric(run, "loss", [float(number), math.nan])
     azure.stage.faults.add(Status(400, code="UserError", message="no IN"), "/runs/search", times=None)
     found = read(workspace, list(workspace.runs(RunQuery("train"))))
-    assert {run_id: repr(dict(results.last)) for run_id, results in found.items()} == {f"run_{number}": "{'loss': nan}" for number in range(5)}
+    assert {run_id: repr(dict(results.last)) for run_id, results in found.items()} == {
+        f"run_{number}": "{'loss': nan}" for number in range(5)
+    }
 
 
 def nest(azure: StagedWorkspace, parent: str, name: str, metric: str = "fold") -> None:
@@ -306,7 +346,9 @@ def test_what_scripts_nested_in_trials_counts_for_these(azure: StagedWorkspace, 
     nest(azure, "child", "grandchild", "deep")
     # Runs 4, 3, 2 and 1. The result must not include their siblings.
     found = read(workspace, children(workspace)[:4])
-    assert {run_id: dict(results.last) for run_id, results in found.items() if len(results.last) > 1} == {"sweep_2": {"loss": 2.0, "fold": 0.5, "deep": 0.5}}
+    assert {run_id: dict(results.last) for run_id, results in found.items() if len(results.last) > 1} == {
+        "sweep_2": {"loss": 2.0, "fold": 0.5, "deep": 0.5}
+    }
     assert len(found) == 4
     assert azure.requests("/runs/search -> 400") == []
 
@@ -321,20 +363,28 @@ def test_nested_runs_where_mlflow_does_not_take_the_search(
     for refused in ["/runs/search", *([] if route else ["runs:query"])]:
         azure.stage.faults.add(Status(400, code="UserError", message="no such field"), refused, times=None)
     found = read(workspace, runs)
-    assert {run_id: results.last["loss"] for run_id, results in found.items()} == {f"sweep_{index}": float(index) for index in range(5)}
+    assert {run_id: results.last["loss"] for run_id, results in found.items()} == {
+        f"sweep_{index}": float(index) for index in range(5)
+    }
     assert found["sweep_2"].last.get("fold") == (0.5 if route else None)
     assert ("so their metrics are missing" in caplog.text) is not bool(route)
 
 
-@pytest.mark.parametrize(("lacking", "whole"), [(["loss", "accuracy"], True), (["accuracy"], False)], ids=["all of them", "one"])
-def test_metrics_that_a_search_does_not_tell_are_not_lost(azure: StagedWorkspace, workspace: AzureWorkspace, lacking: list[str], *, whole: bool) -> None:
+@pytest.mark.parametrize(
+    ("lacking", "whole"), [(["loss", "accuracy"], True), (["accuracy"], False)], ids=["all of them", "one"]
+)
+def test_metrics_that_a_search_does_not_tell_are_not_lost(
+    azure: StagedWorkspace, workspace: AzureWorkspace, lacking: list[str], *, whole: bool
+) -> None:
     swept(azure, 6, ["loss", "accuracy"], points=3)
     azure.state.search_lacks = lacking
     found = read(workspace, children(workspace), whole=whole)
     assert {run_id: dict(results.last) for run_id, results in found.items()} == {
         f"sweep_{index}": {"loss": float(index), "accuracy": float(index)} for index in range(6)
     }
-    assert not whole or all(len(results.series[name].values) == 3 for results in found.values() for name in ("loss", "accuracy"))
+    assert not whole or all(
+        len(results.series[name].values) == 3 for results in found.values() for name in ("loss", "accuracy")
+    )
 
 
 def test_runs_unknown_to_mlflow_are_read_from_metric_service(azure: StagedWorkspace, workspace: AzureWorkspace) -> None:
@@ -394,8 +444,16 @@ def test_list_table_and_flag_metrics_become_number_series(workspace: AzureWorksp
     (metric,) = workspace.metrics("r2")
     assert isinstance(metric, Metric)
     assert run.started is not None
-    assert [(point.step, repr(point.value)) for point in metric.points] == [(10, "1.0"), (20, "nan"), (30, "inf"), (40, "-inf"), (50, "nan")]
-    assert [point.time for point in metric.points[:3]] == [run.started + timedelta(seconds=number) for number in range(3)]
+    assert [(point.step, repr(point.value)) for point in metric.points] == [
+        (10, "1.0"),
+        (20, "nan"),
+        (30, "inf"),
+        (40, "-inf"),
+        (50, "nan"),
+    ]
+    assert [point.time for point in metric.points[:3]] == [
+        run.started + timedelta(seconds=number) for number in range(3)
+    ]
     assert metric.last.step == 50
 
 
@@ -411,7 +469,9 @@ def test_metrics_of_odd_names_and_on_small_pages_are_read(workspace: AzureWorksp
     run = azure.add_run("r2")
     for name in "abcdefgh":
         azure.add_metric(run, name, [float(number) for number in range(10)])
-    assert series(workspace.metrics("r2")) == {("r2", name): [(number, float(number)) for number in range(10)] for name in "abcdefgh"}
+    assert series(workspace.metrics("r2")) == {
+        ("r2", name): [(number, float(number)) for number in range(10)] for name in "abcdefgh"
+    }
 
 
 def test_what_a_sweep_or_a_pipeline_started_is_not_nested(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
@@ -423,7 +483,10 @@ def test_what_a_sweep_or_a_pipeline_started_is_not_nested(workspace: AzureWorksp
         {"properties": {"runTemplate": "HyperDrive"}},
     ]
     steps: list[dict[str, Any]] = [
-        {"run_type": "azureml.StepRun", "properties": {"azureml.runsource": "azureml.StepRun", "azureml.pipelinerunid": "p"}},
+        {
+            "run_type": "azureml.StepRun",
+            "properties": {"azureml.runsource": "azureml.StepRun", "azureml.pipelinerunid": "p"},
+        },
         {"properties": {"runTemplate": "automl_child", "azureml.runsource": "automl"}},
         {"properties": {"runTemplate": None, "azureml.runsource": None, "DataPrepJsonString": None}, "run_type": None},
     ]
@@ -436,7 +499,9 @@ def test_what_a_sweep_or_a_pipeline_started_is_not_nested(workspace: AzureWorksp
         assert fields in steps or len(azure.requests("/metric/")) == 2
 
 
-def test_metrics_cover_only_newest_nested_runs_with_warning(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_cover_only_newest_nested_runs_with_warning(
+    workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
     azure.add_metric(azure.add_run("top"), "loss", [1.0])
     azure.add_run("between", parent="top")
     for number, time in zip(range(MOST_NESTED + 40), times(), strict=False):
@@ -445,13 +510,20 @@ def test_metrics_cover_only_newest_nested_runs_with_warning(workspace: AzureWork
             azure.add_metric(child, "loss", [float(number)])
     with caplog.at_level(logging.WARNING):
         found = [metric.run for metric in workspace.metrics("top")]
-    assert found == ["top", *(f"child_{number}" for number in range(41, MOST_NESTED + 40) if number % 50 in (40, 41))], "40 is left out"
-    assert [record.getMessage() for record in caplog.records] == [f"himl omits the metrics of nested runs of 'top' beyond the newest {MOST_NESTED}"]
+    assert found == [
+        "top",
+        *(f"child_{number}" for number in range(41, MOST_NESTED + 40) if number % 50 in (40, 41)),
+    ], "40 is left out"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"himl omits the metrics of nested runs of 'top' beyond the newest {MOST_NESTED}"
+    ]
     assert len(azure.requests("/children")) <= 4
 
 
 @pytest.mark.parametrize("fault", [Status(404, code="RESOURCE_DOES_NOT_EXIST"), Status(400, code="UserError")])
-def test_parameters_come_from_run_history_if_mlflow_lacks_run(workspace: AzureWorkspace, azure: StagedWorkspace, fault: Status) -> None:
+def test_parameters_come_from_run_history_if_mlflow_lacks_run(
+    workspace: AzureWorkspace, azure: StagedWorkspace, fault: Status
+) -> None:
     run = azure.add_run("r1", parameters={"lr": "0.1"})
     # Other clients may send such values as JSON.
     run.parameters |= {"layers": [1, 2], "none": None}  # type: ignore[dict-item]

@@ -29,18 +29,41 @@ DATA_PLANE = r"api\.azureml\.ms/"
 def test_a_record_tells_all_that_the_run_history_knows(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("sweep_1", "train")
     run = azure.add_run(
-        "r1", "train", status="Failed", parent="sweep_1", display_name="try 1", description="why", seconds=65, error="exit code 3", script="train.py"
+        "r1",
+        "train",
+        status="Failed",
+        parent="sweep_1",
+        display_name="try 1",
+        description="why",
+        seconds=65,
+        error="exit code 3",
+        script="train.py",
     )
     told = workspace.run("r1")
-    assert (told.status, told.parent, told.display_name, told.description) == (RunStatus.failed, "sweep_1", "try 1", "why")
+    assert (told.status, told.parent, told.display_name, told.description) == (
+        RunStatus.failed,
+        "sweep_1",
+        "try 1",
+        "why",
+    )
     assert (told.created, told.started, told.ended, told.duration) == (run.created, run.started, run.ended, 65.0)
-    assert (told.reason, told.exit_code, told.command, told.workspace, told.folder) == ("exit code 3", 3, "train.py", azure.label, "")
-    place = f"/subscriptions/{azure.state.subscription}/resourcegroups/{azure.state.group}/workspaces/{azure.state.name}"
+    assert (told.reason, told.exit_code, told.command, told.workspace, told.folder) == (
+        "exit code 3",
+        3,
+        "train.py",
+        azure.label,
+        "",
+    )
+    place = (
+        f"/subscriptions/{azure.state.subscription}/resourcegroups/{azure.state.group}/workspaces/{azure.state.name}"
+    )
     assert told.url == f"https://ml.azure.com/runs/r1?wsid={place}&tid={azure.state.tenant}"
 
 
 @pytest.mark.parametrize("run_id", ["train_1_ab", "train_1"])
-def test_unknown_run_id_suggests_new_runs_and_those_of_its_experiment(workspace: AzureWorkspace, azure: StagedWorkspace, run_id: str) -> None:
+def test_unknown_run_id_suggests_new_runs_and_those_of_its_experiment(
+    workspace: AzureWorkspace, azure: StagedWorkspace, run_id: str
+) -> None:
     for name in ("train_1_aa", "train_22_bb"):
         azure.add_run(name, "train")
     azure.add_run("train_1_ac", "elsewhere")
@@ -109,12 +132,17 @@ def test_cancel_refused_by_resource_manager_uses_run_history(workspace: AzureWor
 
 
 @pytest.mark.parametrize("in_job", [False, True])
-def test_cancel_of_finalizing_run_fails_with_its_state(azure_environment: StagedWorkspace, project: Path, in_job: bool) -> None:
+def test_cancel_of_finalizing_run_fails_with_its_state(
+    azure_environment: StagedWorkspace, project: Path, in_job: bool
+) -> None:
     azure = azure_environment
     run = azure.add_run("r1", status="Finalizing")
     with pytest.MonkeyPatch.context() as patch:
         set_all(patch, azure.job_environment(run) if in_job else {})
-        with opened(azure, project, address=address_of_job() if in_job else None) as workspace, pytest.raises(HimlError, match="Finalizing") as caught:
+        with (
+            opened(azure, project, address=address_of_job() if in_job else None) as workspace,
+            pytest.raises(HimlError, match="Finalizing") as caught,
+        ):
             workspace.cancel("r1")
     assert not isinstance(caught.value, ServiceFailed)
     assert run.status == "Finalizing"
@@ -124,7 +152,9 @@ def test_refused_cancel_of_ended_or_stopping_run_is_no_error(workspace: AzureWor
     for state, answer in {"CancelRequested": True, "Canceled": True, "Completed": False}.items():
         run = azure.add_run(state, status="Running")
         azure.stage.faults.add(Status(400, code="UserError"), match=r"POST management\.azure\.com.*/cancel")
-        azure.stage.faults.add(Meanwhile(partial(setattr, run, "status", state)), match=r"POST management\.azure\.com.*/cancel")
+        azure.stage.faults.add(
+            Meanwhile(partial(setattr, run, "status", state)), match=r"POST management\.azure\.com.*/cancel"
+        )
         workspace.run(state)
         assert workspace.cancel(state) is answer
     assert azure.requests(r"POST .*/history/.*/cancel") == []
@@ -136,13 +166,17 @@ def test_refused_cancel_of_ended_or_stopping_run_is_no_error(workspace: AzureWor
 
 def test_cancel_with_busy_service_raises_service_failed(azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.add_run("r1", status="Running")
-    azure_environment.stage.faults.add(Status(503, retry_after=0), match=r"POST management\.azure\.com.*/cancel", times=None)
+    azure_environment.stage.faults.add(
+        Status(503, retry_after=0), match=r"POST management\.azure\.com.*/cancel", times=None
+    )
     with opened(azure_environment, project, HASTY) as workspace, pytest.raises(ServiceFailed, match="503"):
         workspace.cancel("r1")
     assert azure_environment.state.runs["r1"].status == "Running"
 
 
-def test_in_a_job_its_own_token_is_enough(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_job_its_own_token_is_enough(
+    azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = azure.add_run("job_1", "train", status="Running", parameters={"lr": "0.1"})
     azure.add_run("child", "train", parent="job_1")
     azure.add_metric(own, "loss", [0.5])
@@ -172,7 +206,12 @@ ADDRESS = WorkspaceAddress("sub", "team", "lab", PUBLIC, "a test")
 
 def raw_record(**fields: Any) -> dict[str, Any]:
     """Return a run in the format of the run history."""
-    return {"runId": "r1", "experimentId": "e", "status": "Completed", "createdUtc": "2026-03-01T12:00:00.1234567+00:00"} | fields
+    return {
+        "runId": "r1",
+        "experimentId": "e",
+        "status": "Completed",
+        "createdUtc": "2026-03-01T12:00:00.1234567+00:00",
+    } | fields
 
 
 def record(**fields: Any) -> Run:
@@ -181,7 +220,16 @@ def record(**fields: Any) -> Run:
 
 STATES = {
     RunStatus.queued: ["NotStarted", "Unapproved", "Starting", "Provisioning", "Preparing", "Queued", "Paused"],
-    RunStatus.running: ["Running", "Finalizing", "CancelRequested", "Pausing", "NotResponding", "Unknown", "AStateOfTheFuture", ""],
+    RunStatus.running: [
+        "Running",
+        "Finalizing",
+        "CancelRequested",
+        "Pausing",
+        "NotResponding",
+        "Unknown",
+        "AStateOfTheFuture",
+        "",
+    ],
     RunStatus.completed: ["Completed"],
     RunStatus.failed: ["Failed"],
     RunStatus.canceled: ["Canceled"],
@@ -189,30 +237,72 @@ STATES = {
 
 
 def test_records_are_read_with_what_the_service_leaves_null() -> None:
-    names = ("tags", "displayName", "description", "parentRunId", "startTimeUtc", "endTimeUtc", "error", "properties", "scriptName")
+    names = (
+        "tags",
+        "displayName",
+        "description",
+        "parentRunId",
+        "startTimeUtc",
+        "endTimeUtc",
+        "error",
+        "properties",
+        "scriptName",
+    )
     run = record(**dict.fromkeys(names))
-    assert (run.tags, run.display_name, run.description, run.parent, run.started, run.ended, run.reason, run.command) == ({}, "", "", None, None, None, "", "")
-    tags = {"team": "blue", "_aml_system_ComputeTargetStatus": "{}", "mlflow.user": "ada", "empty": None, "azureml.nodeid": "1c", "azureml.pipeline": "p"}
-    assert record(tags=tags).tags == {"empty": "", "mlflow.user": "ada", "team": "blue"}, "the tags of the service itself are left out"
+    assert (
+        run.tags,
+        run.display_name,
+        run.description,
+        run.parent,
+        run.started,
+        run.ended,
+        run.reason,
+        run.command,
+    ) == ({}, "", "", None, None, None, "", "")
+    tags = {
+        "team": "blue",
+        "_aml_system_ComputeTargetStatus": "{}",
+        "mlflow.user": "ada",
+        "empty": None,
+        "azureml.nodeid": "1c",
+        "azureml.pipeline": "p",
+    }
+    assert record(tags=tags).tags == {"empty": "", "mlflow.user": "ada", "team": "blue"}, (
+        "the tags of the service itself are left out"
+    )
     assert record(tags={"command_line": "train.py --epochs 3"}, scriptName="train.py").command == "train.py --epochs 3"
     assert record(tags={}, scriptName="train.py").command == "train.py"
     for status, states in STATES.items():
         assert {record(status=state).status for state in states} == {status}
     times = {"startTimeUtc": "2026-03-01T12:01:00+00:00", "endTimeUtc": "2026-03-01T12:02:05+00:00"}
     assert (record(status="Finalizing", **times).ended, record(**times).duration) == (None, 65.0)
-    assert studio_url("a b", ADDRESS, "t1") == "https://ml.azure.com/runs/a%20b?wsid=/subscriptions/sub/resourcegroups/team/workspaces/lab&tid=t1"
-    assert studio_url("r", WorkspaceAddress("sub", "team", "lab", CHINA, "")).startswith("https://studio.ml.azure.cn/runs/r?wsid=")
+    assert (
+        studio_url("a b", ADDRESS, "t1")
+        == "https://ml.azure.com/runs/a%20b?wsid=/subscriptions/sub/resourcegroups/team/workspaces/lab&tid=t1"
+    )
+    assert studio_url("r", WorkspaceAddress("sub", "team", "lab", CHINA, "")).startswith(
+        "https://studio.ml.azure.cn/runs/r?wsid="
+    )
 
 
 def test_why_a_run_failed_is_one_line_without_secrets() -> None:
     user = "Execution failed.\n User process 'python' exited with status code 3.\nSee the log."
     reasons: list[tuple[Any, str]] = [
-        ({"error": {"code": "UserError", "message": '{"NonCompliant": "The image could not be built."}'}}, "The image could not be built."),
-        ({"error": {"message": json.dumps({"error": {"code": "X", "message": "The cluster has no quota."}})}}, "The cluster has no quota."),
+        (
+            {"error": {"code": "UserError", "message": '{"NonCompliant": "The image could not be built."}'}},
+            "The image could not be built.",
+        ),
+        (
+            {"error": {"message": json.dumps({"error": {"code": "X", "message": "The cluster has no quota."}})}},
+            "The cluster has no quota.",
+        ),
         ({"error": {"code": "ServiceError", "message": ""}}, "ServiceError"),
         ({"error": {"message": "{not json"}}, "{not json"),
         ({"error": {"message": '{"a":' * 3000}}, ('{"a":' * 3000)[:499] + "…"),
-        ({"error": {"message": "Cannot read https://a.blob.core/c/b?sv=1&sig=SECRETSECRET"}}, "Cannot read https://a.blob.core/c/b?sv=1&sig=***"),
+        (
+            {"error": {"message": "Cannot read https://a.blob.core/c/b?sv=1&sig=SECRETSECRET"}},
+            "Cannot read https://a.blob.core/c/b?sv=1&sig=***",
+        ),
         ({"error": {"message": "x" * 5000}}, "x" * 499 + "…"),
         (None, ""),
     ]
@@ -222,7 +312,12 @@ def test_why_a_run_failed_is_one_line_without_secrets() -> None:
         assert record(status="Completed", error=error).reason == ""
     failed = record(status="Failed", error={"error": {"code": "UserError", "message": user}})
     assert (failed.reason, failed.exit_code) == (" ".join(user.split()), 3)
-    no_codes = ["AzureML upload failed with status code 403", "HTTP status code: 500", "the server sent return code 7", "exit code 1 after exit code 2"]
+    no_codes = [
+        "AzureML upload failed with status code 403",
+        "HTTP status code: 500",
+        "the server sent return code 7",
+        "exit code 1 after exit code 2",
+    ]
     codes = {
         **dict.fromkeys(no_codes),
         "Command gave exit code 7. User process 'python' exited with status code 1": 1,
@@ -235,9 +330,18 @@ def test_why_a_run_failed_is_one_line_without_secrets() -> None:
         assert record(status="Failed", error={"message": message}).exit_code == code
     assert record(status="Paused").reason == "Azure ML, which paused it", "that Queued waits for"
     assert record(status="Canceled", cancelationReason="by ada").reason == "by ada"
-    command: dict[str, Any] = {"status": "Completed", "runTypeV2": {"traits": ["azureml.scriptrun", "scriptRun", "remote"]}, "target": "cpu-cluster"}
+    command: dict[str, Any] = {
+        "status": "Completed",
+        "runTypeV2": {"traits": ["azureml.scriptrun", "scriptRun", "remote"]},
+        "target": "cpu-cluster",
+    }
     assert record(**command).exit_code == 0
-    others: list[dict[str, Any]] = [{"status": "Running"}, {"target": "local"}, {"runType": "hyperdrive"}, {"runTypeV2": None}]
+    others: list[dict[str, Any]] = [
+        {"status": "Running"},
+        {"target": "local"},
+        {"runType": "hyperdrive"},
+        {"runTypeV2": None},
+    ]
     for other in [*others, {"runTypeV2": {"traits": ["unspecified"]}}]:
         assert record(**command | other).exit_code is None
 
@@ -246,8 +350,12 @@ def test_filters_hold_only_safe_conditions() -> None:
     conditions = {
         "(ParentRunId eq null)": RunQuery(),
         "(ParentRunId eq null) and (Status eq Failed)": RunQuery(statuses=[RunStatus.failed]),
-        "(Status eq Completed or Status eq Failed)": RunQuery(parent="p", statuses=[RunStatus.failed, RunStatus.completed]),
-        '(Tags/team eq "blue") and (Tags/run.no eq "a b:1")': RunQuery(parent="p", tags={"team": "blue", "run.no": "a b:1"}),
+        "(Status eq Completed or Status eq Failed)": RunQuery(
+            parent="p", statuses=[RunStatus.failed, RunStatus.completed]
+        ),
+        '(Tags/team eq "blue") and (Tags/run.no eq "a b:1")': RunQuery(
+            parent="p", tags={"team": "blue", "run.no": "a b:1"}
+        ),
     }
     for condition, query in conditions.items():
         assert history_filter(query) == condition
@@ -256,15 +364,26 @@ def test_filters_hold_only_safe_conditions() -> None:
         assert history_filter(query) == ""
     running = history_condition([RunStatus.running])
     assert running.startswith("Status ne NotStarted and ")
-    assert ("Running" in running, "Status ne Completed" in running, status_of("SomethingNew").is_final) == (False, True, False)
+    assert ("Running" in running, "Status ne Completed" in running, status_of("SomethingNew").is_final) == (
+        False,
+        True,
+        False,
+    )
     assert index_conditions(RunQuery(tags={"team": "blue", "a b": "1"}, statuses=[RunStatus.failed])) == [
         {"field": "annotations/status", "operator": "eq", "values": ["Failed"]},
         {"field": "annotations/tags/team", "operator": "eq", "values": ["blue"]},
     ]
     assert plain_tags(RunQuery(tags={"team": "blue", "a b": "1", "owner": "it's"})) == {"team": "blue"}
     run = record(tags={"team": "blue"})
-    others = [RunQuery("other"), RunQuery(tags={"team": "Blue"}), RunQuery(statuses=[RunStatus.failed]), RunQuery(parent="p")]
-    assert [fulfils(run, query) for query in (RunQuery("TRAIN"), RunQuery(tags={"team": "blue"}), *others)] == [True] * 2 + [False] * 4
+    others = [
+        RunQuery("other"),
+        RunQuery(tags={"team": "Blue"}),
+        RunQuery(statuses=[RunStatus.failed]),
+        RunQuery(parent="p"),
+    ]
+    assert [fulfils(run, query) for query in (RunQuery("TRAIN"), RunQuery(tags={"team": "blue"}), *others)] == [
+        True
+    ] * 2 + [False] * 4
 
 
 RUN = "train_1_aa"
@@ -280,26 +399,41 @@ def started(workspace: AzureWorkspace, azure: StagedWorkspace) -> AzureWorkspace
 
 
 def store(workspace: AzureWorkspace, folder: Path, files: dict[str, bytes]) -> Stored:
-    requests, sink = [sending(folder / str(number), name, content) for number, (name, content) in enumerate(files.items())], Stored()
+    requests, sink = (
+        [sending(folder / str(number), name, content) for number, (name, content) in enumerate(files.items())],
+        Stored(),
+    )
     workspace.run_files(RUN).store(iter(requests), sink, workers=4)
     return sink
 
 
-def test_files_cost_a_request_each_and_one_for_fifty_names(started: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_files_cost_a_request_each_and_one_for_fifty_names(
+    started: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
+) -> None:
     assert store(started, tmp_path, {f"many/{number:03}": b"x" for number in range(60)}).errors == {}
     assert len(azure.requests(r"POST .*/batch/metadata/")) == 2
     assert len(azure.requests(r"PUT .*blob")) == 60
     assert len(azure.requests()) == 62
 
 
-def test_links_to_write_to_are_asked_anew_where_they_are_refused(started: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_links_to_write_to_are_asked_anew_where_they_are_refused(
+    started: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
+) -> None:
     store(started, tmp_path, {"log #1.txt": b"old"})
-    azure.stage.faults.add(Status(409, code="UserError", message="Resource Conflict: ArtifactId already exists."), r"POST .*/batch/metadata/", times=None)
+    azure.stage.faults.add(
+        Status(409, code="UserError", message="Resource Conflict: ArtifactId already exists."),
+        r"POST .*/batch/metadata/",
+        times=None,
+    )
     assert store(started, tmp_path, {"log #1.txt": b"new, and longer", "other": b"o"}).errors == {}
     assert azure.get_blob("workspaceartifactstore", f"{PLACE}/log #1.txt") == b"new, and longer"
     assert len(azure.requests(r"GET .*/artifacts/write/")) == 2
     azure.stage.log.clear()
-    azure.stage.faults.only(Status(403, code="AuthenticationFailed", message="Signature not valid in the specified time frame."), r"PUT .*model\.bin", times=1)
+    azure.stage.faults.only(
+        Status(403, code="AuthenticationFailed", message="Signature not valid in the specified time frame."),
+        r"PUT .*model\.bin",
+        times=1,
+    )
     assert store(started, tmp_path, {"outputs/model.bin": b"m"}).errors == {}
     assert azure.get_blob("workspaceartifactstore", f"{PLACE}/outputs/model.bin") == b"m"
     assert len(azure.requests(r"GET .*/artifacts/write/")) == 1
@@ -332,7 +466,9 @@ def test_a_start_whose_answer_is_lost_makes_one_run(azure_environment: StagedWor
     assert azure_environment.state.runs["train_2_bb"].tags == {"a": "b"}
 
 
-def test_interrupted_run_start_is_completed_by_repeated_start(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_interrupted_run_start_is_completed_by_repeated_start(
+    workspace: AzureWorkspace, azure: StagedWorkspace
+) -> None:
     azure.stage.faults.add(Status(403, code="AuthorizationFailed"), r"POST .*/events", times=1)
     with pytest.raises(NotAllowed):
         workspace.start_run(Run("train_2_bb", "new"))
@@ -345,7 +481,9 @@ def test_interrupted_run_start_is_completed_by_repeated_start(workspace: AzureWo
 
 
 def test_secrets_in_a_reason_are_masked(started: AzureWorkspace, azure: StagedWorkspace) -> None:
-    started.end_run(RUN, RunEnd(RunStatus.failed, "cannot read https://a.blob.core.windows.net/c?sv=1&sig=abc%2Fdef\nsecond line"))
+    started.end_run(
+        RUN, RunEnd(RunStatus.failed, "cannot read https://a.blob.core.windows.net/c?sv=1&sig=abc%2Fdef\nsecond line")
+    )
     assert "abc%2Fdef" not in str(azure.state.runs[RUN].error)
     assert "second line" in str(azure.state.runs[RUN].error)
     assert azure.state.runs[RUN].status == "Failed"

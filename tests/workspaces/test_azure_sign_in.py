@@ -30,9 +30,15 @@ from tests.support.terminals import Terminal
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
-def test_service_principal_variables_override_settings_file(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_principal_variables_override_settings_file(
+    unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     principal = unsigned.state.principal
-    values = {"tenant_id": principal.tenant, "service_principal_id": principal.client_id, "service_principal_password": principal.secret}
+    values = {
+        "tenant_id": principal.tenant,
+        "service_principal_id": principal.client_id,
+        "service_principal_password": principal.secret,
+    }
     path = write_settings(project, values)
     assert principal.secret not in repr(azure_settings(project))
     with connected(unsigned, project) as connection:
@@ -47,7 +53,9 @@ def test_service_principal_variables_override_settings_file(unsigned: StagedWork
     assert 86_000 < signed_in.expires - time.time() < 86_400
 
 
-def test_incomplete_service_principal_error_names_missing_keys(unsigned: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_incomplete_service_principal_error_names_missing_keys(
+    unsigned: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     incomplete: dict[str, dict[str, object]] = {
         "no tenant_id.": {"service_principal_id": "i", "service_principal_password": "p"},
         "no service_principal_password.": {"service_principal_id": "i", "tenant_id": "t"},
@@ -58,14 +66,20 @@ def test_incomplete_service_principal_error_names_missing_keys(unsigned: StagedW
         write_settings(project, given)
         with pytest.raises(NotAllowed, match=missing) as caught, connected(unsigned, project):
             raise AssertionError("it was opened")
-        assert f"service_principal_{'id' if 'service_principal_id' in given else 'password'} ({project}" in str(caught.value)
+        assert f"service_principal_{'id' if 'service_principal_id' in given else 'password'} ({project}" in str(
+            caught.value
+        )
         assert "HIML_" in caught.value.hint
     assert not stage.log.all()
 
 
 def test_settings_that_cannot_be_meant_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[tuple[dict[str, object], str, str]] = [
-        ({"service_principal_password": "p"}, "himl.toml", r"himl\.toml', line 2: 'service_principal_password' is a secret"),
+        (
+            {"service_principal_password": "p"},
+            "himl.toml",
+            r"himl\.toml', line 2: 'service_principal_password' is a secret",
+        ),
         ({"cloud": "Moon"}, "himl.toml", r"himl\.toml', line 2: 'cloud' must be a known cloud, not 'Moon'"),
         ({"tenat_id": "t"}, "himl.private.toml", r"'tenat_id' is not known"),
         ({"tenant_id": 7}, "himl.private.toml", r"'tenant_id' must be text"),
@@ -81,9 +95,15 @@ def test_settings_that_cannot_be_meant_are_refused(project: Path, monkeypatch: p
     assert azure_settings(project).cloud == ""
 
 
-def test_each_refusal_has_its_own_sentence(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_refusal_has_its_own_sentence(
+    unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     principal, expired = unsigned.state.principal, unsigned.add_principal(secret_expired=True)
-    right = {"tenant_id": principal.tenant, "service_principal_id": principal.client_id, "service_principal_password": principal.secret}
+    right = {
+        "tenant_id": principal.tenant,
+        "service_principal_id": principal.client_id,
+        "service_principal_password": principal.secret,
+    }
     refusals = [
         ({"service_principal_password": "s3cr3t"}, "the client secret is wrong", "service_principal_password"),
         (
@@ -103,7 +123,11 @@ def test_each_refusal_has_its_own_sentence(unsigned: StagedWorkspace, project: P
         told = f"{caught.value} {caught.value.hint}"
         assert f"Sign-in as service principal {values['service_principal_id'][:8]}… ({path}:3)" in told
         assert (f"{named} in {path}:{list(right).index(named) + 2}" if named in right else named) in caught.value.hint
-        assert ("HIML_" in told, "AZURE_" in told, values["service_principal_password"] in told) == (False, False, False)
+        assert ("HIML_" in told, "AZURE_" in told, values["service_principal_password"] in told) == (
+            False,
+            False,
+            False,
+        )
         assert (caught.value.exit_code, "\n" in str(caught.value)) == (4, False)
         for name, value in values.items():
             monkeypatch.setenv("HIML_" + name.upper(), value)
@@ -116,11 +140,14 @@ def test_each_refusal_has_its_own_sentence(unsigned: StagedWorkspace, project: P
             monkeypatch.delenv("HIML_" + name.upper())
 
 
-def test_what_was_tried_is_named_until_azure_variables_sign_in(unsigned: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_tried_is_named_until_azure_variables_sign_in(
+    unsigned: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
         connection.record()
     assert str(caught.value) == (
-        "Not signed in to Azure. Tried: environment variables (not set), Azure CLI (not installed), browser and device code (no terminal)."
+        "Not signed in to Azure. Tried: environment variables (not set), Azure CLI (not installed), "
+        "browser and device code (no terminal)."
     )
     assert "az login" in caught.value.hint
     assert "HIML_SERVICE_PRINCIPAL_ID" in caught.value.hint
@@ -128,7 +155,10 @@ def test_what_was_tried_is_named_until_azure_variables_sign_in(unsigned: StagedW
     principal = unsigned.state.principal
     monkeypatch.setenv("AZURE_CLIENT_SECRET", principal.secret)
     monkeypatch.setenv("AZURE_CLIENT_ID", principal.client_id)
-    with connected(unsigned, project) as connection, pytest.raises(NotAllowed, match=r"AZURE_CLIENT_SECRET \(AZURE_TENANT_ID missing\)"):
+    with (
+        connected(unsigned, project) as connection,
+        pytest.raises(NotAllowed, match=r"AZURE_CLIENT_SECRET \(AZURE_TENANT_ID missing\)"),
+    ):
         connection.record()
     monkeypatch.setenv("AZURE_TENANT_ID", NOBODY)
     with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
@@ -139,7 +169,9 @@ def test_what_was_tried_is_named_until_azure_variables_sign_in(unsigned: StagedW
         assert connection.sign_in().credential == "service principal of AZURE_CLIENT_SECRET"
 
 
-def test_a_managed_identity_signs_in_where_its_endpoint_is(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_managed_identity_signs_in_where_its_endpoint_is(
+    unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     identity = unsigned.add_principal()
     set_all(monkeypatch, unsigned.identity_environment(identity))
     with connected(unsigned, project) as connection:
@@ -147,30 +179,50 @@ def test_a_managed_identity_signs_in_where_its_endpoint_is(unsigned: StagedWorks
     assert (signed_in.credential, signed_in.principal) == ("managed identity", identity.client_id)
 
 
-def test_all_that_applies_is_tried_in_order_and_named(unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_applies_is_tried_in_order_and_named(
+    unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     federated = project / "token"
     federated.write_text("assertion")
     nobody = unsigned.add_principal(tenant="11111111-2222-3333-4444-555555555555")
-    ids = {"AZURE_TENANT_ID": unsigned.state.tenant, "AZURE_CLIENT_ID": unsigned.state.principal.client_id, "AZURE_FEDERATED_TOKEN_FILE": str(federated)}
+    ids = {
+        "AZURE_TENANT_ID": unsigned.state.tenant,
+        "AZURE_CLIENT_ID": unsigned.state.principal.client_id,
+        "AZURE_FEDERATED_TOKEN_FILE": str(federated),
+    }
     set_all(monkeypatch, unsigned.identity_environment(nobody) | {"MSI_SECRET": "another"} | ids)
     with connected(unsigned, project) as connection, pytest.raises(NotAllowed) as caught:
         connection.record()
     tried = re.findall(r"([\w ]+) \(", str(caught.value).partition("Tried: ")[2])
-    assert [name.strip() for name in tried] == ["environment variables", "workload identity", "managed identity", "Azure CLI", "browser and device code"]
+    assert [name.strip() for name in tried] == [
+        "environment variables",
+        "workload identity",
+        "managed identity",
+        "Azure CLI",
+        "browser and device code",
+    ]
     assert "managed identity (this machine has none)" in str(caught.value)
     assert "az login" in caught.value.hint
 
 
 @pytest.mark.parametrize("where", ["openid-configuration", "POST .*/token"])
 def test_stalled_login_host_fails_in_bounded_time(azure_environment: StagedWorkspace, stage: Stage, where: str) -> None:
-    principal, policy = azure_environment.state.principal, RetryPolicy(attempts=4, first=0.01, total=0.5, read_timeout=0.4)
+    principal, policy = (
+        azure_environment.state.principal,
+        RetryPolicy(attempts=4, first=0.01, total=0.5, read_timeout=0.4),
+    )
     assert 30 <= SIGN_IN_POLICY.total + CONNECT_SECONDS + SIGN_IN_POLICY.read_timeout <= 41, "so long at most, then"
     stage.faults.add(Stall(60), where, times=None)
 
     def make() -> Credential:
-        return Credential("ClientSecretCredential", principal.tenant, principal.client_id, principal.secret, policy=policy)
+        return Credential(
+            "ClientSecretCredential", principal.tenant, principal.client_id, principal.secret, policy=policy
+        )
 
-    chain = Chain([CredentialSource("service principal", make, "x", is_explicit=True)], authority="https://login.microsoftonline.com")
+    chain = Chain(
+        [CredentialSource("service principal", make, "x", is_explicit=True)],
+        authority="https://login.microsoftonline.com",
+    )
     with pytest.raises(ServiceFailed, match=r"login\.microsoftonline\.com took too long to answer") as caught:
         chain.fetch("https://management.azure.com/.default", anew=False)
     chain.close()
@@ -179,13 +231,18 @@ def test_stalled_login_host_fails_in_bounded_time(azure_environment: StagedWorks
 
 
 @pytest.mark.parametrize(("where", "status"), [("openid-configuration", 503), ("POST .*/token", 429)])
-def test_a_place_of_sign_in_that_is_busy_is_no_refusal(azure_environment: StagedWorkspace, stage: Stage, project: Path, where: str, status: int) -> None:
+def test_a_place_of_sign_in_that_is_busy_is_no_refusal(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, where: str, status: int
+) -> None:
     stage.faults.add(Status(status, retry_after=0), where, times=2)
     with connected(azure_environment, project) as connection:
         connection.record()
     stage.faults.add(Status(status, retry_after=7200), where, times=None)
     azure_environment.state.principal.revoked_before = time.time()
-    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=f"failed at the sign-in: it answered {status}"):
+    with (
+        connected(azure_environment, project) as connection,
+        pytest.raises(ServiceFailed, match=f"failed at the sign-in: it answered {status}"),
+    ):
         connection.record(fresh=True)
 
 
@@ -194,7 +251,10 @@ def test_workspace_of_another_tenant_names_that_tenant(
 ) -> None:
     stranger = azure_environment.add_principal(tenant="11111111-2222-3333-4444-555555555555")
     set_all(monkeypatch, azure_environment.environment(stranger))
-    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match="belongs to a tenant other than") as caught:
+    with (
+        connected(azure_environment, project) as connection,
+        pytest.raises(NotAllowed, match="belongs to a tenant other than") as caught,
+    ):
         connection.record()
     assert f"az login --tenant {azure_environment.state.tenant}" in caught.value.hint
     assert f"HIML_TENANT_ID={azure_environment.state.tenant}" in caught.value.hint
@@ -203,10 +263,15 @@ def test_workspace_of_another_tenant_names_that_tenant(
 
 NOT_SIGNED_IN = {"error": "ERROR: Please run 'az login' to setup account.\n"}
 NO_SUCH_SUBSCRIPTION = {"error": "ERROR: The subscription of '2ab3' doesn't exist in cloud 'AzureCloud'.\n"}
-EXPIRED = {"error": "ERROR: AADSTS700082: The refresh token has expired due to inactivity. Trace ID: 1\nTo re-authenticate, please run: az login\n"}
+EXPIRED = {
+    "error": "ERROR: AADSTS700082: The refresh token has expired due to inactivity. Trace ID: 1\n"
+    "To re-authenticate, please run: az login\n"
+}
 
 
-def test_azure_cli_is_called_for_the_subscription_and_tenant(az: Az, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_azure_cli_is_called_for_the_subscription_and_tenant(
+    az: Az, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     az.answer(NOT_SIGNED_IN, subscription=token_of(azure.state.principal))
     with connected(azure, project) as connection:
         signed_in = connection.sign_in()
@@ -246,11 +311,15 @@ def test_azure_cli_failure_is_told_in_a_few_words(az: Az, azure: StagedWorkspace
         assert str(token) not in f"{caught.value} {caught.value.hint}"
 
 
-def test_azure_cli_token_is_kept_until_another_account(az: Az, azure: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_azure_cli_token_is_kept_until_another_account(
+    az: Az, azure: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
     accounts = tmp_path / "home" / ".azure" / "azureProfile.json"
     accounts.parent.mkdir()
     other = azure.add_principal()
-    for count, (user, principal) in enumerate({"ada@example.org": azure.state.principal, "grace@example.org": other}.items(), 1):
+    for count, (user, principal) in enumerate(
+        {"ada@example.org": azure.state.principal, "grace@example.org": other}.items(), 1
+    ):
         accounts.write_text(json.dumps({"subscriptions": [{"user": {"name": user}}]}))
         az.answer(token_of(principal))
         for _ in range(2):
@@ -274,14 +343,23 @@ def token_file(principal: Principal, tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_text(principal.new_assertion())
     for name in SIGN_IN:
         monkeypatch.delenv(name)
-    variables = {"AZURE_TENANT_ID": principal.tenant, "AZURE_CLIENT_ID": principal.client_id, "AZURE_FEDERATED_TOKEN_FILE": str(path), "PATH": ""}
+    variables = {
+        "AZURE_TENANT_ID": principal.tenant,
+        "AZURE_CLIENT_ID": principal.client_id,
+        "AZURE_FEDERATED_TOKEN_FILE": str(path),
+        "PATH": "",
+    }
     set_all(monkeypatch, variables)
     return path
 
 
 @pytest.mark.usefixtures("token_file")
 def test_workload_identity_signs_in_where_a_token_is_named(
-    azure_environment: StagedWorkspace, principal: Principal, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+    azure_environment: StagedWorkspace,
+    principal: Principal,
+    stage: Stage,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for _ in range(2):
         with connected(azure_environment, project) as connection:
@@ -298,8 +376,13 @@ def test_workload_identity_signs_in_where_a_token_is_named(
     assert not stage.log.all()
 
 
-def test_workload_token_is_read_again_after_a_refusal(azure_environment: StagedWorkspace, principal: Principal, token_file: Path, project: Path) -> None:
-    reasons = {"foreign": "AADSTS70021: No matching federated identity record found", principal.new_assertion(seconds=-1): "the assertion is not valid"}
+def test_workload_token_is_read_again_after_a_refusal(
+    azure_environment: StagedWorkspace, principal: Principal, token_file: Path, project: Path
+) -> None:
+    reasons = {
+        "foreign": "AADSTS70021: No matching federated identity record found",
+        principal.new_assertion(seconds=-1): "the assertion is not valid",
+    }
     for assertion, reason in reasons.items():
         token_file.write_text(assertion)
         with connected(azure_environment, project) as connection, pytest.raises(NotAllowed) as caught:
@@ -312,8 +395,13 @@ def test_workload_token_is_read_again_after_a_refusal(azure_environment: StagedW
 
 
 @pytest.mark.usefixtures("token_file")
-def test_workload_identity_names_missing_variables(azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, missing in {"AZURE_CLIENT_ID": "AZURE_CLIENT_ID", "AZURE_TENANT_ID": "AZURE_TENANT_ID and AZURE_CLIENT_ID"}.items():
+def test_workload_identity_names_missing_variables(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, missing in {
+        "AZURE_CLIENT_ID": "AZURE_CLIENT_ID",
+        "AZURE_TENANT_ID": "AZURE_TENANT_ID and AZURE_CLIENT_ID",
+    }.items():
         monkeypatch.setenv(name, "")
         with connected(azure_environment, project) as connection, pytest.raises(NotAllowed) as caught:
             connection.record()
@@ -336,7 +424,9 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="terminals are POSIX'
 
 
 @POSIX
-def test_a_person_is_asked_in_a_terminal_once(himl: Himl, azure: StagedWorkspace, stage: Stage, project: Path, environment: Mapping[str, str]) -> None:
+def test_a_person_is_asked_in_a_terminal_once(
+    himl: Himl, azure: StagedWorkspace, stage: Stage, project: Path, environment: Mapping[str, str]
+) -> None:
     command = [str(himl.program), "runs", "list"]
     refused = himl("runs", "list", env=environment)
     assert refused.code == 4
@@ -358,7 +448,9 @@ def test_a_person_is_asked_in_a_terminal_once(himl: Himl, azure: StagedWorkspace
 
 
 @POSIX
-def test_a_person_who_interrupts_the_sign_in_ends_the_command(himl: Himl, project: Path, environment: Mapping[str, str], stage: Stage) -> None:
+def test_a_person_who_interrupts_the_sign_in_ends_the_command(
+    himl: Himl, project: Path, environment: Mapping[str, str], stage: Stage
+) -> None:
     terminal = Terminal([str(himl.program), "runs", "list"], cwd=project, env=environment)
     terminal.wait_for(USER_CODE)
     terminal.interrupt()

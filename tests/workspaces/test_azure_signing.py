@@ -46,7 +46,9 @@ def is_complete(sink: Received) -> bool:
     return not sink.errors and {name: body for (name, _), body in sink.bodies.items()} == FILES
 
 
-def test_cache_keeps_datastore_signature_but_not_account_key(stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_cache_keeps_datastore_signature_but_not_account_key(
+    stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
     azure.put_blobs(DEFAULT, FILES)
     assert is_complete(fetched(azure, project, DEFAULT))
     stage.log.clear()
@@ -59,7 +61,9 @@ def test_cache_keeps_datastore_signature_but_not_account_key(stage: Stage, azure
     assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
 
 
-def test_a_sas_of_the_account_or_with_deletion_stays_in_memory(stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_a_sas_of_the_account_or_with_deletion_stays_in_memory(
+    stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
     azure.put_blobs(DEFAULT, FILES)
     azure.add_datastore("deletes", credentials="Sas", sas_permissions="rwdl")
     azure.put_blobs("deletes", FILES)
@@ -74,7 +78,13 @@ def test_a_sas_of_the_account_or_with_deletion_stays_in_memory(stage: Stage, azu
     stage.faults.add(Status(400, code="UserError"), SECRETS)  # the service gives no key
     assert is_complete(fetched(azure, project, DEFAULT))
     assert files_with(tmp_path / "home", "sig=") == []
-    cases = {"sr=c&sp=rcwl&sig=x": True, "?sr=c&sp=rl&sig=x": True, "sr=c&sp=rwdl&sig=x": False, "ss=bf&srt=co&sp=rl&sig=x": False, "": False}
+    cases = {
+        "sr=c&sp=rcwl&sig=x": True,
+        "?sr=c&sp=rl&sig=x": True,
+        "sr=c&sp=rwdl&sig=x": False,
+        "ss=bf&srt=co&sp=rl&sig=x": False,
+        "": False,
+    }
     assert {sas: is_narrow(sas) for sas in cases} == cases, "himl does not use what an earlier version cached either"
 
 
@@ -121,7 +131,9 @@ def test_permanently_refused_signature_fails_after_few_renewals(
     assert len(stage.log.find(SECRETS)) <= 3
 
 
-def test_a_signature_that_is_refused_during_an_upload_is_renewed(stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+def test_a_signature_that_is_refused_during_an_upload_is_renewed(
+    stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
     large = bytes(9 << 20)
     for number, request_of in enumerate(("up/small", "comp=block&", "comp=blocklist&")):
         stage.log.clear()
@@ -132,10 +144,14 @@ def test_a_signature_that_is_refused_during_an_upload_is_renewed(stage: Stage, a
             workspace.datastore().store(requests, sink, workers=1)
         assert (sink.errors, sink.sent) == ({}, 1 + len(large))
         assert azure.get_blob(DEFAULT, f"up/large{number}") == large
-        assert len(stage.log.find(SECRETS)) == (2 if number == 0 else 1), "the one got at first is kept, the new one too"
+        assert len(stage.log.find(SECRETS)) == (2 if number == 0 else 1), (
+            "the one got at first is kept, the new one too"
+        )
 
 
-def test_a_token_that_is_refused_during_a_transfer_is_renewed(stage: Stage, azure: StagedWorkspace, project: Path) -> None:
+def test_a_token_that_is_refused_during_a_transfer_is_renewed(
+    stage: Stage, azure: StagedWorkspace, project: Path
+) -> None:
     azure.add_datastore("own", credentials="None")
     azure.put_blobs("own", FILES)
     sink = Received()
@@ -150,7 +166,9 @@ def test_a_token_that_is_refused_during_a_transfer_is_renewed(stage: Stage, azur
     assert not stage.log.find(SECRETS)
 
 
-def test_own_sign_in_is_used_without_secrets_or_keys(azure: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_sign_in_is_used_without_secrets_or_keys(
+    azure: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     azure.put_blobs(DEFAULT, FILES)
     for takes_keys in (False, True):
         azure.state.storage.takes_keys = takes_keys
@@ -169,7 +187,9 @@ def complaint(azure: StagedWorkspace, folder: Path, name: str = DEFAULT) -> Himl
     return caught.value
 
 
-def test_a_refusal_of_storage_is_named(stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_storage_is_named(
+    stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     azure.put_artifacts(azure.add_run("run_1", "demo"), {"outputs/a": b"1"})
     azure.state.storage.is_open = False
     error = complaint(azure, project)
@@ -209,7 +229,12 @@ def test_signature_is_renewed_before_its_end_and_hides_itself() -> None:
     exchange = CurlRequest(signed.url, [*signed.headers], "PUT", b"hidden")
     assert "hidden" not in f"{signature!r} {signed!r} {exchange!r}"
     midnight = ["2030-01-01T00:00:00Z", "2030-01-01T00%3A00Z", "2030-01-01"]
-    ten = ["2030-01-01T10%3A00%3A00.0000000Z", "2030-01-01T12:00:00+02:00", "2030-01-01T12:00:00%2B02:00", "2030-01-01T10:00:00"]
+    ten = [
+        "2030-01-01T10%3A00%3A00.0000000Z",
+        "2030-01-01T12:00:00+02:00",
+        "2030-01-01T12:00:00%2B02:00",
+        "2030-01-01T10:00:00",
+    ]
     moments = dict.fromkeys(midnight, 1893456000.0) | dict.fromkeys(ten, 1893492000.0) | {"": 0, "nonsense": 0}
     assert {text: sas_expiry(f"?sv=1&se={text}&sig=x") for text in moments} == moments
 
@@ -295,7 +320,11 @@ def test_what_cannot_be_a_datastore_is_refused(stage: Stage, azure: StagedWorksp
         with connected(azure, project) as connection, pytest.raises(NotFound, match="No datastore"):
             Datastores(connection).open(name)
     assert all(seen.path.endswith("/datastores") for seen in stage.log.find("GET management.azure.com"))
-    kinds = {"AzureFile": ("a file share", "azcopy"), "AzureDataLakeGen1": ("Azure Data Lake Gen1", "Gen2"), "OneLake": ("OneLake", "azcopy")}
+    kinds = {
+        "AzureFile": ("a file share", "azcopy"),
+        "AzureDataLakeGen1": ("Azure Data Lake Gen1", "Gen2"),
+        "OneLake": ("OneLake", "azcopy"),
+    }
     for kind, (called, way_out) in kinds.items():
         azure.add_datastore(kind, kind=kind)
         with connected(azure, project) as connection, pytest.raises(BadUsage) as caught:
@@ -304,10 +333,16 @@ def test_what_cannot_be_a_datastore_is_refused(stage: Stage, azure: StagedWorksp
         assert way_out in caught.value.hint
 
 
-def test_each_datastore_kind_and_credential_reads_and_writes(azure: StagedWorkspace, project: Path, tmp_path: Path) -> None:
-    for number, (kind, credentials) in enumerate((("AzureBlob", "AccountKey"), ("AzureBlob", "Sas"), ("AzureDataLakeGen2", "None"))):
+def test_each_datastore_kind_and_credential_reads_and_writes(
+    azure: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
+    for number, (kind, credentials) in enumerate(
+        (("AzureBlob", "AccountKey"), ("AzureBlob", "Sas"), ("AzureDataLakeGen2", "None"))
+    ):
         name = f"data{number}"
-        azure.add_datastore(name, kind=kind, credentials=credentials, sas_permissions="rcwl", account=azure.state.second_storage)
+        azure.add_datastore(
+            name, kind=kind, credentials=credentials, sas_permissions="rcwl", account=azure.state.second_storage
+        )
         azure.put_blob(name, "a", b"1")
         sink = Stored()
         with connected(azure, project) as connection:
@@ -321,7 +356,9 @@ def test_each_datastore_kind_and_credential_reads_and_writes(azure: StagedWorksp
 def test_container_or_account_that_is_not_there_is_named(stage: Stage, azure: StagedWorkspace, project: Path) -> None:
     azure.add_datastore("gone", container="gone-container")
     azure.state.storage.client.delete_container("gone-container")
-    azure.state.datastores[DEFAULT].storage = type(azure.state.storage)("nosuchaccount", azure.state.storage.key, azure.state.storage.azurite)
+    azure.state.datastores[DEFAULT].storage = type(azure.state.storage)(
+        "nosuchaccount", azure.state.storage.key, azure.state.storage.azurite
+    )
     stage.log.expect_unknown(r"nosuchaccount\.blob")
     with connected(azure, project) as connection:
         with pytest.raises(NotFound, match="no container 'gone-container'"):
@@ -365,14 +402,25 @@ def test_uris_are_opened_as_folders_or_files_of_datastores(azure: StagedWorkspac
     container = azure.state.datastores[DEFAULT].container
     with connected(azure, project) as connection:
         stores = Datastores(connection)
-        for uri in (f"azureml://datastores/{DEFAULT}/paths/data", f"https://{azure.state.storage.host}/{container}/data/"):
+        for uri in (
+            f"azureml://datastores/{DEFAULT}/paths/data",
+            f"https://{azure.state.storage.host}/{container}/data/",
+        ):
             assert [blob.name for blob in listed(stores.at_uri(uri, "output 'x'"))] == ["a", "b/c"]
         one = stores.at_uri(f"azureml://datastores/{DEFAULT}/paths/data/b/c", "output 'x'", is_file=True)
         assert ([blob.name for blob in listed(one)], b"".join(one.read("c")), one.stat("a")) == (["c"], b"22", None)
 
 
 def record(**fields: str) -> DatastoreRecord:
-    plain = {"name": "d", "type": "AzureBlob", "account": "acct", "container": "c", "endpoint": "", "protocol": "", "credentials": "None"}
+    plain = {
+        "name": "d",
+        "type": "AzureBlob",
+        "account": "acct",
+        "container": "c",
+        "endpoint": "",
+        "protocol": "",
+        "credentials": "None",
+    }
     return DatastoreRecord(**{**plain, **fields})  # type: ignore[arg-type]
 
 
@@ -389,7 +437,15 @@ def test_malformed_datastore_response_raises_service_failed(
     stage: Stage, azure: StagedWorkspace, project: Path, request_of: str, use_of: Callable[[Datastores], object]
 ) -> None:
     endless = '{"value": [], "nextLink": "https://management.azure.com/subscriptions/x/datastores?api-version=1"}'
-    odd = ["[]", "{}", '{"value": [{}]}', '{"value": [[]]}', '{"value": 1}', '{"value": [{"name": "a", "properties": "b"}]}', endless]
+    odd = [
+        "[]",
+        "{}",
+        '{"value": [{}]}',
+        '{"value": [[]]}',
+        '{"value": 1}',
+        '{"value": [{"name": "a", "properties": "b"}]}',
+        endless,
+    ]
     for answer in odd:
         stage.faults.only(Page(answer, content_type="application/json"), request_of, times=None)
         with connected(azure, project) as connection, pytest.raises(ServiceFailed) as caught:

@@ -69,13 +69,24 @@ def test_first_submit_checks_before_upload(workspace: AzureWorkspace, azure: Sta
     ]
     assert short_requests(azure) == ["GET /computes/cpu-cluster", f"PUT /jobs/{second.id}"]
     assert notices(events) == [UNCHANGED_CODE, UNCHANGED_ENVIRONMENT]
-    without_names = [{name: value for name, value in sent(azure, run.id).items() if name not in ("displayName", "tags")} for run in (first, second)]
+    without_names = [
+        {name: value for name, value in sent(azure, run.id).items() if name not in ("displayName", "tags")}
+        for run in (first, second)
+    ]
     assert without_names[0] == without_names[1]
 
 
-def test_the_run_that_comes_back_is_shown_without_its_secrets(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    secrets: dict[str, Any] = {"docker_args": ["-e SOME_KEY=hunter2"], "env": {"OTHER_KEY": "hunter2"}, "arguments": ["--password", "hunter2"]}
-    run = workspace.submit(cluster_spec(project, display_name="Näme", description="why", tags={"k": "v"}, **secrets), notify=ignore)
+def test_the_run_that_comes_back_is_shown_without_its_secrets(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
+    secrets: dict[str, Any] = {
+        "docker_args": ["-e SOME_KEY=hunter2"],
+        "env": {"OTHER_KEY": "hunter2"},
+        "arguments": ["--password", "hunter2"],
+    }
+    run = workspace.submit(
+        cluster_spec(project, display_name="Näme", description="why", tags={"k": "v"}, **secrets), notify=ignore
+    )
     assert run.command == "python train.py --password '***'"
     assert re.fullmatch(r"sent_\d+_[0-9a-f]{8}", run.id)
     assert (run.experiment, run.status, run.display_name, run.description) == ("sent", RunStatus.queued, "Näme", "why")
@@ -108,7 +119,9 @@ def test_only_what_changed_is_sent_again(workspace: AzureWorkspace, azure: Stage
     azure.stage.log.clear()
     events.clear()
     other = EnvironmentSpec(image=MADE.image, conda=CONDA + "  - torch\n")
-    workspace.submit(cluster_spec(project, {**FILES, "train.py": "print(2)\n"}, environment=other), notify=events.append)
+    workspace.submit(
+        cluster_spec(project, {**FILES, "train.py": "print(2)\n"}, environment=other), notify=events.append
+    )
     assert (len(azure.requests("startPendingUpload")), len(azure.requests("^PUT .*/environments/"))) == (0, 1)
     assert notices(events) == [UNCHANGED_CODE]
 
@@ -130,8 +143,17 @@ def test_an_environment_that_somebody_else_registered_is_shared(
     assert (UNCHANGED_ENVIRONMENT in notices(events)) is is_said
 
 
-def test_what_cannot_work_is_refused_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    kept = {"image": "docker.io/x:1", "isArchived": False, "isAnonymous": False, "properties": {}, "tags": {}, "_created": "2026-01-01T00:00:00Z"}
+def test_what_cannot_work_is_refused_before_any_change(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
+    kept = {
+        "image": "docker.io/x:1",
+        "isArchived": False,
+        "isAnonymous": False,
+        "properties": {},
+        "tags": {},
+        "_created": "2026-01-01T00:00:00Z",
+    }
     azure.state.assets["environments"]["torch"] = {"1": dict(kept), "2": kept}
     refused: list[tuple[dict[str, Any], str]] = [
         ({"arguments": ["--x", "${{inputs.y}}"]}, "names no input; there are: none"),
@@ -151,7 +173,9 @@ def test_what_cannot_work_is_refused_before_any_change(workspace: AzureWorkspace
 
 
 @pytest.mark.large("imports azure-ai-ml")
-def test_azure_ai_ml_shows_the_job_that_was_sent(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_azure_ai_ml_shows_the_job_that_was_sent(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     run = workspace.submit(cluster_spec(project, display_name="seen"), notify=ignore)
     job, client = workspace.sdk_objects(run.id, "v2")
     assert (job.name, job.display_name, job.status) == (run.id, "seen", "Starting")
@@ -193,7 +217,9 @@ def hasty(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWo
         yield workspace
 
 
-def test_a_request_that_is_repeated_makes_no_second_job(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_a_request_that_is_repeated_makes_no_second_job(
+    hasty: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     azure.stage.faults.add(Reset(), JOB)
     azure.stage.faults.add(Status(429, retry_after=0), JOB, skip=1)
     run = hasty.submit(cluster_spec(project), notify=ignore)
@@ -204,7 +230,9 @@ def test_a_request_that_is_repeated_makes_no_second_job(hasty: AzureWorkspace, a
     assert (list(azure.state.runs), len(azure.requests(LOOK))) == ([run.id, found.id], 1), "all its answers were lost"
 
 
-def test_submit_with_unknown_outcome_reports_the_job_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_submit_with_unknown_outcome_reports_the_job_id(
+    hasty: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     azure.stage.faults.add(Reset(), rf"{JOB}|{LOOK}", times=None)
     with pytest.raises(ServiceFailed, match="It is unknown whether job '") as caught:
         hasty.submit(cluster_spec(project), notify=ignore)
@@ -213,7 +241,9 @@ def test_submit_with_unknown_outcome_reports_the_job_id(hasty: AzureWorkspace, a
     assert f"himl runs show {run_id}" in caught.value.hint
 
 
-def test_what_the_service_lost_meanwhile_is_made_anew(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_what_the_service_lost_meanwhile_is_made_anew(
+    hasty: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     hasty.submit(cluster_spec(project), notify=ignore)
     azure.state.assets["codes"].clear()
     azure.state.assets["environments"].clear()
@@ -224,7 +254,9 @@ def test_what_the_service_lost_meanwhile_is_made_anew(hasty: AzureWorkspace, azu
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_before_job_creation_leaves_no_job_or_code(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
+def test_interrupt_before_job_creation_leaves_no_job_or_code(
+    hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals
+) -> None:
     def interrupt(event: Event) -> None:
         if isinstance(event, Moved):
             os.kill(os.getpid(), number)
@@ -236,7 +268,9 @@ def test_interrupt_before_job_creation_leaves_no_job_or_code(hasty: AzureWorkspa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
+def test_an_interruption_while_the_job_is_created_says_its_id(
+    hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals
+) -> None:
     azure.stage.faults.add(Meanwhile(lambda: os.kill(os.getpid(), number)), JOB)
     with pytest.raises(Interrupted, match="Interrupted after the creation of job") as caught:
         hasty.submit(cluster_spec(project), notify=ignore)
@@ -244,7 +278,9 @@ def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorksp
     assert caught.value.hint == f"To stop it: himl runs cancel {run_id}"
 
 
-def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+def test_an_interruption_does_not_wait_for_a_service_that_stalls(
+    himl: Himl, azure_environment: StagedWorkspace, project: Path
+) -> None:
     azure = azure_environment
     azure.write_config(project)
     snapshot_of(project, {"train.py": "print(1)\n", "environment.yml": CONDA})
@@ -257,7 +293,9 @@ def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azu
     assert b"Nothing runs" in said
 
 
-def test_a_failure_before_there_is_a_job_says_that_there_is_none(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_a_failure_before_there_is_a_job_says_that_there_is_none(
+    hasty: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     refused = Status(400, code="UserError", message="A tag is too long.")
     faults = [("GET .*/computes/", Status(503), "503"), ("PUT .*/environments/", Status(503), "503")]
     for place, fault, words in [*faults, (JOB, refused, "A tag is too long"), (JOB, Status(500), "failed at PUT")]:
@@ -271,7 +309,9 @@ def test_a_failure_before_there_is_a_job_says_that_there_is_none(hasty: AzureWor
     assert len(azure.requests(LOOK)) == 1
 
 
-def test_an_answer_that_is_no_job_is_followed_by_a_look(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_an_answer_that_is_no_job_is_followed_by_a_look(
+    hasty: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     azure.stage.faults.add(Page('{"properties": 1}', content_type="application/json"), JOB, times=None)
     with pytest.raises(ServiceFailed, match=r"Job 'sent_\w+' was created, but: ") as caught:
         hasty.submit(cluster_spec(project), notify=ignore)
@@ -286,7 +326,9 @@ def test_an_answer_that_is_no_job_is_followed_by_a_look(hasty: AzureWorkspace, a
     assert len(azure.requests(LOOK)) == 1
 
 
-def test_compute_is_checked_by_one_request_and_may_have_failed(stage: Stage, connection: Connection, azure_environment: StagedWorkspace) -> None:
+def test_compute_is_checked_by_one_request_and_may_have_failed(
+    stage: Stage, connection: Connection, azure_environment: StagedWorkspace
+) -> None:
     check_compute(connection, "serverless", nodes=8)
     assert stage.log.all() == []
     check_compute(connection, "gpu-cluster", nodes=2)
@@ -300,7 +342,10 @@ def test_compute_is_checked_by_one_request_and_may_have_failed(stage: Stage, con
         azure_environment.state.computes["gpu-cluster"] |= {"state": "Failed", "errors": told}
         heard: list[Event] = []
         check_compute(connection, "gpu-cluster", notify=heard.append)
-        assert notices(heard) == [f"The compute target 'gpu-cluster' is in state Failed{words}. himl submits the job, which may wait in the queue."]
+        assert notices(heard) == [
+            f"The compute target 'gpu-cluster' is in state Failed{words}. himl submits the job, which may "
+            "wait in the queue."
+        ]
 
 
 def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWorkspace, connection: Connection) -> None:
@@ -308,8 +353,14 @@ def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWor
     azure_environment.add_compute("bricks", kind="Databricks")
     check_compute(connection, "desk")
     azure_environment.state.computes["cpu-cluster"]["state"] = "Deleting"
-    refused = [("gpu-cluster", 3, "--num_nodes 3: the compute target 'gpu-cluster' has at most 2 nodes"), ("desk", 2, "has at most 1 node")]
-    refused += [("bricks", 1, "'bricks' is Databricks, which cannot run himl's jobs"), ("cpu-cluster", 1, "'cpu-cluster' is unusable: its state is Deleting")]
+    refused = [
+        ("gpu-cluster", 3, "--num_nodes 3: the compute target 'gpu-cluster' has at most 2 nodes"),
+        ("desk", 2, "has at most 1 node"),
+    ]
+    refused += [
+        ("bricks", 1, "'bricks' is Databricks, which cannot run himl's jobs"),
+        ("cpu-cluster", 1, "'cpu-cluster' is unusable: its state is Deleting"),
+    ]
     for name, nodes, complaint in refused:
         with pytest.raises(BadUsage, match=complaint):
             check_compute(connection, name, nodes=nodes)
@@ -318,7 +369,9 @@ def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWor
 def test_an_unknown_compute_names_those_there_are(azure_environment: StagedWorkspace, connection: Connection) -> None:
     azure_environment.state.page_size = 1
     azure_environment.add_compute("a100")
-    with pytest.raises(NotFound, match=r"Unknown compute target 'gpu-clutser' in workspace .*It has a100, cpu-cluster, gpu-cluster") as caught:
+    with pytest.raises(
+        NotFound, match=r"Unknown compute target 'gpu-clutser' in workspace .*It has a100, cpu-cluster, gpu-cluster"
+    ) as caught:
         check_compute(connection, "gpu-clutser")
     assert "'gpu-cluster'" in caught.value.hint
     azure_environment.state.computes.clear()
@@ -337,10 +390,18 @@ def test_a_cluster_is_made_once_and_can_take_jobs(workspace: AzureWorkspace, azu
     events: list[Event] = []
     assert not workspace.has_cluster("team-gpus")
     for _ in range(2):
-        workspace.create_cluster(ClusterSpec("team-gpus", "Standard_NC6", 1, 3, low_priority=True), notify=events.append)
+        workspace.create_cluster(
+            ClusterSpec("team-gpus", "Standard_NC6", 1, 3, low_priority=True), notify=events.append
+        )
     assert workspace.has_cluster("team-gpus")
     made = azure.state.computes["team-gpus"]
-    assert (made["size"], made["min_nodes"], made["max_nodes"], made["priority"], made["state"]) == ("Standard_NC6", 1, 3, "LowPriority", "Succeeded")
+    assert (made["size"], made["min_nodes"], made["max_nodes"], made["priority"], made["state"]) == (
+        "Standard_NC6",
+        1,
+        3,
+        "LowPriority",
+        "Succeeded",
+    )
     assert notices(events) == [
         "Creating cluster 'team-gpus': 1 to 3 nodes of Standard_NC6.",
         "Cluster 'team-gpus' is ready.",
@@ -353,7 +414,9 @@ def test_a_cluster_is_made_once_and_can_take_jobs(workspace: AzureWorkspace, azu
 def test_a_cluster_that_cannot_be_is_a_wrong_request(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     wrong = {
         ClusterSpec("gpus", "Standard_NC6000"): "VM size 'Standard_NC6000' is not supported",
-        ClusterSpec("gpus", "Standard_NC24s_v3", 0, 40): "exceeding quota limits of Core. Maximum allowed: 100, .* requested: 960",
+        ClusterSpec(
+            "gpus", "Standard_NC24s_v3", 0, 40
+        ): "exceeding quota limits of Core. Maximum allowed: 100, .* requested: 960",
         ClusterSpec("gpus", "Standard_NC6", 3, 2): "cannot have 3 to 2 nodes",
         ClusterSpec("1gpu", "Standard_NC6"): "The cluster name '1gpu' is invalid",
         ClusterSpec("gpus", "NC6; rm"): "'NC6; rm' is not a virtual machine size",
@@ -367,15 +430,21 @@ def test_a_cluster_that_cannot_be_is_a_wrong_request(workspace: AzureWorkspace, 
         workspace.create_cluster(ClusterSpec("others", "Standard_NC6"), notify=ignore)
 
 
-def test_container_is_registered_once_and_its_key_stays_hidden(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+def test_container_is_registered_once_and_its_key_stays_hidden(
+    workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("DEBUG")
     storage = azure.state.second_storage
     storage.make_container("seismic-data")
-    spec = ContainerSpec(storage.account, "seismic-data", storage.key, subscription="0f0e0d0c-0b0a-0908-0706-050403020100")
+    spec = ContainerSpec(
+        storage.account, "seismic-data", storage.key, subscription="0f0e0d0c-0b0a-0908-0706-050403020100"
+    )
     events: list[Event] = []
     names = [workspace.ensure_datastore(spec, notify=events.append) for _ in range(2)]
     assert names == [f"{storage.account}_seismic_data"] * 2
-    assert notices(events) == [f"Registered container 'seismic-data' of account '{storage.account}' as datastore '{names[0]}'."]
+    assert notices(events) == [
+        f"Registered container 'seismic-data' of account '{storage.account}' as datastore '{names[0]}'."
+    ]
     assert len(azure.requests("^PUT .*/datastores/")) == 1
     storage.put("seismic-data", "a/b.npy", b"x")
     assert [blob.name for page in workspace.datastore(names[0]).list("a/") for blob in page] == ["a/b.npy"]
@@ -383,7 +452,9 @@ def test_container_is_registered_once_and_its_key_stays_hidden(workspace: AzureW
     assert storage.key not in repr(spec) + json.dumps([str(event) for event in events])
 
 
-def test_a_container_without_good_name_or_key_is_not_registered(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+def test_a_container_without_good_name_or_key_is_not_registered(
+    workspace: AzureWorkspace, azure: StagedWorkspace
+) -> None:
     storage = azure.state.second_storage
     spec = ContainerSpec(storage.account, "seismic-data", storage.key, name="my-store")
     with pytest.raises(BadUsage, match="The datastore name 'my-store' is invalid"):
@@ -393,14 +464,25 @@ def test_a_container_without_good_name_or_key_is_not_registered(workspace: Azure
         with pytest.raises(BadUsage):
             workspace.ensure_datastore(wrong, notify=ignore)
     azure.add_datastore("seismic", container="volumes")
-    assert workspace.ensure_datastore(replace(spec, account=azure.state.storage.account, container="volumes"), notify=ignore) == "seismic"
-    keys = {"": "has no key to register one", "no key!": "is not base64", "d3Jvbmc=": "refused container .* Unable to access data"}
+    assert (
+        workspace.ensure_datastore(
+            replace(spec, account=azure.state.storage.account, container="volumes"), notify=ignore
+        )
+        == "seismic"
+    )
+    keys = {
+        "": "has no key to register one",
+        "no key!": "is not base64",
+        "d3Jvbmc=": "refused container .* Unable to access data",
+    }
     for key, message in keys.items():
         with pytest.raises(BadUsage, match=message) as caught:
             workspace.ensure_datastore(ContainerSpec(storage.account, "seismic-data", key), notify=ignore)
         assert "BLOB_ACCOUNT_KEY" in caught.value.hint
         assert key not in str(caught.value) or not key
-    refusal = Status(400, code="ValidationError", message=f"Data stores of this kind are blocked by a policy. Key: {storage.key}")
+    refusal = Status(
+        400, code="ValidationError", message=f"Data stores of this kind are blocked by a policy. Key: {storage.key}"
+    )
     azure.stage.faults.add(refusal, "PUT .*/datastores/")
     with pytest.raises(BadUsage, match="blocked by a policy") as caught:
         workspace.ensure_datastore(ContainerSpec(storage.account, "seismic-data", storage.key), notify=ignore)

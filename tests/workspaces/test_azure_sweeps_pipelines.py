@@ -37,7 +37,26 @@ from tests.support.running import write_files
 from tests.support.secret_cases import SECRET_FILES, files_of
 from tests.workspaces.test_azure_job_bodies import seen_by_script
 
-WORDS = ["linear", "0.1", "1e-05", "a b", "$HOME", "`ls`", "$(ls)", "*", "~", "a\nb", "\\", "é漢🙂", "#no", "a;b&c|d", "${x}", "{a,b}", 'say "x"', "-x"]
+WORDS = [
+    "linear",
+    "0.1",
+    "1e-05",
+    "a b",
+    "$HOME",
+    "`ls`",
+    "$(ls)",
+    "*",
+    "~",
+    "a\nb",
+    "\\",
+    "é漢🙂",
+    "#no",
+    "a;b&c|d",
+    "${x}",
+    "{a,b}",
+    'say "x"',
+    "-x",
+]
 ADDRESS = WorkspaceAddress("sub", "team", "lab", PUBLIC, "a test")
 
 
@@ -59,7 +78,13 @@ BOTH_WAYS = pytest.mark.parametrize("stands_for", [as_text, as_variable])
 
 
 def given_to_trial(
-    folder: Path, bash: str, values: Mapping[str, SearchRange], stands_for: Callable[[str, str], str], *, at: int = 0, **fields: Any
+    folder: Path,
+    bash: str,
+    values: Mapping[str, SearchRange],
+    stands_for: Callable[[str, str], str],
+    *,
+    at: int = 0,
+    **fields: Any,
 ) -> list[str]:
     """Return the arguments of a trial's script, with the values at index *at* of each list."""
     text, variables = command_line(cluster_spec(folder / "code", sweep=SweepSpec(values), **fields)), ""
@@ -71,15 +96,27 @@ def given_to_trial(
 
 
 @BOTH_WAYS
-def test_each_choice_reaches_the_script_as_one_word(tmp_path: Path, require_program: Callable[[str], str], stands_for: Callable[[str, str], str]) -> None:
+def test_each_choice_reaches_the_script_as_one_word(
+    tmp_path: Path, require_program: Callable[[str], str], stands_for: Callable[[str, str], str]
+) -> None:
     values = {"name": choice(*WORDS), "lr": choice(*range(len(WORDS)))}
     for at, word in enumerate(WORDS):
         given = given_to_trial(tmp_path, require_program("bash"), values, stands_for, at=at, arguments=["--x", "a b"])
         assert given == ["--x", "a b", "--name", word, "--lr", str(at)]
     # Text after a placeholder is not part of its name.
     values = {"a": choice(1), "b": choice(2)}
-    arguments = ["${{search_space.a}}_x", "${{search_space.a}}${{search_space.b}}0", "é${{search_space.a}}é a", "${{search_space.b}}"]
-    assert given_to_trial(tmp_path, require_program("bash"), values, stands_for, arguments=arguments) == ["1_x", "120", "é1é a", "2"]
+    arguments = [
+        "${{search_space.a}}_x",
+        "${{search_space.a}}${{search_space.b}}0",
+        "é${{search_space.a}}é a",
+        "${{search_space.b}}",
+    ]
+    assert given_to_trial(tmp_path, require_program("bash"), values, stands_for, arguments=arguments) == [
+        "1_x",
+        "120",
+        "é1é a",
+        "2",
+    ]
 
 
 def sweep_record(**fields: Any) -> Run:
@@ -90,27 +127,46 @@ def sweep_record(**fields: Any) -> Run:
 def test_tags_of_sweeps_trials_and_pipelines_are_read() -> None:
     notes = {"max_total_jobs": "4", "generator_config": "{}", "r1_0": '{"lr": 0.1}'}
     own = {"r1_x": "mine", "max": "mine", "r2_0": "mine"}
-    assert sweep_record(tags={**notes, **{f"_aml_system_{name}": value for name, value in notes.items()}, **own}).tags == own
+    assert (
+        sweep_record(tags={**notes, **{f"_aml_system_{name}": value for name, value in notes.items()}, **own}).tags
+        == own
+    )
     tags = {"hyperparameters": '{"--lr": 0.1}', "_aml_system_hyperparameters": '{"--lr": 0.1}'}
     trial = sweep_record(runId="p_12", parentRunId="p", tags=tags)
     assert trial.tags == {"hyperparameters": '{"--lr": 0.1}', "himl.trial": "12"}
     assert hyperparameters_of(trial.tags) == {"lr": 0.1}
     assert sweep_record(runId="other", parentRunId="p", tags=tags).tags == {"hyperparameters": '{"--lr": 0.1}'}
     properties = {"primary_metric_config": json.dumps({"name": "AUC", "goal": "MAXIMIZE"}), "best_child_run_id": "r1_3"}
-    assert sweep_record(properties=properties).tags == {"himl.many": "sweep", "himl.primary_metric": "AUC", "himl.goal": "maximize", "himl.best_trial": "r1_3"}
+    assert sweep_record(properties=properties).tags == {
+        "himl.many": "sweep",
+        "himl.primary_metric": "AUC",
+        "himl.goal": "maximize",
+        "himl.best_trial": "r1_3",
+    }
     assert sweep_record(runType="azureml.PipelineRun").tags == {"himl.many": "pipeline"}
     assert sweep_record(runType="azureml.StepRun").tags == {}
-    assert [sweep_record(properties={"primary_metric_config": config}).tags for config in (None, "no json", "[]", "{}", "[" * 3000)] == [{}] * 5
+    assert [
+        sweep_record(properties={"primary_metric_config": config}).tags
+        for config in (None, "no json", "[]", "{}", "[" * 3000)
+    ] == [{}] * 5
 
 
-def test_invalid_hyperparameter_names_fail_before_any_request(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    for names, words in ((["1st"], "not a valid name"), (["größe"], "not a valid name"), (["a.b", "a_b"], "'a.b' and 'a_b' would both be 'a_b'")):
+def test_invalid_hyperparameter_names_fail_before_any_request(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
+    for names, words in (
+        (["1st"], "not a valid name"),
+        (["größe"], "not a valid name"),
+        (["a.b", "a_b"], "'a.b' and 'a_b' would both be 'a_b'"),
+    ):
         with pytest.raises(BadUsage, match=words):
             workspace.submit(cluster_spec(project, sweep=SweepSpec({name: choice(1) for name in names})), notify=ignore)
     assert azure.requests() == []
 
 
-def test_hyperparameters_are_sent_under_names_that_azure_ml_accepts(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+def test_hyperparameters_are_sent_under_names_that_azure_ml_accepts(
+    workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
+) -> None:
     """hi-ml sent `--trainer.lr=${{inputs.trainer_lr}}`: the script gets the name of the user."""
     space = {"trainer.lr": choice(0.1, 0.2), "model/width": choice(8), "depth": choice(1), "opt.name": choice("a b")}
     space["amp.on"] = SearchRange(Draw.choice, (True, False), form="switch")
@@ -119,11 +175,20 @@ def test_hyperparameters_are_sent_under_names_that_azure_ml_accepts(workspace: A
     job = sent(azure, workspace.submit(spec, notify=events.append).id)
     assert sorted(job["searchSpace"]) == ["amp_on", "depth", "model_width", "opt_name", "trainer_lr"]
     words = ["+x=${{search_space.model_width}}", "--trainer.lr ${{search_space.trainer_lr}}"]
-    words += ["--depth ${{search_space.depth}}", '--opt.name "$AZUREML_SWEEP_opt_name"', '$(case "$AZUREML_SWEEP_amp_on" in']
+    words += [
+        "--depth ${{search_space.depth}}",
+        '--opt.name "$AZUREML_SWEEP_opt_name"',
+        '$(case "$AZUREML_SWEEP_amp_on" in',
+    ]
     assert job["trial"]["command"].startswith(f"python train.py {' '.join(words)} ")
     assert "--amp.on" in job["trial"]["command"]
-    told = "Azure ML records 'trainer.lr' as 'trainer_lr', 'model/width' as 'model_width', 'opt.name' as 'opt_name' and 1 more."
-    assert f"{told} Scripts get the name that you gave." in [event.text for event in events if isinstance(event, Notice)]
+    told = (
+        "Azure ML records 'trainer.lr' as 'trainer_lr', 'model/width' as 'model_width', 'opt.name' as "
+        "'opt_name' and 1 more."
+    )
+    assert f"{told} Scripts get the name that you gave." in [
+        event.text for event in events if isinstance(event, Notice)
+    ]
 
 
 def test_trial_values_are_read_from_tags_or_sweep(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
@@ -154,17 +219,26 @@ def interrupt(event: Event) -> None:
     raise KeyboardInterrupt
 
 
-def test_steps_of_same_folder_share_code_environment_and_inputs(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_steps_of_same_folder_share_code_environment_and_inputs(
+    workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
+) -> None:
     azure.put_blob("workspaceblobstore", "volumes/1.npy", b"x")
     inputs = [DataSpec("data", "volumes")]
-    steps = [StepSpec(f"step{n}", "the same", step_job(tmp_path / "all", "print(1)", arguments=[str(n)], inputs=inputs)) for n in range(3)]
+    steps = [
+        StepSpec(f"step{n}", "the same", step_job(tmp_path / "all", "print(1)", arguments=[str(n)], inputs=inputs))
+        for n in range(3)
+    ]
     run = workspace.submit_pipeline(pipeline_of(*steps), notify=ignore)
     for pattern in ("startPendingUpload", "^PUT .*/environments/", "^PUT .*/data/", "GET .*/data/volumes"):
         assert len(azure.requests(pattern)) == 1
-    assert [node["display_name"] for node in sent(azure, run.id)["jobs"].values()] == [f"the same (step{n})" for n in range(3)]
+    assert [node["display_name"] for node in sent(azure, run.id)["jobs"].values()] == [
+        f"the same (step{n})" for n in range(3)
+    ]
 
 
-def test_invalid_step_fails_pipeline_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_invalid_step_fails_pipeline_before_any_change(
+    workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
+) -> None:
     refused: list[tuple[dict[str, Any], type[HimlError], str]] = [
         ({"cluster": "cpu-clutser"}, NotFound, "Unknown compute target 'cpu-clutser'"),
         ({"nodes": 9}, BadUsage, "has at most 4 nodes"),
@@ -184,7 +258,9 @@ def test_invalid_step_fails_pipeline_before_any_change(workspace: AzureWorkspace
 
 
 @pytest.mark.parametrize("lost", ["codes", "environments"])
-def test_what_the_workspace_has_lost_is_made_anew(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path, lost: str) -> None:
+def test_what_the_workspace_has_lost_is_made_anew(
+    workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path, lost: str
+) -> None:
     spec = pipeline_of(prepare(tmp_path))
     workspace.submit_pipeline(spec, notify=ignore)
     azure.state.assets[lost].clear()
@@ -195,10 +271,14 @@ def test_what_the_workspace_has_lost_is_made_anew(workspace: AzureWorkspace, azu
     assert workspace.run(run.id).status is RunStatus.completed
 
 
-def test_interrupted_or_refused_pipeline_leaves_nothing(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_interrupted_or_refused_pipeline_leaves_nothing(
+    workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
+) -> None:
     with pytest.raises(Interrupted, match="Nothing runs"):
         workspace.submit_pipeline(pipeline_of(prepare(tmp_path)), notify=interrupt)
-    azure.stage.faults.add(Status(400, code="UserError", message="The pipeline is too large."), "PUT .*/jobs/", times=None)
+    azure.stage.faults.add(
+        Status(400, code="UserError", message="The pipeline is too large."), "PUT .*/jobs/", times=None
+    )
     with pytest.raises(HimlError, match="too large") as caught:
         workspace.submit_pipeline(pipeline_of(prepare(tmp_path)), notify=ignore)
     assert "No job was created" in caught.value.hint
@@ -208,45 +288,83 @@ def test_interrupted_or_refused_pipeline_leaves_nothing(workspace: AzureWorkspac
     assert list(azure.state.runs) == [run.id], "it is created once, whatever the network does"
 
 
-def test_steps_that_share_no_data_run_in_their_order(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_steps_that_share_no_data_run_in_their_order(
+    workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
+) -> None:
     place = tmp_path / "order"
-    script = "import os, pathlib, sys, time\ntime.sleep(float(sys.argv[2]))\npathlib.Path(os.environ['PLACE']).open('a').write(sys.argv[1])\n"
+    script = (
+        "import os, pathlib, sys, time\ntime.sleep(float(sys.argv[2]))\n"
+        "pathlib.Path(os.environ['PLACE']).open('a').write(sys.argv[1])\n"
+    )
     script += "from himl_cli.job import inputs, outputs\nprint(sys.argv[3:], dict(inputs()), sorted(outputs()))\n"
     env = {"PLACE": str(place)}
 
     def alone(key: str, seconds: str, *waits_for: str) -> StepSpec:
-        return StepSpec(key, key, step_job(tmp_path / key, script, arguments=[key[-1], seconds], env=env), waits_for=waits_for)
+        return StepSpec(
+            key, key, step_job(tmp_path / key, script, arguments=[key[-1], seconds], env=env), waits_for=waits_for
+        )
 
     makes = prepare(tmp_path, script, arguments=["m", "0.2", "${{outputs.numbers}}"], env=env)
     with azure.run_jobs():
-        run = workspace.submit_pipeline(pipeline_of(alone("a", "0.4"), replace(makes, waits_for=["a"]), alone("b", "0", "step1")), notify=ignore)
+        run = workspace.submit_pipeline(
+            pipeline_of(alone("a", "0.4"), replace(makes, waits_for=["a"]), alone("b", "0", "step1")), notify=ignore
+        )
         azure.wait_for(run.id)
     assert place.read_text() == "amb"
     steps = steps_of(workspace, run.id)
     assert {key: step.tags.get("himl.after") for key, step in steps.items()} == {"a": None, "step1": "a", "b": "step1"}
     assert azure.artifacts(steps["b"].id)["user_logs/std_log.txt"] == b"[] {} []\n"
     jobs = sent(azure, run.id)["jobs"]
-    assert jobs["b"]["inputs"] == {"himl_after_step1": {"job_input_type": "literal", "mode": "Direct", "value": "${{parent.jobs.step1.outputs.numbers}}"}}
+    assert jobs["b"]["inputs"] == {
+        "himl_after_step1": {
+            "job_input_type": "literal",
+            "mode": "Direct",
+            "value": "${{parent.jobs.step1.outputs.numbers}}",
+        }
+    }
     assert list(jobs["a"]["outputs"]) == ["himl_done"]
     assert list(jobs["step1"]["outputs"]) == ["numbers"]
 
 
-def test_missing_folder_is_refused_for_first_pipeline_step_only(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
-    reader = StepSpec("reader", "", step_job(tmp_path / "a", "print(1)", inputs=[DataSpec("d", "x", datastore="workspaceblobstore")]), waits_for=["step1"])
-    with pytest.raises(NotFound, match=r"^reader: Input 'd': the folder 'x' does not exist in datastore 'workspaceblobstore'"):
+def test_missing_folder_is_refused_for_first_pipeline_step_only(
+    workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
+) -> None:
+    reader = StepSpec(
+        "reader",
+        "",
+        step_job(tmp_path / "a", "print(1)", inputs=[DataSpec("d", "x", datastore="workspaceblobstore")]),
+        waits_for=["step1"],
+    )
+    with pytest.raises(
+        NotFound, match=r"^reader: Input 'd': the folder 'x' does not exist in datastore 'workspaceblobstore'"
+    ):
         workspace.submit_pipeline(pipeline_of(reader, prepare(tmp_path)), notify=ignore)
     assert azure.state.runs == {}
     events: list[Event] = []
     run = workspace.submit_pipeline(pipeline_of(prepare(tmp_path), reader), notify=events.append)
-    assert Notice("reader: the folder 'x' does not exist in datastore 'workspaceblobstore' yet. An earlier step must create it.") in events
-    assert sent(azure, run.id)["jobs"]["reader"]["inputs"]["d"]["uri"] == "azureml://datastores/workspaceblobstore/paths/x/"
+    assert (
+        Notice(
+            "reader: the folder 'x' does not exist in datastore 'workspaceblobstore' yet. An earlier step "
+            "must create it."
+        )
+        in events
+    )
+    assert (
+        sent(azure, run.id)["jobs"]["reader"]["inputs"]["d"]["uri"]
+        == "azureml://datastores/workspaceblobstore/paths/x/"
+    )
 
 
-def test_step_input_with_datastore_is_folder_not_data_asset(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
+def test_step_input_with_datastore_is_folder_not_data_asset(
+    workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
+) -> None:
     azure.put_blob("workspaceblobstore", "volumes/1.npy", b"x")
     azure.add_data("volumes", "azureml://datastores/workspaceblobstore/paths/elsewhere/")
     kinds = {"folder": "workspaceblobstore", "asset": None}
-    steps = [StepSpec(key, "", step_job(tmp_path / key, "print(1)", inputs=[DataSpec("d", "volumes", datastore=store)])) for key, store in kinds.items()]
+    steps = [
+        StepSpec(key, "", step_job(tmp_path / key, "print(1)", inputs=[DataSpec("d", "volumes", datastore=store)]))
+        for key, store in kinds.items()
+    ]
     run = workspace.submit_pipeline(pipeline_of(*steps, default_datastore="workspaceblobstore"), notify=ignore)
     uris = {key: node["inputs"]["d"]["uri"] for key, node in sent(azure, run.id)["jobs"].items()}
     assert uris["folder"] == "azureml://datastores/workspaceblobstore/paths/volumes/"
@@ -294,7 +412,12 @@ environment: {image: docker.io/python:3.11}
 inputs: {word: {type: string}}
 outputs: {made: {type: uri_folder}}
 """
-FILES = {"jobs/env.yml": CONDA, "jobs/data/a.txt": "x", "src/a.py": "import sys\nprint(sys.argv[1])\n", "parts/make.yml": COMPONENT}
+FILES = {
+    "jobs/env.yml": CONDA,
+    "jobs/data/a.txt": "x",
+    "src/a.py": "import sys\nprint(sys.argv[1])\n",
+    "parts/make.yml": COMPONENT,
+}
 
 
 @pytest.fixture
@@ -319,7 +442,10 @@ def test_a_document_runs_with_files_beside_it_but_not_secrets(
     workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path, capfd: pytest.CaptureFixture[str], text: str
 ) -> None:
     write_files(folder.parent / "src", dict.fromkeys((".env", ".ssh/id_rsa", "id_rsa.pub", "sub/kept.env"), "secret"))
-    listing = "from pathlib import Path\nprint('hello', sorted(path.as_posix() for path in Path('.').rglob('*') if path.is_file()))"
+    listing = (
+        "from pathlib import Path\n"
+        "print('hello', sorted(path.as_posix() for path in Path('.').rglob('*') if path.is_file()))"
+    )
     write_files(folder.parent / "src", {"a.py": listing})
     events: list[Event] = []
     changed = changed_job(folder, text, include_secret=["kept.env"], env_vars={"X": "1"}, experiment="Upper")
@@ -331,10 +457,15 @@ def test_a_document_runs_with_files_beside_it_but_not_secrets(
     last = steps["take"].id if steps else run.id
     assert azure.artifacts(last)["user_logs/std_log.txt"].startswith(b"hello ['a.py', 'id_rsa.pub', 'sub/kept.env']")
     assert [event.text for event in events if isinstance(event, Notice) and "secrets" in event.text] == [
-        "himl left out 2 files that may contain secrets: '.env', '.ssh/id_rsa'. To include one, use 'himl submit --include_secret GLOB'."
+        "himl left out 2 files that may contain secrets: '.env', '.ssh/id_rsa'. To include one, use 'himl "
+        "submit --include_secret GLOB'."
     ]
-    assert {key: step.tags.get("himl.after") for key, step in steps.items()} == ({"make": None, "take": "make"} if text == PIPELINE else {})
-    assert {sent(azure, one)["environmentVariables"]["X"] for one in [step.id for step in steps.values()] or [run.id]} == {"1"}
+    assert {key: step.tags.get("himl.after") for key, step in steps.items()} == (
+        {"make": None, "take": "make"} if text == PIPELINE else {}
+    )
+    assert {
+        sent(azure, one)["environmentVariables"]["X"] for one in [step.id for step in steps.values()] or [run.id]
+    } == {"1"}
     assert workspace.run(run.id).status is RunStatus.completed
     if text == JOB:
         assert (run.experiment, run.display_name, run.url) == ("Upper", "always_the_same", workspace.run(run.id).url)
@@ -358,7 +489,9 @@ additional_includes: [../included]
 environment: {image: docker.io/python:3.11}
 inputs: {data: {type: uri_folder}}
 """
-UPLOAD = re.compile(r"PUT [^/]+\.blob\.[^/]+/(?P<place>.*)/(?P<name>(?:outputs|plain|secret|\.git|\.himl|venv)/.*?)\?.*")
+UPLOAD = re.compile(
+    r"PUT [^/]+\.blob\.[^/]+/(?P<place>.*)/(?P<name>(?:outputs|plain|secret|\.git|\.himl|venv)/.*?)\?.*"
+)
 
 
 def uploaded(azure: StagedWorkspace) -> list[tuple[str, str]]:
@@ -367,12 +500,23 @@ def uploaded(azure: StagedWorkspace) -> list[tuple[str, str]]:
     return [(each["place"], each["name"]) for each in found if each is not None]
 
 
-def test_no_folder_that_a_file_names_is_sent_with_secrets(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+def test_no_folder_that_a_file_names_is_sent_with_secrets(
+    workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path
+) -> None:
     secret = {f"secret/{name}": text for name, text in files_of(SECRET_FILES).items()}
     state = dict.fromkeys([".git/config", ".himl/workspace.db", "venv/pyvenv.cfg", "venv/lib.py"], "x")
     assert len(secret) > 60
     for name in (ways := ("code", "included", "inline", "image", "data", "shared")):
-        write_files(folder.parent / name, {**secret, **state, "outputs/x": name, "Dockerfile": "FROM python", "plain/a.pem": f"{name} BEGIN CERTIFICATE"})
+        write_files(
+            folder.parent / name,
+            {
+                **secret,
+                **state,
+                "outputs/x": name,
+                "Dockerfile": "FROM python",
+                "plain/a.pem": f"{name} BEGIN CERTIFICATE",
+            },
+        )
     write_files(folder.parent, {"parts/part.yml": PART, "alone/.env": "SECRET=x"})
     events: list[Event] = []
     workspace.submit_document(changed_job(folder, WAYS), notify=events.append)
@@ -392,13 +536,24 @@ def test_no_folder_that_a_file_names_is_sent_with_secrets(workspace: AzureWorksp
         assert "'.env'" in caught.value.hint
 
 
-def test_a_registered_build_context_has_no_secrets(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+def test_a_registered_build_context_has_no_secrets(
+    workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path
+) -> None:
     load_sdk()
     from azure.ai.ml.entities import BuildContext, Environment
 
-    write_files(folder, {**{f"secret/{name}": text for name, text in files_of(SECRET_FILES).items()}, "Dockerfile": "FROM x", "plain/a.py": ""})
+    write_files(
+        folder,
+        {
+            **{f"secret/{name}": text for name, text in files_of(SECRET_FILES).items()},
+            "Dockerfile": "FROM x",
+            "plain/a.py": "",
+        },
+    )
     events: list[Event] = []
-    made = workspace.register_environment(Environment(name="built", build=BuildContext(path=str(folder))), list_upload, notify=events.append)
+    made = workspace.register_environment(
+        Environment(name="built", build=BuildContext(path=str(folder))), list_upload, notify=events.append
+    )
     assert [name for _, name in uploaded(azure)] == ["plain/a.py"]
     assert (made.name, made.version, ["secrets" in str(event) for event in events]) == ("built", "1", [True])
 
@@ -414,7 +569,9 @@ def test_changes_count_and_the_rest_stays(workspace: AzureWorkspace, azure: Stag
     assert job["computeId"].endswith("/computes/gpu-cluster")
 
 
-def test_computes_that_are_no_names_go_to_the_service_as_they_are(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path, tmp_path: Path) -> None:
+def test_computes_that_are_no_names_go_to_the_service_as_they_are(
+    workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path, tmp_path: Path
+) -> None:
     virtual = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/virtualclusters/vc"
     own, bound = f"{azure.state.path}/computes/gpu-cluster", "${{parent.inputs.where}}"
 
@@ -422,24 +579,46 @@ def test_computes_that_are_no_names_go_to_the_service_as_they_are(workspace: Azu
         return sent(azure, workspace.submit_document(document, notify=ignore).id)
 
     places = {"a": virtual, "b": f"azureml:{virtual}", "c": own, "d": bound, "e": None}
-    steps = {key: {"command": "ls", "environment": {"image": "python:3.11"}} | ({"compute": place} if place else {}) for key, place in places.items()}
-    content = {"type": "pipeline", "inputs": {"where": "gpu-cluster"}, "settings": {"default_compute": virtual}, "jobs": steps}
+    steps = {
+        key: {"command": "ls", "environment": {"image": "python:3.11"}} | ({"compute": place} if place else {})
+        for key, place in places.items()
+    }
+    content = {
+        "type": "pipeline",
+        "inputs": {"where": "gpu-cluster"},
+        "settings": {"default_compute": virtual},
+        "jobs": steps,
+    }
     pipeline = made(changed_job(folder, yaml.safe_dump(content)))
-    assert {key: step.get("computeId") for key, step in pipeline["jobs"].items()} == {"a": virtual, "b": virtual, "c": own, "d": bound, "e": None}
+    assert {key: step.get("computeId") for key, step in pipeline["jobs"].items()} == {
+        "a": virtual,
+        "b": virtual,
+        "c": own,
+        "d": bound,
+        "e": None,
+    }
     assert pipeline["settings"]["default_compute"] == virtual
     moved = made(changed_job(folder, yaml.safe_dump(content), cluster="azureml:gpu-cluster"))
-    assert (moved["settings"]["default_compute"], [step.get("computeId") for step in moved["jobs"].values()]) == (own, [None] * 5)
+    assert (moved["settings"]["default_compute"], [step.get("computeId") for step in moved["jobs"].values()]) == (
+        own,
+        [None] * 5,
+    )
     command = "command: ls\nenvironment: {image: 'python:3.11'}\ncompute: cpu-cluster\n"
     assert made(changed_job(folder, command, cluster=virtual))["computeId"] == virtual
     spec = cluster_spec(tmp_path / "code", cluster=virtual)
     assert sent(azure, workspace.submit(spec, notify=ignore).id)["computeId"] == virtual
     spec_of_steps = pipeline_of(StepSpec("a", "a", step_job(tmp_path / "a", "1")), cluster=virtual)
-    assert sent(azure, workspace.submit_pipeline(spec_of_steps, notify=ignore).id)["settings"]["default_compute"] == virtual
+    assert (
+        sent(azure, workspace.submit_pipeline(spec_of_steps, notify=ignore).id)["settings"]["default_compute"]
+        == virtual
+    )
     with pytest.raises(NotFound, match="Unknown compute target 'no-cluster'"):
         made(changed_job(folder, command, cluster=own.replace("gpu", "no")))
 
 
-def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+def test_what_is_wrong_is_one_line_with_the_key(
+    workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path
+) -> None:
     wrong = {
         JOB.replace("command:", "cmd:"): "(cmd: Unknown field|command: Missing data for required field)",
         JOB + "resources: {instance_count: two}\n": "resources.instance_count: Not a valid integer",
@@ -451,9 +630,14 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
         "- a\n": "Expect dict but get",
         PIPELINE.replace("make.yml", "open.yml"): "while parsing a flow node .* line 2, column 1:$",
         PIPELINE.replace("make.yml", "wrong.yml"): "jobs.make.component.command: Missing data for required field",
-        PIPELINE.replace("word: hello", "word: {type: dance, path: data}"): "inputs.word.type: Value passed is not a data binding string: dance",
+        PIPELINE.replace(
+            "word: hello", "word: {type: dance, path: data}"
+        ): "inputs.word.type: Value passed is not a data binding string: dance",
     }
-    write_files(folder.parent / "parts", {"open.yml": "a: [\n", "wrong.yml": COMPONENT.replace("command: python", "comand: python")})
+    write_files(
+        folder.parent / "parts",
+        {"open.yml": "a: [\n", "wrong.yml": COMPONENT.replace("command: python", "comand: python")},
+    )
     for text, message in wrong.items():
         with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
             workspace.submit_document(job_in(folder, text), notify=ignore)
@@ -465,9 +649,12 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
     assert azure.requests("^PUT|startPendingUpload") == []
 
 
-def test_what_azure_ai_ml_finds_wrong_late_starts_nothing(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+def test_what_azure_ai_ml_finds_wrong_late_starts_nothing(
+    workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path
+) -> None:
     for right, wrong, message in (
-        ("inputs.text", "inputs.none", "job.yml: Inputs to job does not contain 'none'"), ("path: data", "path: no_data", "job.yml: .*no_data"),
+        ("inputs.text", "inputs.none", "job.yml: Inputs to job does not contain 'none'"),
+            ("path: data", "path: no_data", "job.yml: .*no_data"),
         ("../src", "empty", "himl sends no file of '.*empty', which the job needs"),
     ):  # fmt: skip
         with pytest.raises(BadUsage, match=message) as caught:
@@ -486,25 +673,38 @@ nodes: [{name: one, type: python, source: {type: code, path: a.py}, inputs: {q: 
 """
 
 
-def test_what_fails_in_azure_ai_ml_is_named_as_its_own(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
-    write_files(folder.parent / "parts", {"flow.dag.yaml": FLOW, "a.py": "", ".promptflow/flow.tools.json": '{"code": {}}'})
+def test_what_fails_in_azure_ai_ml_is_named_as_its_own(
+    workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path
+) -> None:
+    write_files(
+        folder.parent / "parts", {"flow.dag.yaml": FLOW, "a.py": "", ".promptflow/flow.tools.json": '{"code": {}}'}
+    )
     node = "{type: parallel, component: ../parts/flow.dag.yaml, inputs: {data: {type: uri_folder, path: data}, q: x}}"
     flow = f"type: pipeline\nsettings: {{default_compute: azureml:cpu-cluster}}\njobs: {{one: {node}}}\n"
     failures: list[tuple[str, type[HimlError], int, str]] = [
-        (PIPELINE.replace("word: hello", "word: {type: uri_folder}"), BadUsage, 2, r"job\.yml: inputs\.word: Missing 'path'"),
+        (
+            PIPELINE.replace("word: hello", "word: {type: uri_folder}"),
+            BadUsage,
+            2,
+            r"job\.yml: inputs\.word: Missing 'path'",
+        ),
         (flow, HimlError, 1, "azure-ai-ml cannot prepare job.yml: "),
     ]
     for text, kind, code, message in failures:
         with pytest.raises(HimlError, match=message) as caught:
             workspace.submit_document(job_in(folder, text), notify=ignore)
-        assert (type(caught.value), caught.value.exit_code, "\n" in str(caught.value)) == (kind, code, False), str(caught.value)
+        assert (type(caught.value), caught.value.exit_code, "\n" in str(caught.value)) == (kind, code, False), str(
+            caught.value
+        )
     assert azure.state.runs == {}
     azure.stage.faults.add(Status(403, code="KeyBasedAuthenticationNotPermitted"), r"\.blob\..*sig=", times=None)
     run = workspace.submit_document(job_in(folder, JOB), notify=ignore)  # by the user's own sign-in
     assert list(azure.state.runs) == [run.id]
 
 
-def test_the_job_is_created_once_whatever_the_network_does(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+def test_the_job_is_created_once_whatever_the_network_does(
+    workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path
+) -> None:
     refused = JOB.replace("{image: docker.io/python:3.11, conda_file: env.yml}", "azureml:nowhere:1")
     with pytest.raises(HimlError, match="No environment exists") as caught:
         workspace.submit_document(job_in(folder, refused), notify=ignore)

@@ -56,7 +56,9 @@ def test_token_is_kept_for_the_next_call_but_not_for_others(
         assert connection.sign_in().principal == other.client_id
 
 
-def test_threads_share_one_sign_in_and_one_renewal(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_threads_share_one_sign_in_and_one_renewal(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     with connected(azure_environment, project) as connection, ThreadPoolExecutor(8) as pool:
         scope = connection.address.cloud.management_scope
         tokens = set(pool.map(lambda _: connection.tokens.get(scope), range(40)))
@@ -66,12 +68,17 @@ def test_threads_share_one_sign_in_and_one_renewal(azure_environment: StagedWork
         records = list(pool.map(lambda _: connection.get(connection.arm(), params=API).body, range(16)))
     assert (len(records), sign_ins(stage)) == (16, 2)
     azure_environment.state.principal.revoked_before = time.time() + 3600
-    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=r"rejected the sign-in by service principal") as caught:
+    with (
+        connected(azure_environment, project) as connection,
+        pytest.raises(NotAllowed, match=r"rejected the sign-in by service principal") as caught,
+    ):
         connection.record(fresh=True)
     assert (sign_ins(stage), caught.value.exit_code) == (3, 4)
 
 
-def test_token_is_renewed_before_it_ends_or_taken_from_a_sibling(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_token_is_renewed_before_it_ends_or_taken_from_a_sibling(
+    azure_environment: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     azure_environment.state.principal.token_seconds = 2
     with connected(azure_environment, project) as connection, connected(azure_environment, project) as other:
         scope, begun = connection.address.cloud.management_scope, time.time()
@@ -109,12 +116,18 @@ print([source.name for source in user_sources(settings, PUBLIC, "s")], kept.get(
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user that nobody knows")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user that nobody knows"
+)
 @pytest.mark.usefixtures("unsigned")
 def test_user_without_home_folder_runs_without_cache() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
-    outcome = subprocess.run([sys.executable, "-c", NOBODY], env=environment, capture_output=True, text=True, check=False)
-    assert outcome.stdout == "['environment variables', 'Azure CLI', 'browser and device code'] None False\n", outcome.stderr
+    outcome = subprocess.run(
+        [sys.executable, "-c", NOBODY], env=environment, capture_output=True, text=True, check=False
+    )
+    assert outcome.stdout == "['environment variables', 'Azure CLI', 'browser and device code'] None False\n", (
+        outcome.stderr
+    )
 
 
 def test_valid_token_is_used_with_warning_if_renewal_fails(
@@ -146,7 +159,11 @@ def read(connection: Connection) -> str:
 
 
 def write(connection: Connection) -> str:
-    return str(connection.patch(connection.service("history", "/experiments/exp/runs/run_1"), json={"displayName": "new"}).body["displayName"])
+    return str(
+        connection.patch(
+            connection.service("history", "/experiments/exp/runs/run_1"), json={"displayName": "new"}
+        ).body["displayName"]
+    )
 
 
 @pytest.fixture
@@ -155,7 +172,9 @@ def workspace(azure_environment: StagedWorkspace) -> StagedWorkspace:
     return azure_environment
 
 
-def test_a_challenge_gets_a_token_with_its_claims_which_is_kept(workspace: StagedWorkspace, stage: Stage, project: Path) -> None:
+def test_a_challenge_gets_a_token_with_its_claims_which_is_kept(
+    workspace: StagedWorkspace, stage: Stage, project: Path
+) -> None:
     with connected(workspace, project) as connection:
         assert read(connection) == "run_1"
     workspace.state.principal.claims_wanted = SECOND_FACTOR
@@ -170,7 +189,10 @@ def test_a_challenge_gets_a_token_with_its_claims_which_is_kept(workspace: Stage
 def test_what_the_place_of_sign_in_says_to_the_claims_is_told(workspace: StagedWorkspace, project: Path) -> None:
     principal = workspace.state.principal
     principal.claims_wanted, principal.meets_claims = SECOND_FACTOR, False
-    with connected(workspace, project) as connection, pytest.raises(NotAllowed, match=r"conditional access rule") as caught:
+    with (
+        connected(workspace, project) as connection,
+        pytest.raises(NotAllowed, match=r"conditional access rule") as caught,
+    ):
         read(connection)
     assert str(caught.value).startswith("Sign-in as service principal ")
 
@@ -181,8 +203,15 @@ def test_a_claim_that_stays_unmet_is_told_as_one(workspace: StagedWorkspace, sta
         connection.record()
     workspace.state.principal.claims_wanted = '{"access_token":{"nbf":{"value":"1"}},"id_token":{}}'
     challenge = f'Bearer error="insufficient_claims", claims="{ENCODED}"'
-    stage.faults.add(Status(401, code="InvalidAuthenticationToken", message="x", headers=(("WWW-Authenticate", challenge),)), "runs/run_1", times=None)
-    with connected(workspace, project) as connection, pytest.raises(NotAllowed, match=r"requires a stronger sign-in than that by service principal") as caught:
+    stage.faults.add(
+        Status(401, code="InvalidAuthenticationToken", message="x", headers=(("WWW-Authenticate", challenge),)),
+        "runs/run_1",
+        times=None,
+    )
+    with (
+        connected(workspace, project) as connection,
+        pytest.raises(NotAllowed, match=r"requires a stronger sign-in than that by service principal") as caught,
+    ):
         read(connection)
     assert "conditional access" in caught.value.hint
     assert len(stage.log.find("runs/run_1")) == 2
@@ -204,7 +233,9 @@ def test_claims_challenge_names_the_azure_cli_command(az: Az, workspace: StagedW
 
 
 def challenge(claims: str, error: str = "insufficient_claims") -> Mapping[str, str]:
-    return {"WWW-Authenticate": f'Bearer realm="", authorization_uri="https://login/x", error="{error}", claims="{claims}"'}
+    return {
+        "WWW-Authenticate": f'Bearer realm="", authorization_uri="https://login/x", error="{error}", claims="{claims}"'
+    }
 
 
 def test_claims_of_challenges_and_tools_are_read() -> None:
@@ -212,12 +243,20 @@ def test_claims_of_challenges_and_tools_are_read() -> None:
     assert claims_of(challenge(ENCODED)) == claims_of(challenge(ENCODED.rstrip("="))) == SECOND_FACTOR
     assert claims_of({"www-authenticate": challenge(ENCODED)["WWW-Authenticate"]}) == SECOND_FACTOR
     assert claims_of(challenge(unusual)) == '{"access_token":{"x":"ÿÿÿ>>>???"}}'
-    for headers in (challenge(ENCODED, "invalid_token"), *(challenge(base64.b64encode(odd).decode()) for odd in (b"\xff\xfe", b"[1"))):
+    for headers in (
+        challenge(ENCODED, "invalid_token"),
+        *(challenge(base64.b64encode(odd).decode()) for odd in (b"\xff\xfe", b"[1")),
+    ):
         assert claims_of(headers) == ""
     assert claims_of({"WWW-Authenticate": 'Bearer error="insufficient_claims"'}) == ""
-    for credential, command in (("AzureCliCredential", "az login --claims-challenge"), ("AzurePowerShellCredential", "Connect-AzAccount -ClaimsChallenge")):
+    for credential, command in (
+        ("AzureCliCredential", "az login --claims-challenge"),
+        ("AzurePowerShellCredential", "Connect-AzAccount -ClaimsChallenge"),
+    ):
         with pytest.raises(ClientAuthenticationError) as caught:
-            getattr(azure.identity, credential)().get_token("https://management.azure.com/.default", claims=SECOND_FACTOR)
+            getattr(azure.identity, credential)().get_token(
+                "https://management.azure.com/.default", claims=SECOND_FACTOR
+            )
         reason = reason_of(caught.value)
         assert reason.text == STRONGER
         assert reason.hint.startswith(f"Run: {command} {ENCODED}")
@@ -237,7 +276,11 @@ def tokens_of(connection: Connection) -> list[str]:
 
 
 def test_neither_logs_nor_errors_tell_a_secret(
-    azure_environment: StagedWorkspace, stage: Stage, project: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    azure_environment: StagedWorkspace,
+    stage: Stage,
+    project: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     principal = azure_environment.state.principal
@@ -267,7 +310,9 @@ def test_neither_logs_nor_errors_tell_a_secret(
 
 
 @pytest.mark.parametrize("arguments", [("runs", "show", "run_1"), ("doctor",)])
-def test_verbose_program_tells_no_password_of_the_proxy(azure: StagedWorkspace, himl: Himl, project: Path, arguments: tuple[str, ...]) -> None:
+def test_verbose_program_tells_no_password_of_the_proxy(
+    azure: StagedWorkspace, himl: Himl, project: Path, arguments: tuple[str, ...]
+) -> None:
     azure.write_config(project)
     azure.add_run("run_1", "exp")
     env = azure.environment() | {"HTTPS_PROXY": azure.environment()["HTTPS_PROXY"].replace("://", "://ada:pr0xy-w0rd@")}
@@ -276,7 +321,9 @@ def test_verbose_program_tells_no_password_of_the_proxy(azure: StagedWorkspace, 
     assert "pr0xy-w0rd" not in outcome.stdout + outcome.stderr
 
 
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX's; on Windows the profile's access list counts")
+POSIX = pytest.mark.skipif(
+    sys.platform == "win32", reason="modes are POSIX's; on Windows the profile's access list counts"
+)
 
 
 @pytest.fixture
@@ -287,7 +334,11 @@ def folder(tmp_path: Path) -> Path:
 def test_cached_value_is_shared_until_forgotten_or_expired(folder: Path) -> None:
     DiskCache(folder).put("tokens", "key", {"a": [1, "é"]}, seconds=60)
     kept = DiskCache(folder)
-    assert [kept.get("tokens", "key"), kept.get("tokens", "other"), kept.get("records", "key")] == [{"a": [1, "é"]}, None, None]
+    assert [kept.get("tokens", "key"), kept.get("tokens", "other"), kept.get("records", "key")] == [
+        {"a": [1, "é"]},
+        None,
+        None,
+    ]
     [one] = files_below(folder)
     kept.put("tokens", "two", 2, seconds=60)
     two = next(path for path in files_below(folder) if path != one)
@@ -339,7 +390,14 @@ def test_a_link_in_place_of_the_folder_is_not_followed(folder: Path, tmp_path: P
 def test_a_corrupt_file_counts_as_empty_and_is_replaced(folder: Path) -> None:
     kept = DiskCache(folder)
     nested = b"[" * 5000 + b"]" * 5000
-    odd = (b"", b"[]", b'{"value": 1}', b'{"key": "key", "value": 1, "expires": "soon"}', b"\xff\xfe", b'{"key": "key", "expires": 9e9, "value": %s}' % nested)
+    odd = (
+        b"",
+        b"[]",
+        b'{"value": 1}',
+        b'{"key": "key", "value": 1, "expires": "soon"}',
+        b"\xff\xfe",
+        b'{"key": "key", "expires": 9e9, "value": %s}' % nested,
+    )
     for content in odd:
         kept.put("tokens", "key", 1, seconds=60)
         [path] = files_below(folder)
@@ -349,7 +407,9 @@ def test_a_corrupt_file_counts_as_empty_and_is_replaced(folder: Path) -> None:
     assert kept.get("tokens", "key") == 2
 
 
-def test_a_folder_that_cannot_be_written_is_no_failure(folder: Path, tmp_path: Path, read_only: Callable[[Path], Path]) -> None:
+def test_a_folder_that_cannot_be_written_is_no_failure(
+    folder: Path, tmp_path: Path, read_only: Callable[[Path], Path]
+) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("in the way")
     folder.parent.mkdir(parents=True)
@@ -379,7 +439,11 @@ def test_many_writers_and_readers_never_see_half_a_value(folder: Path) -> None:
     seen = set()
     with ThreadPoolExecutor(2) as pool:
         while any(writer.poll() is None for writer in writers):
-            seen |= {value for value in pool.map(lambda _: DiskCache(folder).get("tokens", "key"), range(20)) if value is not None}
+            seen |= {
+                value
+                for value in pool.map(lambda _: DiskCache(folder).get("tokens", "key"), range(20))
+                if value is not None
+            }
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert seen <= {letter * 20000 for letter in "abc"}
     assert DiskCache(folder).get("tokens", "key") in {letter * 20000 for letter in "abc"}
@@ -392,7 +456,9 @@ def names(azure: StagedWorkspace, folder: Path, run: str = "") -> list[str]:
         return [blob.name for blob in listed(workspace.run_files(run) if run else workspace.datastore(DEFAULT))]
 
 
-def test_cached_storage_is_separate_per_workspace_and_account(stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_storage_is_separate_per_workspace_and_account(
+    stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def sign_in(staged: StagedWorkspace, principal: Principal | None = None) -> None:
         set_all(monkeypatch, staged.environment(principal))
 
@@ -426,9 +492,14 @@ KINDS: dict[str, Callable[[Connection], str]] = {
 
 def answer_with(stage: Stage, word: str) -> None:
     """Make workspaces report the location *word*, and experiments the name *word*."""
-    record = {"location": word, "properties": {"workspaceId": "w", "mlFlowTrackingUri": "azureml://eastus.api.azureml.ms/mlflow"}}
+    record = {
+        "location": word,
+        "properties": {"workspaceId": "w", "mlFlowTrackingUri": "azureml://eastus.api.azureml.ms/mlflow"},
+    }
     stage.faults.only(Page(json.dumps(record), content_type="application/json"), r"GET management\.", times=None)
-    stage.faults.add(Page(json.dumps({"name": word}), content_type="application/json"), f"/experimentids/{EXPERIMENT}", times=None)
+    stage.faults.add(
+        Page(json.dumps({"name": word}), content_type="application/json"), f"/experimentids/{EXPERIMENT}", times=None
+    )
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -442,8 +513,15 @@ def test_cache_is_separate_per_account_workspace_and_cloud(
 
     first = azure_environment.environment()
     tenant = azure_environment.add_principal(tenant="11111111-2222-3333-4444-555555555555")
-    accounts = [first, azure_environment.environment(azure_environment.add_principal()), azure_environment.environment(tenant)]
-    askers = [partial(value_for, variables) for variables in [*accounts, {**first, "AZUREML_CURRENT_CLOUD": "AzureUSGovernment"}]]
+    accounts = [
+        first,
+        azure_environment.environment(azure_environment.add_principal()),
+        azure_environment.environment(tenant),
+    ]
+    askers = [
+        partial(value_for, variables)
+        for variables in [*accounts, {**first, "AZUREML_CURRENT_CLOUD": "AzureUSGovernment"}]
+    ]
     if kind != "tokens":  # tokens belong to an account, not to a workspace
         places = {"name": "other", "resource_group": "other", "subscription_id": "99999999-2222-3333-4444-555555555555"}
         askers += [partial(value_for, first, **{name: value}) for name, value in places.items()]

@@ -1,4 +1,6 @@
-"""Tests of the claims of GPUs and slots of a machine, and of `himl submit --gpus` and `--queue`, with a simulated driver."""
+"""Tests of the claims of GPUs and slots of a machine, and of `himl submit --gpus` and `--queue`, with a simulated
+driver.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,12 @@ class Queue:
     """Claims of runs in different workspaces. Each run waits in a thread."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.claims, self.waiting, self.canceled = folder, dict[str, Claim](), dict[str, threading.Thread](), set[str]()
+        self.folder, self.claims, self.waiting, self.canceled = (
+            folder,
+            dict[str, Claim](),
+            dict[str, threading.Thread](),
+            set[str](),
+        )
         self.events = dict[str, queue.SimpleQueue[None]]()
 
     def submit(self, name: str, amount: float, among: Sequence[str] = GPUS) -> None:
@@ -112,7 +119,11 @@ def test_runs_start_in_the_order_of_submission_in_all_workspaces(runs: Queue) ->
         runs.submit(name, amount)
     runs.submit("two/e", 1, ["E"])  # no other run waits for it
     folders = {name: runs.folder / name for name in ("one/a", "two/b", "one/c", "two/d", "two/e")}
-    waits = {"two/b": "waits for 2 GPUs (3 in use)", "one/c": "waits for 1 GPU (3 in use), 1 run ahead", "two/d": "waits for 4 GPUs (3 in use), 2 runs ahead"}
+    waits = {
+        "two/b": "waits for 2 GPUs (3 in use)",
+        "one/c": "waits for 1 GPU (3 in use), 1 run ahead",
+        "two/d": "waits for 4 GPUs (3 in use), 2 runs ahead",
+    }
     assert (runs.names(), reasons_to_wait(folders)) == ({"one/a": "ABC", "two/e": "E"}, waits)
     runs.end("one/a")
     until(lambda: len(runs.claims) == 3, "b and c start")
@@ -123,7 +134,11 @@ def test_runs_start_in_the_order_of_submission_in_all_workspaces(runs: Queue) ->
 
 def test_a_release_wakes_only_the_next_runs(runs: Queue) -> None:
     opened, reads = list[str](), list[int]()
-    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and str(claims_folder()) in str(args[0]) else None)
+    sys.addaudithook(
+        lambda event, args: (
+            opened.append(str(args[0])) if event == "open" and str(claims_folder()) in str(args[0]) else None
+        )
+    )
 
     def count() -> int:
         before = -1
@@ -233,7 +248,9 @@ def test_the_claims_of_another_user(shared: Path, monkeypatch: pytest.MonkeyPatc
 
     def reason() -> str:
         program = f"{imports}; print(reasons_to_wait({{'': Path(sys.argv[1])}}).get(''))"
-        done = subprocess.run([*bob, sys.executable, "-c", program, str(shared / "of_bob")], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*bob, sys.executable, "-c", program, str(shared / "of_bob")], capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     assert reason() == "waits for 2 GPUs (3 in use)"
@@ -293,7 +310,9 @@ print(json.dumps(found))
 
 def test_gpus_that_a_job_may_get(nvml: dict[str, str]) -> None:
     cases = json.dumps([case[:4] for case in DRIVERS])
-    done = subprocess.run([sys.executable, "-c", ALLOWED, cases], env=os.environ | nvml, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOWED, cases], env=os.environ | nvml, capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout) == [case[4] for case in DRIVERS]
 
 
@@ -313,10 +332,14 @@ while "--x" in " ".join(sys.argv) and len(list(place.glob("3,2")) + list(place.g
 """
 
 
-def test_a_job_sees_its_gpus_in_each_attempt_and_a_sweep_uses_all(himl: Himl, project: Path, nvml: dict[str, str]) -> None:
+def test_a_job_sees_its_gpus_in_each_attempt_and_a_sweep_uses_all(
+    himl: Himl, project: Path, nvml: dict[str, str]
+) -> None:
     write_files(project, {"sees.py": SEES.replace("PLACE", repr(str(project))), "himl.toml": "[submit]\ngpus = 2\n"})
     driver = nvml | {"NVML_GPUS": "4", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.1"}
-    (first,) = himl.ok("submit", "sees.py", "--gpus", "1", "--retries", "1", "--no_wait", "-q", "--", "first", env=driver).stdout.split()
+    (first,) = himl.ok(
+        "submit", "sees.py", "--gpus", "1", "--retries", "1", "--no_wait", "-q", "--", "first", env=driver
+    ).stdout.split()
     until((project / "try_1").exists, "it runs")
     told = himl.ok("submit", "sees.py", "--gpus", "4", "--no_wait", env=driver).stderr
     second = latest(himl)
@@ -325,7 +348,11 @@ def test_a_job_sees_its_gpus_in_each_attempt_and_a_sweep_uses_all(himl: Himl, pr
     watch = Terminal([str(himl.program), "runs", "list", "--watch"], cwd=project, columns=200)
     watch.wait_for("Queued (waits for 4 GPUs (1 in use))")
     doctor = " ".join(himl("doctor", env=driver).stdout.split())
-    for text in (f"GPU 0 Simulated GPU (GPU-00), claimed by run {first} of ", "GPU 3 Simulated GPU (GPU-03), free.", f"Run {second['id']} of "):
+    for text in (
+        f"GPU 0 Simulated GPU (GPU-00), claimed by run {first} of ",
+        "GPU 3 Simulated GPU (GPU-03), free.",
+        f"Run {second['id']} of ",
+    ):
         assert text in doctor
     metrics: Callable[[], set[str]] = lambda: {each["name"][:12] for each in show(himl, first)["metrics"]}  # noqa: E731
     until(lambda: "system/gpu_0" in metrics(), "its GPU is sampled")
@@ -345,7 +372,10 @@ def test_a_job_sees_its_gpus_in_each_attempt_and_a_sweep_uses_all(himl: Himl, pr
     assert "--gpus 0.5: jobs that share a GPU must divide its memory themselves." in shared.stderr
     assert himl.ok("submit", "sees.py", "--gpus", "0").stdout.startswith(" none\n")
     refused = himl("submit", "sees.py", "--gpus", "5", env=driver)
-    assert (refused.code, refused.stderr.splitlines()[-2:]) == (2, ["error: --gpus 5: this machine has 4 GPUs.", "hint: Use --gpus 4 or less."])
+    assert (refused.code, refused.stderr.splitlines()[-2:]) == (
+        2,
+        ["error: --gpus 5: this machine has 4 GPUs.", "hint: Use --gpus 4 or less."],
+    )
 
 
 PARTS = """
@@ -361,16 +391,22 @@ print(gpu)
 """Waits until another part has the other GPU."""
 
 
-def test_each_part_claims_gpus_for_itself_and_ranks_divide_them(himl: Himl, project: Path, nvml: dict[str, str]) -> None:
+def test_each_part_claims_gpus_for_itself_and_ranks_divide_them(
+    himl: Himl, project: Path, nvml: dict[str, str]
+) -> None:
     step = {"type": "PythonScriptStep", "script": "parts.py", "source_directory": "."}
-    write_files(project, {"parts.py": PARTS, "steps.json": json.dumps({"step1": step, "step2": {**step, "name": "other"}})})
+    write_files(
+        project, {"parts.py": PARTS, "steps.json": json.dumps({"step1": step, "step2": {**step, "name": "other"}})}
+    )
     driver = nvml | {"NVML_GPUS": "2"}
 
     def gpus(*words: str) -> list[list[str]]:
         """What the logs of all parts have, and their tags."""
         himl.ok("submit", *words, env=driver)
         parts = children(himl, "latest")
-        return sorted([*himl.ok("runs", "logs", part["id"]).stdout.split(), part["tags"]["himl.gpus"]] for part in parts)
+        return sorted(
+            [*himl.ok("runs", "logs", part["id"]).stdout.split(), part["tags"]["himl.gpus"]] for part in parts
+        )
 
     one, other = (f"{number} (Simulated GPU, GPU-0{number})" for number in range(2))
     for option in ("--crossval", "--different_seeds"):
@@ -378,7 +414,17 @@ def test_each_part_claims_gpus_for_itself_and_ranks_divide_them(himl: Himl, proj
         assert found == [["0", one], ["1", other]], option
     found = gpus("steps.json", "--gpus", "1", "--env_var", f"PLACE={project / option}")  # one after another
     assert found == [["0", one], ["0", one]]
-    himl.ok("submit", "parts.py", "--gpus", "2", "--processes_per_node", "2", "--env_var", f"PLACE={project / 'ranks'}", env=driver)
+    himl.ok(
+        "submit",
+        "parts.py",
+        "--gpus",
+        "2",
+        "--processes_per_node",
+        "2",
+        "--env_var",
+        f"PLACE={project / 'ranks'}",
+        env=driver,
+    )
     assert sorted(os.listdir(project / "ranks")) == ["0", "1"]
     assert f"\nGPUs          {one}, {other}\n" in himl.ok("runs", "show").stdout
 
@@ -410,7 +456,10 @@ def test_a_run_that_waits_can_be_canceled_killed_and_resumed(himl: Himl, started
     running = [submit(), submit()]
     canceled, ended, killed, resumed = (submit() for _ in range(4))
     assert [state(run)[0] for run in running] == ["Running"] * 2
-    assert [state(run)[1] for run in (canceled, ended)] == ["waits for a slot (2 in use)", "waits for a slot (2 in use), 1 run ahead"]
+    assert [state(run)[1] for run in (canceled, ended)] == [
+        "waits for a slot (2 in use)",
+        "waits for a slot (2 in use), 1 run ahead",
+    ]
     listed = himl.ok("runs", "list", "--status", "queued", "--json").json()
     assert {each["id"]: each["reason"][-12:] for each in listed}[resumed] == "3 runs ahead"
     assert "Waits for     a slot (2 in use)\n" in himl.ok("runs", "show", canceled).stdout

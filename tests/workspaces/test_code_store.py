@@ -19,7 +19,13 @@ from himl_cli.workspaces.local.staging import changed_files
 from tests.support.folders import contents
 from tests.support.running import write_files
 
-FILES = {"train.py": b"print()", "data/a.bin": bytes(1000), "data/same.bin": bytes(1000), "data/empty": b"", "run.sh": b"#!/bin/sh"}
+FILES = {
+    "train.py": b"print()",
+    "data/a.bin": bytes(1000),
+    "data/same.bin": bytes(1000),
+    "data/empty": b"",
+    "run.sh": b"#!/bin/sh",
+}
 
 
 def staged(code: Path, source: Path) -> Path:
@@ -72,7 +78,9 @@ def test_the_code_of_many_runs_is_stored_once_and_comes_back(workspace: Workspac
     for _ in range(2):  # the second time, nothing is missing
         workspace.store.restore(first, None, "first")
         assert (contents(first), (first / "run.sh").stat().st_mode & 0o777) == (FILES, 0o750)
-        assert {name: copy.modified for name, copy in staged_files(first).items()} == {name: copy.modified for name, copy in before.items()}
+        assert {name: copy.modified for name, copy in staged_files(first).items()} == {
+            name: copy.modified for name, copy in before.items()
+        }
     workspace.keep(first)
     assert (contents(first), workspace.found(first)) == ({}, FILES)
 
@@ -96,13 +104,19 @@ def rewrite(code: Path) -> None:
         (rewrite, {"train.py"}, {"train.py": b"PRINT()"}),
         (lambda code: (code / "train.py").unlink(), set(), {"train.py": None}),
         (lambda code: (code / "added.txt").touch(), {"added.txt"}, {}),
-        (lambda code: write_files(code, {"__pycache__/train.pyc": b"", "data/__pycache__/a.pyc": b""}), {"__pycache__/train.pyc"}, {}),
+        (
+            lambda code: write_files(code, {"__pycache__/train.pyc": b"", "data/__pycache__/a.pyc": b""}),
+            {"__pycache__/train.pyc"},
+            {},
+        ),
         (link, {*FILES, "outputs/link"}, {}),
         (partial(link, target="data"), {*FILES}, {}),
         (partial(link, target="outputs"), set(), {}),
     ],
 )
-def test_files_that_the_script_wrote_stay(workspace: Workspace, change: Callable[[Path], object], left: set[str], other: dict[str, bytes | None]) -> None:
+def test_files_that_the_script_wrote_stay(
+    workspace: Workspace, change: Callable[[Path], object], left: set[str], other: dict[str, bytes | None]
+) -> None:
     code = workspace.run("first", change)
     assert {path.relative_to(code).as_posix() for path in code.rglob("*") if not path.is_dir()} == left
     assert workspace.found(code) == {name: body for name, body in {**FILES, **other}.items() if body is not None}

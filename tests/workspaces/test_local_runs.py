@@ -93,17 +93,27 @@ def test_a_database_of_an_earlier_version_gets_the_missing_tables(tmp_path: Path
     database.rows("PRAGMA user_version=1")
     database.close()
     assert MetricStore(database).kept("r") == {}
-    assert [database.rows(f"PRAGMA {name}")[0][0] for name in ("user_version", "journal_mode")] == [SCHEMA_VERSION, "delete"]
+    assert [database.rows(f"PRAGMA {name}")[0][0] for name in ("user_version", "journal_mode")] == [
+        SCHEMA_VERSION,
+        "delete",
+    ]
     assert RunStore(database).ids() == ["r"]
 
 
 EARLIER = Path(__file__).with_name("earlier_databases")
 """Databases that earlier versions of himl wrote: one job of two attempts, one whose clock was set back."""
-VALUES = {("first", "accuracy"): ["nan"], ("first", "loss"): ["1.0", "0.125", "0.0625"], ("second", "loss"): ["0.5", "0.25"]}
+VALUES = {
+    ("first", "accuracy"): ["nan"],
+    ("first", "loss"): ["1.0", "0.125", "0.0625"],
+    ("second", "loss"): ["0.5", "0.25"],
+}
 
 
 def values_of(metrics: MetricStore) -> dict[tuple[str, str], list[str]]:
-    return {(each.run, each.name): [str(point.value) for point in each.points] for each in metrics.metrics(["first", "second"])}
+    return {
+        (each.run, each.name): [str(point.value) for point in each.points]
+        for each in metrics.metrics(["first", "second"])
+    }
 
 
 def of_earlier(folder: Path, version: int) -> Path:
@@ -124,7 +134,10 @@ def test_a_database_of_an_earlier_himl_keeps_its_values_and_positions(tmp_path: 
         assert last_points(database, ["first"])["first"]["loss"][1:3] == (0.0625, 2)
         assert metrics.counts(["first", "second"]) == {pair: len(values) for pair, values in VALUES.items()}
         entries, last = metrics.logged_after("first", 4)
-        assert ([row.values for entry in entries for row in entry.rows], last) == ([{"loss": 0.125}, {"loss": 0.0625}], 8)
+        assert ([row.values for entry in entries for row in entry.rows], last) == (
+            [{"loss": 0.125}, {"loss": 0.0625}],
+            8,
+        )
         assert [earlier.execute(columns, (run, 2)).fetchall() for run in ("first", "second")] == before
         new = (
             "INSERT INTO metrics (run, name, value, step, time) SELECT ?1, 'loss', 0.5, ?2, 9 WHERE NOT EXISTS "
@@ -134,17 +147,26 @@ def test_a_database_of_an_earlier_himl_keeps_its_values_and_positions(tmp_path: 
             earlier.execute(new, ("second", step))
         metrics.log("second", [("loss", 0.75, 4, 9)])
         assert values_of(metrics)["second", "loss"] == ["0.5", "0.25", "0.5", "0.5", "0.75"]
-        found = [[row.step for entry in metrics.logged_after("second", place)[0] for row in entry.rows] for place in (8, 9, 10)]
+        found = [
+            [row.step for entry in metrics.logged_after("second", place)[0] for row in entry.rows]
+            for place in (8, 9, 10)
+        ]
         assert found == [[3, 0, 4], [0, 4], [4]]
         earlier.execute("DELETE FROM metrics WHERE run = 'second'")
         assert values_of(metrics) == {pair: values for pair, values in VALUES.items() if pair[0] == "first"}
         runs.delete(["first"], lambda name: None)
     facts = [database.rows(f"PRAGMA {name}")[0][0] for name in ("user_version", "auto_vacuum", "integrity_check")]
     assert facts == [SCHEMA_VERSION, 2, "ok"]
-    assert [database.rows(f"SELECT count(*) FROM {table}")[0][0] for table in ("series", "points", "metrics")] == [0, 0, 0]
+    assert [database.rows(f"SELECT count(*) FROM {table}")[0][0] for table in ("series", "points", "metrics")] == [
+        0,
+        0,
+        0,
+    ]
 
 
-def test_who_may_only_read_a_database_of_an_earlier_himl_sees_its_values(tmp_path: Path, read_only: Callable[[Path], Path]) -> None:
+def test_who_may_only_read_a_database_of_an_earlier_himl_sees_its_values(
+    tmp_path: Path, read_only: Callable[[Path], Path]
+) -> None:
     (folder := tmp_path / "shared").mkdir()
     of_earlier(folder, 2)
     database = Database(read_only(folder) / "workspace.db")
@@ -232,9 +254,9 @@ def test_work_of_sqlite_grows_with_the_runs_that_are_listed_or_not_at_all(databa
 
 
 def test_work_of_sqlite_grows_no_faster_than_the_points(database: Database) -> None:
-    """Counts steps of SQLite's virtual machine: for twice as many points, as many for a new point, for the last ones and
-    for those that a mirror has not sent, and otherwise at most twice as many. A metric without steps is no exception.
-    """
+    """Counts steps of SQLite's virtual machine: for twice as many points, as many for a new point, for the last ones
+    and for those that a mirror has not sent, and otherwise at most twice as many. A metric without steps is no
+    exception."""
     metrics, steps, added = MetricStore(database), list[int](), itertools.count()
 
     def log() -> None:
@@ -245,7 +267,11 @@ def test_work_of_sqlite_grows_no_faster_than_the_points(database: Database) -> N
         place = database.rows("SELECT last FROM places")[0][0] - 10
         assert sum(len(entry.rows) for entry in metrics.logged_after("r", place)[0]) == 10
 
-    same: dict[str, Callable[[], object]] = {"log": log, "send": send, "last": lambda: last_points(database, ["r"], "loss".__eq__)}
+    same: dict[str, Callable[[], object]] = {
+        "log": log,
+        "send": send,
+        "last": lambda: last_points(database, ["r"], "loss".__eq__),
+    }
     more: dict[str, Callable[[], object]] = {
         "read": lambda: metrics.metrics(["r"]),
         "count": lambda: metrics.counts(["r"]),
@@ -261,7 +287,9 @@ def test_work_of_sqlite_grows_no_faster_than_the_points(database: Database) -> N
             steps.clear()
             look()
             work[name].append(len(steps))
-    assert {name: counts for name, counts in work.items() if counts[1] > (1.2 if name in same else 2.1) * counts[0] + 3} == {}
+    assert {
+        name: counts for name, counts in work.items() if counts[1] > (1.2 if name in same else 2.1) * counts[0] + 3
+    } == {}
 
 
 def test_a_wrong_id_is_compared_with_a_limited_number_of_runs(database: Database) -> None:
@@ -274,7 +302,10 @@ def test_a_wrong_id_is_compared_with_a_limited_number_of_runs(database: Database
         return caught.value
 
     for start in (0, 2000):
-        names = (f"unet_{1_750_000_000 + number}_{number * 0x9E3779B1 % (1 << 32):08x}" for number in range(start, start + 2000))
+        names = (
+            f"unet_{1_750_000_000 + number}_{number * 0x9E3779B1 % (1 << 32):08x}"
+            for number in range(start, start + 2000)
+        )
         RunStore(database).add(*(Run(name, "unet") for name in names))
         look("unet_1750000000_x")
         calls.append(calls_of(lambda: look("unet_1749999999_00000000")))
@@ -294,7 +325,10 @@ def test_a_run_is_shown_without_reading_all_its_points(tmp_path: Path) -> None:
         for first in (0, 500):
             for name, each in (("loss", run_id), ("loss", nested), ("system/cpu_utilization_percentage", run_id)):
                 steps = range(2) if name[0] == "s" else range(first + 100 * attempt, first + 500)
-                runs.log(each, [(name, math.nan if step == 999 else step / 7, step, 1_772_366_400_000 - step) for step in steps])
+                runs.log(
+                    each,
+                    [(name, math.nan if step == 999 else step / 7, step, 1_772_366_400_000 - step) for step in steps],
+                )
             calls.append(calls_of(lambda: runs.workspace.values(run_id, whole=False)))
         with closing(Database(tmp_path / ".himl" / "workspace.db")) as database:
             begin_attempt(database, run_id)
@@ -325,7 +359,9 @@ def test_logging_a_parameter_reads_no_others(tmp_path: Path) -> None:
 def test_deleting_a_run_makes_the_database_smaller(database: Database) -> None:
     for name in ("kept", "large"):
         RunStore(database).add(Run(name, "e"))
-        MetricStore(database).log(name, [("loss", step / 7, step, step) for step in range(100 if name == "kept" else 60_000)])
+        MetricStore(database).log(
+            name, [("loss", step / 7, step, step) for step in range(100 if name == "kept" else 60_000)]
+        )
     pages = [database.rows("PRAGMA page_count")[0][0]]
     assert 4096 * pages[0] < 45 * 60_100, "bytes of all points"
     RunStore(database).delete(["large"], lambda name: None)
@@ -369,7 +405,13 @@ def test_a_deletion_that_fails_leaves_no_run_and_the_next_one_removes_its_folder
 def test_the_file_system_is_that_of_the_deepest_mount() -> None:
     table = "/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x /mnt/share nfs4 rw 0 0\nshort line\n"
     table += "//s/y /mnt/with\\040space cifs rw 0 0\ns:/d /données nfs rw 0 0\n"
-    kinds = {"/": "ext4", "/données/lab": "nfs", "/mnt/share/lab": "nfs4", "/mnt/shared": "ext4", "/mnt/with space/x": "cifs"}
+    kinds = {
+        "/": "ext4",
+        "/données/lab": "nfs",
+        "/mnt/share/lab": "nfs4",
+        "/mnt/shared": "ext4",
+        "/mnt/with space/x": "cifs",
+    }
     assert {folder: mount_of(Path(folder), table)[0] for folder in kinds} == kinds
     macos = "/dev/disk3s1 on / (apfs, sealed, local, journaled)\nmap auto_home on /System/home (autofs, nobrowse)\n"
     macos += "//ada@server/lab on /Volumes/lab data (smbfs, nodev)\n"
@@ -463,7 +505,13 @@ def test_a_wal_journal_in_use_is_named_soon_where_machines_share_a_disk(shared_d
     path = shared_disk.folder / ".himl" / "workspace.db"
     with closing(Database(path, create=True)) as database:
         database.rows("SELECT * FROM runs")
-        command = [*shared_disk.prefix(has_locks=True), sys.executable, "-c", REFUSED, str(shared_disk.mount / ".himl" / path.name)]
+        command = [
+            *shared_disk.prefix(has_locks=True),
+            sys.executable,
+            "-c",
+            REFUSED,
+            str(shared_disk.mount / ".himl" / path.name),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.stdout.startswith("sooner than a write: Other processes of this machine use"), done.stdout + done.stderr
 
@@ -504,13 +552,17 @@ def test_values_are_read_in_one_transaction(tmp_path: Path) -> None:
 
 
 def test_a_look_at_watched_runs_takes_three_transactions(tmp_path: Path) -> None:
-    """One for the jobs in progress, one for those in queues among the jobs without a process, one for the runs and their values."""
+    """One for the jobs in progress, one for those in queues among the jobs without a process, one for the runs and
+    their values.
+    """
     runs, connections, statements = RecordedRuns(tmp_path), list[sqlite3.Connection](), list[str]()
     for name in ("first", "second"):
         runs.add(name, status=RunStatus.running)
         runs.log(name, [("loss", 1.0, 0, 0)])
     is_heard = True  # hooks cannot be removed
-    sys.addaudithook(lambda event, found: connections.append(found[0]) if is_heard and event == "sqlite3.connect/handle" else None)
+    sys.addaudithook(
+        lambda event, found: connections.append(found[0]) if is_heard and event == "sqlite3.connect/handle" else None
+    )
     workspace = LocalWorkspace(tmp_path / ".himl")
     watched = workspace.many(["first", "second"])
     is_heard = False
@@ -527,12 +579,16 @@ def test_a_look_at_watched_runs_takes_three_transactions(tmp_path: Path) -> None
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS inodes that are told with the names")
 def test_run_files_are_removed_in_inode_order(tmp_path: Path) -> None:
-    write_files(tmp_path, {f"run/{number % 2}/file_{number * 7919 % 100}": "" for number in range(100)} | {"outside/kept": ""})
+    write_files(
+        tmp_path, {f"run/{number % 2}/file_{number * 7919 % 100}": "" for number in range(100)} | {"outside/kept": ""}
+    )
     inodes = [{path.name: path.stat().st_ino for path in (tmp_path / "run" / folder).iterdir()} for folder in "01"]
     (tmp_path / "run" / "link").symlink_to(tmp_path / "outside")
     gone: list[str] = []
     is_heard = True  # hooks cannot be removed
-    sys.addaudithook(lambda event, found: gone.append(os.path.basename(found[0])) if is_heard and event == "os.remove" else None)
+    sys.addaudithook(
+        lambda event, found: gone.append(os.path.basename(found[0])) if is_heard and event == "os.remove" else None
+    )
     RunFolder(tmp_path / "run").remove()
     is_heard = False
     for of_folder in inodes:
@@ -562,7 +618,16 @@ def pass_over(event: Event) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="symlinks need a right on Windows")
 def test_new_code_is_not_written_through_links(tmp_path: Path) -> None:
-    write_files(tmp_path, {"project/a.py": "new", "project/lib/b.py": "new", "outside/a.py": "mine", "outside/b.py": "mine", "code/x": ""})
+    write_files(
+        tmp_path,
+        {
+            "project/a.py": "new",
+            "project/lib/b.py": "new",
+            "outside/a.py": "mine",
+            "outside/b.py": "mine",
+            "code/x": "",
+        },
+    )
     spec = replace(line("true"), snapshot=Snapshot(tmp_path / "project", ["a.py", "lib/b.py"], 2))
     for link, target in (("a.py", "a.py"), ("lib", "")):
         (tmp_path / "code" / link).symlink_to(tmp_path / "outside" / target)
@@ -588,25 +653,44 @@ def test_input_folder_that_cannot_be_quoted_is_refused(tmp_path: Path) -> None:
     (tmp_path / "my data").mkdir()
     steps = [
         StepSpec("first", "First", line("true", outputs=[DataSpec("o", "")])),
-        StepSpec("second", "Second", line("echo `ls ${{inputs.d}}`", inputs=[DataSpec("d", "")]), {"d": StepOutput("first", "o")}),
+        StepSpec(
+            "second",
+            "Second",
+            line("echo `ls ${{inputs.d}}`", inputs=[DataSpec("d", "")]),
+            {"d": StepOutput("first", "o")},
+        ),
     ]
     pipeline = PipelineSpec("exp", steps)
-    assert [job.place for job in plan_pipeline(tmp_path, pipeline, lambda name: tmp_path / "data", pass_over).jobs] == ["steps/0", "steps/0"]
+    assert [job.place for job in plan_pipeline(tmp_path, pipeline, lambda name: tmp_path / "data", pass_over).jobs] == [
+        "steps/0",
+        "steps/0",
+    ]
     with pytest.raises(BadUsage, match=r"^second: himl cannot quote .* after .`.\."):
         plan_pipeline(tmp_path, pipeline, lambda name: tmp_path / "my data", pass_over)
     with pytest.raises(BadUsage, match=r"himl cannot quote .* after .<<.\."):
-        resolve_folders(line(spec.entry.target, inputs=[DataSpec("d", "x", local=str(tmp_path / "my data"))]), tmp_path, "run", pass_over)
+        resolve_folders(
+            line(spec.entry.target, inputs=[DataSpec("d", "x", local=str(tmp_path / "my data"))]),
+            tmp_path,
+            "run",
+            pass_over,
+        )
 
 
 def test_names_of_hyperparameters_and_datastores_lead_nowhere_else(tmp_path: Path) -> None:
-    for name, value, message in (("a=b", "1", "Invalid name of a hyperparameter"), ("a", "b c", r"himl cannot quote .* after .`.\.")):
+    for name, value, message in (
+        ("a=b", "1", "Invalid name of a hyperparameter"),
+        ("a", "b c", r"himl cannot quote .* after .`.\."),
+    ):
         sweep = SweepSpec({name: SearchRange(Draw.choice, [1, value])}, "grid", 2)
         with pytest.raises(BadUsage, match=message):
             plan_sweep(tmp_path, line(f"echo `echo ${{{{search_space.{name}}}}}`", sweep=sweep), tmp_path, pass_over)
     default = tmp_path / "datastores" / "local"
     default.mkdir(parents=True)
     for name in ("..", "../..", "a/b", "/tmp", "C:", "a\\b"):
-        for data in ({"inputs": [DataSpec("d", "datastores", datastore=name)]}, {"outputs": [DataSpec("d", "esc", datastore=name)]}):
+        for data in (
+            {"inputs": [DataSpec("d", "datastores", datastore=name)]},
+            {"outputs": [DataSpec("d", "esc", datastore=name)]},
+        ):
             with pytest.raises(BadUsage, match="Invalid name of a datastore"):
                 resolve_folders(line("true", **data), default, "run", pass_over)
 
@@ -642,7 +726,17 @@ def words_printed(line: str, value: str) -> list[str]:
 def test_a_value_stays_one_word_wherever_it_stands(value: str) -> None:
     line = f"printf '%s\\0' {LINE} \"{LINE}\" '{LINE}' a\\ {LINE}\"b\\\"{LINE}\" \\'{LINE}; HOME=x"
     line += f"; (printf '%s\\0' {LINE}; printf '%s\\0' \"{LINE}\"; printf '%s\\0' \"$HOME\"{LINE}) # ' in a comment"
-    assert words_printed(line, value) == [value, value, value, f'a {value}b"{value}', f"'{value}", value, value, f"x{value}", ""]
+    assert words_printed(line, value) == [
+        value,
+        value,
+        value,
+        f'a {value}b"{value}',
+        f"'{value}",
+        value,
+        value,
+        f"x{value}",
+        "",
+    ]
 
 
 def test_unquotable_placeholder_accepts_only_plain_values() -> None:
@@ -759,10 +853,20 @@ def linked(run: tuple[RunFiles, Path, Path], tmp_path: Path) -> tuple[RunFiles, 
     return store, outside
 
 
-def test_links_that_lead_out_of_a_run_are_no_files_of_it(linked: tuple[RunFiles, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_links_that_lead_out_of_a_run_are_no_files_of_it(
+    linked: tuple[RunFiles, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store, outside = linked
     ours = ["outputs/blobs/a", "outputs/epoch=3.ckpt", "outputs/last.ckpt", "outputs/model/a"]
-    theirs = ["logs/events", "outputs/chain", "outputs/key", "outputs/more/deep", "outputs/relative", "plot.png", "user_logs/std_log.txt"]
+    theirs = [
+        "logs/events",
+        "outputs/chain",
+        "outputs/key",
+        "outputs/more/deep",
+        "outputs/relative",
+        "plot.png",
+        "user_logs/std_log.txt",
+    ]
     for _ in range(2):
         assert [blob.name for blob in listed(store)] == ours
     (warning,) = (record.getMessage() for record in caplog.records)
@@ -809,14 +913,19 @@ def test_only_logs_may_grow_while_they_are_fetched(run: tuple[RunFiles, Path, Pa
         sink = fetch(store, FetchRequest(blob, 0, blob.size))
         digest = hashlib.md5(b"line 1\n").digest() if may_grow else None
         assert (sink.md5s.get((name, 0)), store.md5(blob)) == (digest, digest)
-        assert {failed: type(error) for failed, error in sink.errors.items()} == ({} if may_grow else {name: BlobChanged})
+        assert {failed: type(error) for failed, error in sink.errors.items()} == (
+            {} if may_grow else {name: BlobChanged}
+        )
         assert not may_grow or sink.bodies == {(name, 0): b"line 1\n"}
     write_files(code, {"logs/cut": "line 1\n", "logs/replaced": "line 1\n"})
     blobs = [named(store, "logs/cut"), named(store, "logs/replaced")]
     write_files(code, {"logs/cut": "l", "logs/new": "line 1\nline 2\n"})
     os.replace(code / "logs" / "new", code / "logs" / "replaced")
     sink = fetch(store, *(FetchRequest(blob, 0, blob.size) for blob in blobs))
-    assert {name: type(error) for name, error in sink.errors.items()} == {"logs/cut": BlobChanged, "logs/replaced": BlobChanged}
+    assert {name: type(error) for name, error in sink.errors.items()} == {
+        "logs/cut": BlobChanged,
+        "logs/replaced": BlobChanged,
+    }
 
 
 @POSIX_NAMES
@@ -843,7 +952,12 @@ def test_resumed_and_ranged_fetches_report_md5_of_whole_file(run: tuple[RunFiles
     (code / "outputs" / "big").write_bytes(body)
     blob = named(store, "outputs/big")
     resumed = fetch(store, FetchRequest(blob, 3_000_001, blob.size - 3_000_001))
-    ranged = fetch(store, FetchRequest(blob, 0, 100), FetchRequest(blob, 100, 1_000_000), FetchRequest(blob, 2_000_000, blob.size - 2_000_000))
+    ranged = fetch(
+        store,
+        FetchRequest(blob, 0, 100),
+        FetchRequest(blob, 100, 1_000_000),
+        FetchRequest(blob, 2_000_000, blob.size - 2_000_000),
+    )
     assert resumed.md5s == {("outputs/big", 3_000_001): hashlib.md5(body).digest()}
     assert [*ranged.md5s.values()] == [None, None, hashlib.md5(body).digest()]
 
@@ -851,7 +965,11 @@ def test_resumed_and_ranged_fetches_report_md5_of_whole_file(run: tuple[RunFiles
 def test_a_recorded_md5_holds_until_the_file_changes(datastore: DatastoreFolder, tmp_path: Path) -> None:
     sink = store_body(datastore, tmp_path / "x", "models/x", b"content")
     digest = hashlib.md5(b"content").digest()
-    assert (sink.blobs["models/x"].md5, named(datastore, "models/x").md5, listed(datastore)[0].md5) == (digest, digest, digest)
+    assert (sink.blobs["models/x"].md5, named(datastore, "models/x").md5, listed(datastore)[0].md5) == (
+        digest,
+        digest,
+        digest,
+    )
     (tmp_path / "data/models/x").write_bytes(b"changed, longer")
     assert named(datastore, "models/x").md5 is None
     assert datastore.md5(named(datastore, "models/x")) == hashlib.md5(b"changed, longer").digest()
@@ -860,7 +978,9 @@ def test_a_recorded_md5_holds_until_the_file_changes(datastore: DatastoreFolder,
     (tmp_path / "data/x").write_bytes(b"c0ntent")
     os.utime(tmp_path / "data/x", ns=(before.st_atime_ns, before.st_mtime_ns))
     fetched = fetch(datastore, FetchRequest(named(datastore, "x"), 0, 7))
-    assert (fetched.bodies[("x", 0)], fetched.md5s[("x", 0)]) == (b"c0ntent", digest), "of what was stored, not of what it became"
+    assert (fetched.bodies[("x", 0)], fetched.md5s[("x", 0)]) == (b"c0ntent", digest), (
+        "of what was stored, not of what it became"
+    )
 
 
 def test_parts_of_other_processes_stay_until_they_are_a_day_old(datastore: DatastoreFolder, tmp_path: Path) -> None:
@@ -881,7 +1001,9 @@ def test_many_stored_files_are_all_recorded_and_listed_in_pages(datastore: Datas
     body.write_bytes(b"x")
     md5 = hashlib.md5(b"x").digest()
     sink = Stored()
-    datastore.store((StoreRequest(body, f"d{number % 7}/{number:04d}", 1, md5) for number in range(BLOB_PAGE + 5)), sink, workers=1)
+    datastore.store(
+        (StoreRequest(body, f"d{number % 7}/{number:04d}", 1, md5) for number in range(BLOB_PAGE + 5)), sink, workers=1
+    )
     pages = [*datastore.list()]
     assert ([len(page) for page in pages], {blob.md5 for page in pages for blob in page}) == ([BLOB_PAGE, 5], {md5})
     assert [path.name for path in (tmp_path / "data").rglob("*.himl-part")] == []
@@ -972,7 +1094,15 @@ SEGMENT = st.text(alphabet="a0.- /é", min_size=1, max_size=4)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sets(st.lists(SEGMENT.filter(lambda text: "/" not in text and text not in (".", "..")), min_size=1, max_size=3).map("/".join), max_size=12), SEGMENT)
+@given(
+    st.sets(
+        st.lists(SEGMENT.filter(lambda text: "/" not in text and text not in (".", "..")), min_size=1, max_size=3).map(
+            "/".join
+        ),
+        max_size=12,
+    ),
+    SEGMENT,
+)
 def test_walking_sorts_names_as_plain_strings(tmp_path: Path, names: set[str], prefix: str) -> None:
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     made: set[str] = set()
@@ -981,4 +1111,6 @@ def test_walking_sorts_names_as_plain_strings(tmp_path: Path, names: set[str], p
             write_files(folder, {name: ""})
             made.add(name)
     assert [found.name for found in walk_files(str(folder))] == sorted(made)
-    assert [found.name for found in walk_files(str(folder), prefix)] == sorted(name for name in made if name.startswith(prefix))
+    assert [found.name for found in walk_files(str(folder), prefix)] == sorted(
+        name for name in made if name.startswith(prefix)
+    )

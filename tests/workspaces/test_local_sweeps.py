@@ -153,7 +153,11 @@ METRICS = st.lists(st.tuples(st.lists(VALUES, max_size=8), st.booleans()), max_s
 BANDIT, MEDIAN = EarlyStop("bandit", slack_factor=0.2), EarlyStop("median")
 POLICIES = st.sampled_from(
     [
-        *(BANDIT, EarlyStop("bandit", slack_amount=0.5, evaluation_interval=2), EarlyStop("median", delay_evaluation=2)),
+        *(
+            BANDIT,
+            EarlyStop("bandit", slack_amount=0.5, evaluation_interval=2),
+            EarlyStop("median", delay_evaluation=2),
+        ),
         EarlyStop("truncation", truncation_percentage=30),
     ]
 )
@@ -181,7 +185,9 @@ def test_bandit_compares_best_values_at_the_same_interval() -> None:
     for goal, kept, beyond in (("minimize", 1.2, 1.3), ("maximize", 0.8, 0.7)):
         assert stopped(EarlyStop("bandit", slack_amount=0.25), goal, [1.0], [kept], [beyond]) == [2]
     policy = EarlyStop("bandit", slack_factor=0.1)
-    assert stopped(policy, "minimize", [0.5, 0.4, 0.1], [0.43, 9.0]) == [], "the first had 0.4 at interval 2, not yet 0.1"
+    assert stopped(policy, "minimize", [0.5, 0.4, 0.1], [0.43, 9.0]) == [], (
+        "the first had 0.4 at interval 2, not yet 0.1"
+    )
     assert stopped(policy, "minimize", [0.5, 0.4, 0.1], [0.45, 0.45, 0.45]) == [1]
     policy = EarlyStop("bandit", slack_factor=0.1, evaluation_interval=2, delay_evaluation=4)
     for logged, interval in ((3, ""), (4, "at interval 4"), (5, "at interval 4")):
@@ -190,10 +196,14 @@ def test_bandit_compares_best_values_at_the_same_interval() -> None:
 
 
 def test_median_compares_the_best_value_with_the_averages_of_all() -> None:
-    assert stopped(MEDIAN, "minimize", [1.0, 3.0], [2.0, 2.0], [4.0, 4.0]) == [2], "running averages 2, 2 and 4: their median is 2"
+    assert stopped(MEDIAN, "minimize", [1.0, 3.0], [2.0, 2.0], [4.0, 4.0]) == [2], (
+        "running averages 2, 2 and 4: their median is 2"
+    )
     assert stopped(MEDIAN, "maximize", [1.0, 1.0], [2.0, 2.0], [4.0, 4.0]) == [0]
     assert stopped(MEDIAN, "minimize", [5.0, 6.0]) == [], "alone it is its own median"
-    assert stopped(MEDIAN, "minimize", [9.0], [9.0], [5.0, 5.0, 5.0], over=[0, 1]) == [], "those that were stopped count"
+    assert stopped(MEDIAN, "minimize", [9.0], [9.0], [5.0, 5.0, 5.0], over=[0, 1]) == [], (
+        "those that were stopped count"
+    )
     assert stopped(MEDIAN, "minimize", [math.nan], [5.0], [1.0], over=[1, 2]) == [], "no number is compared with none"
 
 
@@ -210,22 +220,33 @@ def test_truncation_stops_the_worst_of_those_that_came_as_far() -> None:
 
 @settings(max_examples=50)
 @given(policy=POLICIES, goal=st.sampled_from(["minimize", "maximize"]), metrics=METRICS)
-def test_early_stop_handles_any_metric_and_keeps_best_trial(policy: EarlyStop, goal: str, metrics: list[tuple[list[float], bool]]) -> None:
+def test_early_stop_handles_any_metric_and_keeps_best_trial(
+    policy: EarlyStop, goal: str, metrics: list[tuple[list[float], bool]]
+) -> None:
     all_trials = [Trial(index, {}, tuple(metric), is_over=is_over) for index, (metric, is_over) in enumerate(metrics)]
-    mirrored = [Trial(index, {}, tuple(-value for value in metric), is_over=is_over) for index, (metric, is_over) in enumerate(metrics)]
+    mirrored = [
+        Trial(index, {}, tuple(-value for value in metric), is_over=is_over)
+        for index, (metric, is_over) in enumerate(metrics)
+    ]
     found = trials_to_stop(policy, goal, all_trials)
     assert set(found) == set(trials_to_stop(policy, "maximize" if goal == "minimize" else "minimize", mirrored))
     assert all(not all_trials[index].is_over for index in found)
     finite = [[value for value in trial.metric if math.isfinite(value)] for trial in all_trials]
     assert all(finite[index] for index in found)
-    same_length = len({len(trial.metric) for trial in all_trials}) == 1 and bool(all_trials[0].metric) if all_trials else False
+    same_length = (
+        len({len(trial.metric) for trial in all_trials}) == 1 and bool(all_trials[0].metric) if all_trials else False
+    )
     if same_length and policy.evaluation_interval == 1 and any(finite):
         pick = min if goal == "minimize" else max
         best = pick(value for values in finite for value in values)
-        assert not {index for index, values in enumerate(finite) if best in values} <= set(found), "of the best ones one at least goes on"
+        assert not {index for index, values in enumerate(finite) if best in values} <= set(found), (
+            "of the best ones one at least goes on"
+        )
 
 
-def spec(sampling: str, space: dict[str, SearchRange], trials: int, seed: int | None = None, goal: str = "minimize") -> SweepSpec:
+def spec(
+    sampling: str, space: dict[str, SearchRange], trials: int, seed: int | None = None, goal: str = "minimize"
+) -> SweepSpec:
     return SweepSpec(space, sampling, trials, goal=goal, seed=seed)
 
 
@@ -247,7 +268,9 @@ def test_argparse_reads_every_number(value: float) -> None:
 
 def test_grid_yields_each_combination_once_last_key_fastest() -> None:
     sampler = make_sampler(spec("grid", {"lr": choice(0.1, 0.01), "depth": choice(1, 2, 3)}, 6))
-    assert [sampler(index, ()) for index in range(6)] == [{"lr": lr, "depth": depth} for lr, depth in itertools.product((0.1, 0.01), (1, 2, 3))]
+    assert [sampler(index, ()) for index in range(6)] == [
+        {"lr": lr, "depth": depth} for lr, depth in itertools.product((0.1, 0.01), (1, 2, 3))
+    ]
     space = {"a": choice("x", "y"), "b": choice(1, 2)}
     assert (sampler(6, ()), make_sampler(spec("grid", space, 100))(4, ())) == (None, None)
     assert [make_sampler(spec("grid", space, 3))(index, ()) for index in (2, 3)] == [{"a": "y", "b": 1}, None]
@@ -266,7 +289,10 @@ def test_values_depend_on_seed_number_and_name_alone(low: float, width: float, s
     assert draws(uniform, 5, seed) != draws(uniform, 5, seed + 1)
     assert all(low <= value <= high for value in draws(uniform, 20, seed))
     assert set(draws(SearchRange(Draw.randint, (3,)), 20, seed)) <= {0, 1, 2}
-    assert all(math.exp(low) * 0.999 <= value <= math.exp(high) * 1.001 for value in draws(SearchRange(Draw.loguniform, (low, high)), 20, seed))
+    assert all(
+        math.exp(low) * 0.999 <= value <= math.exp(high) * 1.001
+        for value in draws(SearchRange(Draw.loguniform, (low, high)), 20, seed)
+    )
 
 
 def test_random_values_match_mean_and_deviation() -> None:
@@ -282,11 +308,18 @@ def test_random_values_match_mean_and_deviation() -> None:
         assert stdev(values) == pytest.approx(deviation, rel=0.06)
     # The arguments are exponents.
     for draw, arguments in ((Draw.loguniform, (-6, -2)), (Draw.lognormal, (-4, 1))):
-        assert fmean(math.log(value) for value in draws(SearchRange(draw, arguments), 4000)) == pytest.approx(-4, abs=0.08)
+        assert fmean(math.log(value) for value in draws(SearchRange(draw, arguments), 4000)) == pytest.approx(
+            -4, abs=0.08
+        )
 
 
 def test_quantized_values_are_multiples_of_step_and_of_its_type() -> None:
-    for draw, arguments in ((Draw.quniform, (1, 99)), (Draw.qloguniform, (0, 5)), (Draw.qnormal, (30, 9)), (Draw.qlognormal, (3, 0.5))):
+    for draw, arguments in (
+        (Draw.quniform, (1, 99)),
+        (Draw.qloguniform, (0, 5)),
+        (Draw.qnormal, (30, 9)),
+        (Draw.qlognormal, (3, 0.5)),
+    ):
         for step in (2, 0.1):
             values = draws(SearchRange(draw, (*arguments, step)), 100)
             assert {type(value) for value in values} == {type(step)}
@@ -298,7 +331,13 @@ def distances(found: Sequence[Trial]) -> list[float]:
     return [abs(float(trial.values["x"]) - 0.3) for trial in found]
 
 
-def searched(space: dict[str, SearchRange], trials: int, stop_at: int | None = None, past: list[Trial] | None = None, goal: str = "minimize") -> list[Trial]:
+def searched(
+    space: dict[str, SearchRange],
+    trials: int,
+    stop_at: int | None = None,
+    past: list[Trial] | None = None,
+    goal: str = "minimize",
+) -> list[Trial]:
     """Return the trials of a Bayesian search, run one after another up to *stop_at*, continuing from *past*."""
     sampler, trial_list = make_sampler(spec("bayesian", space, trials, goal=goal)), past or []
     for index in range(len(trial_list), trials if stop_at is None else stop_at):
@@ -315,7 +354,10 @@ def test_bayesian_search_converges(goal: str) -> None:
     trials = searched(space, 40, goal=goal)
     assert min(distances(trials[20:])) < 0.3
     assert fmean(distances(trials[25:])) < fmean(distances(trials[:10]))
-    without_value = [Trial(trial.index, trial.values, metric, is_over=True) for trial, metric in zip(trials, [(), (math.nan,), (math.inf, 0.5)], strict=False)]
+    without_value = [
+        Trial(trial.index, trial.values, metric, is_over=True)
+        for trial, metric in zip(trials, [(), (math.nan,), (math.inf, 0.5)], strict=False)
+    ]
     assert make_sampler(spec("bayesian", space, 10))(3, without_value) is not None
 
 

@@ -34,7 +34,9 @@ def test_positions_of_a_log_never_come_after_what_was_written_since(tmp_path: Pa
             stream.write(f"{attempt} std_log.txt 17")  # killed while it wrote
             stream.write("\n")
         first = moments.get(5, begin) if attempt == 1 else first
-        assert {size: log_position(folder, MAIN, moment) for size, moment in moments.items()} == {size: size for size in moments}
+        assert {size: log_position(folder, MAIN, moment) for size, moment in moments.items()} == {
+            size: size for size in moments
+        }
         assert log_position(folder, MAIN, begin) == 0
     assert log_position(folder, "user_logs/try_1/std_log.txt", first) == 5
     assert len((folder.path / LOG_TIMES).read_text().splitlines()) == 2 * (1 + 3 + 1)

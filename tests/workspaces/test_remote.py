@@ -56,7 +56,9 @@ def test_commands_use_the_runs_of_another_machine(box: SshServer, himl: Himl, pr
     assert himl("runs", "logs", "train_1_aa", *THERE).stdout == "hello"
     assert himl("runs", "logs", "--follow", "train_1_aa", *THERE).stdout == "hello"
     assert himl("download", "train_1_aa", *THERE).code == 0
-    assert contents(project / "outputs" / "train_1_aa") == {name: body.encode() if isinstance(body, str) else body for name, body in FILES.items()}
+    assert contents(project / "outputs" / "train_1_aa") == {
+        name: body.encode() if isinstance(body, str) else body for name, body in FILES.items()
+    }
     assert "loss" in himl("runs", "aggregate", "train_1_aa", "train_2_bb", *THERE).stdout
     assert himl("runs", "tag", "train_1_aa", "team=red", *THERE).code == 0
     assert himl("runs", "list", "--tags", "team=red", "-q", *THERE).stdout == "train_1_aa\n"
@@ -109,7 +111,9 @@ sys.stdout.buffer.write(b"\0himl remote\nR\0\0\0\1\x80")
 """
 
 
-def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_cause_and_the_remedy(
+    box: SshServer, himl: Himl, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorded(box)
     settings = box.settings.read_text()
 
@@ -137,10 +141,14 @@ def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, projec
         locked = tmp_path / "locked"
         shutil.copy(box.folder / "user_key", locked)
         subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "passphrase", "-f", locked], check=True)
-        box.settings.write_text(settings.replace(str(box.folder / "user_key"), str(locked)) + "  BatchMode yes\n")  # as without a terminal
+        box.settings.write_text(
+            settings.replace(str(box.folder / "user_key"), str(locked)) + "  BatchMode yes\n"
+        )  # as without a terminal
         says(4, "Permission denied", "ssh box true", "ssh-add KEY")
         other = box.folder / "other_hosts"
-        other.write_text((box.folder / "known_hosts").read_text().replace("AAAAC3", "AAAAC3", 1)[:-30] + "A" * 20 + "\n")
+        other.write_text(
+            (box.folder / "known_hosts").read_text().replace("AAAAC3", "AAAAC3", 1)[:-30] + "A" * 20 + "\n"
+        )
         box.settings.write_text(settings.replace("known_hosts", "other_hosts"))
         says(4, "ost key verification failed")
     finally:
@@ -175,7 +183,9 @@ def killed_ssh(chance: random.Random, most: int = 3) -> Iterator[None]:
 def test_a_download_goes_on_after_lost_connections(seed: int, box: SshServer, himl: Himl, project: Path) -> None:
     """ssh is killed at random moments. No file is incomplete."""
     chance = random.Random(seed)
-    files: dict[str, str | bytes] = {f"outputs/{number}.bin": chance.randbytes(4_000_000 * (number < 5) + 10) for number in range(60)}
+    files: dict[str, str | bytes] = {
+        f"outputs/{number}.bin": chance.randbytes(4_000_000 * (number < 5) + 10) for number in range(60)
+    }
     RecordedRuns(box.home).add("train_1_aa", files=files)
     with killed_ssh(chance, most=20):
         for _ in range(50):  # a failed handshake is an error, after which the command is repeated
@@ -249,7 +259,9 @@ while True:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_hostile_end_writes_nothing_elsewhere(seed: int, box: SshServer, himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_a_hostile_end_writes_nothing_elsewhere(
+    seed: int, box: SshServer, himl: Himl, project: Path, tmp_path: Path
+) -> None:
     """Its frames end in an error, or in files below the folder of the download."""
     program = tmp_path / "hostile"
     program.write_text(HOSTILE.format(python=sys.executable, seed=seed))
@@ -298,7 +310,11 @@ def test_a_job_runs_on_the_other_machine(box: SshServer, himl: Himl, project: Pa
     assert himl(*hint.split()[1:]).code == 0
     (result,) = (project / "outputs").rglob("result.txt")
     assert result.read_text() == "done"
-    stored = {name: body for name, body in contents(box.home / ".himl" / "store").items() if "/" in name and "latest" not in name}
+    stored = {
+        name: body
+        for name, body in contents(box.home / ".himl" / "store").items()
+        if "/" in name and "latest" not in name
+    }
     assert len(stored) == len([*project.rglob("*.py"), "run.sh", "himl.toml"])
     assert himl(*job, "--follow").code == 0
     assert [name for name, body in contents(box.home).items() if b"terces-yrev" in body] == []
@@ -335,7 +351,17 @@ def test_local_inputs_are_sent_once(box: SshServer, himl: Himl, project: Path, t
     """A changed one goes to another folder, so that jobs that read the earlier one go on."""
     write_files(tmp_path / "my data", {"a.txt": "a", "b/c.txt": "c"})
     write_files(project, {"train.py": READS_INPUTS, "one.txt": "one"})
-    job = ("submit", "train.py", "--cluster", "ssh:box", "--follow", "--input", f"data=d,local={tmp_path / 'my data'}", "--input", "one=o,local=one.txt")
+    job = (
+        "submit",
+        "train.py",
+        "--cluster",
+        "ssh:box",
+        "--follow",
+        "--input",
+        f"data=d,local={tmp_path / 'my data'}",
+        "--input",
+        "one=o,local=one.txt",
+    )
     first = himl(*job)
     assert ("a c one\n" in first.stdout, first.stderr.count("sent ")) == (True, 2), first.stderr
     again = himl(*job)
@@ -378,8 +404,12 @@ def cut(box: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CutS
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_job_is_recorded_once_or_not_at_all(seed: int, box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
-    """ssh dies within any message. A submission that succeeds has one run, and one that fails none, or one that it names."""
+def test_a_job_is_recorded_once_or_not_at_all(
+    seed: int, box: SshServer, cut: CutSsh, himl: Himl, project: Path
+) -> None:
+    """ssh dies within any message. A submission that succeeds has one run, and one that fails none, or one that it
+    names.
+    """
     chance = random.Random(seed)
     write_files(project, {"train.py": "print('ran')", "large.bin": chance.randbytes(3_000_000)})
     told = ""
@@ -402,7 +432,13 @@ def test_a_job_is_recorded_once_or_not_at_all(seed: int, box: SshServer, cut: Cu
 def test_a_half_sent_snapshot_is_finished(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
     """Each attempt sends only the files that no earlier one sent."""
     size, count = 300_000, 10
-    write_files(project, {"train.py": "print('ran')", **{f"{number}.bin": random.Random(number).randbytes(size) for number in range(count)}})
+    write_files(
+        project,
+        {
+            "train.py": "print('ran')",
+            **{f"{number}.bin": random.Random(number).randbytes(size) for number in range(count)},
+        },
+    )
     cut.plan([(">", 4 * size), (">", 4 * size)])
     assert himl("submit", "train.py", "--cluster", "ssh:box", "--follow").stdout == "ran\n"
     assert cut.cuts == 2
@@ -412,7 +448,13 @@ def test_a_half_sent_snapshot_is_finished(box: SshServer, cut: CutSsh, himl: Him
 def test_following_goes_on_after_lost_connections(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
     """Each line of the log is printed once."""
     lines = [f"line {number} {'x' * 200}" for number in range(300)]
-    write_files(project, {"train.py": "import time\nfor number in range(300):\n    print('line', number, 'x' * 200, flush=True)\n    time.sleep(0.01)\n"})
+    write_files(
+        project,
+        {
+            "train.py": "import time\nfor number in range(300):\n    print('line', number, 'x' * 200, flush=True)\n"
+            "    time.sleep(0.01)\n"
+        },
+    )
     run = himl("submit", "train.py", "--cluster", "ssh:box", "-q").stdout.strip()
     cut.plan([("<", 2_000), ("<", 20_000), (">", 300)])
     followed = himl("runs", "logs", "--follow", run)
@@ -436,8 +478,13 @@ print("has", text, flush=True)
 def test_a_pipeline_and_a_job_file_run_on_the_other_machine(box: SshServer, himl: Himl, project: Path) -> None:
     """Steps that share a folder send its files once."""
     shared = {"type": "PythonScriptStep", "script": "makes.py", "source_directory": ".", "arguments": []}
-    steps = {"step1": {**shared, "name": "first", "output": "made"}, "step2": {**shared, "name": "second", "input_dataset_name": "made"}}
-    write_files(project, {"makes.py": MAKES, "pipe.json": json.dumps(steps), "job.yml": "command: python makes.py\ncode: .\n"})
+    steps = {
+        "step1": {**shared, "name": "first", "output": "made"},
+        "step2": {**shared, "name": "second", "input_dataset_name": "made"},
+    }
+    write_files(
+        project, {"makes.py": MAKES, "pipe.json": json.dumps(steps), "job.yml": "command: python makes.py\ncode: .\n"}
+    )
     run = himl("submit", "pipe.json", "--cluster", "ssh:box", "--wait", "--json").json()
     assert (run["status"], run["workspace"]) == ("Completed", "ssh:box")
     assert himl("runs", "logs", f"{run['id']}_step2").stdout == "has made\n"
@@ -474,8 +521,12 @@ while not Path("go").exists():
 MARKS = ("marked-secret-of-the-job", "marked-secret-of-mlflow", "marked-secret-of-a-proxy")
 
 
-def test_secrets_are_in_no_command_line_file_or_log(box: SshServer, himl: Himl, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a job's variables, of MLflow's token here and of the token of the job's server, at both ends and at any moment."""
+def test_secrets_are_in_no_command_line_file_or_log(
+    box: SshServer, himl: Himl, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a job's variables, of MLflow's token here and of the token of the job's server, at both ends and at any
+    moment.
+    """
     write_files(project, {"train.py": WAITS})
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", MARKS[1])
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:{MARKS[2]}@127.0.0.1:1")
@@ -495,7 +546,11 @@ def test_secrets_are_in_no_command_line_file_or_log(box: SshServer, himl: Himl, 
         submitted = himl(*job, "-v", "--json")
         run = submitted.json()["id"]
         until(lambda: "began" in himl("runs", "logs", run).stdout, lambda: himl("runs", "logs", run).stderr)
-        tokens = {process.environ().get("MLFLOW_TRACKING_TOKEN", "") for process in psutil.process_iter() if is_job_of(process, box)}
+        tokens = {
+            process.environ().get("MLFLOW_TRACKING_TOKEN", "")
+            for process in psutil.process_iter()
+            if is_job_of(process, box)
+        }
         (box.home / ".himl" / "runs" / run / "code" / "go").touch()
         assert himl("runs", "logs", "--follow", run).code == 0
         assert himl("runs", "show", run, "--json").json()["status"] == "Completed"
@@ -580,17 +635,25 @@ def program_there(box: SshServer, project: Path, text: str, **values: object) ->
 
 @pytest.mark.parametrize(
     ("left", "words"),
-    [(60, ("runs", "show", "train_1_aa")), (60, ("runs", "tag", "train_1_aa", "a=b")), (2_000_000, ("datastore", "upload", "large", "set"))],
+    [
+        (60, ("runs", "show", "train_1_aa")),
+        (60, ("runs", "tag", "train_1_aa", "a=b")),
+        (2_000_000, ("datastore", "upload", "large", "set")),
+    ],
     ids=lambda value: value[1] if isinstance(value, tuple) else str(value),
 )
-def test_a_call_ends_if_himl_there_hangs(left: int, words: Sequence[str], box: SshServer, himl: Himl, project: Path) -> None:
+def test_a_call_ends_if_himl_there_hangs(
+    left: int, words: Sequence[str], box: SshServer, himl: Himl, project: Path
+) -> None:
     """sshd goes on to answer for the process, which is stopped."""
     recorded(box)
     write_files(project, {"large/file.bin": bytes(20_000_000)})
     program_there(box, project, STOPS, left=left)
 
     def stopped() -> int:
-        return len([each for each in processes_below(box.home) if psutil.Process(each).status() == psutil.STATUS_STOPPED])
+        return len(
+            [each for each in processes_below(box.home) if psutil.Process(each).status() == psutil.STATUS_STOPPED]
+        )
 
     try:
         with clock_after(stopped, 60):
@@ -612,7 +675,9 @@ def test_a_long_call_goes_on(box: SshServer, himl: Himl, project: Path) -> None:
     recorded(box)
     program_there(box, project, HASTY)
     pauses = box.home / "pauses"
-    with closing(sqlite3.connect(box.home / ".himl" / "workspace.db", isolation_level=None, check_same_thread=False)) as database:
+    with closing(
+        sqlite3.connect(box.home / ".himl" / "workspace.db", isolation_level=None, check_same_thread=False)
+    ) as database:
         database.execute("BEGIN EXCLUSIVE")
 
         def release() -> None:

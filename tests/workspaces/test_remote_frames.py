@@ -48,9 +48,17 @@ send(b"R", %r)
 """
 
 
-def test_a_reply_about_another_run_is_refused(himl: Himl, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(write_program(tmp_path / "programs", "ssh", STARTS_ANOTHER % packed(Run("other_1_aa", "other")))), prepend=os.pathsep)
+def test_a_reply_about_another_run_is_refused(
+    himl: Himl, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "PATH",
+        str(write_program(tmp_path / "programs", "ssh", STARTS_ANOTHER % packed(Run("other_1_aa", "other")))),
+        prepend=os.pathsep,
+    )
     write_files(project, {"train.py": ""})
     refused = himl("submit", "train.py", "--cluster", "ssh:box")
-    assert (refused.code, "The other end started run 'other_1_aa' instead of 'train_" in refused.stderr) == (5, True), refused.stderr
+    assert (refused.code, "The other end started run 'other_1_aa' instead of 'train_" in refused.stderr) == (5, True), (
+        refused.stderr
+    )
     assert not (project / "most_recent_run.txt").exists()

@@ -23,7 +23,9 @@ from tests.support.users import shared_folder
 pytestmark = pytest.mark.large(STARTS_SSH)
 
 SHOW = "import getpass, os\nprint('user', os.geteuid(), 'in', os.environ['HOME'])\n"
-IN_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+IN_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,9 @@ def with_a_key(far: SshServer, himl: Himl, project: Path) -> None:
 
 
 def with_a_password_at_the_terminal(far: SshServer, himl: Himl, project: Path) -> None:
-    far.settings.write_text(far.settings.read_text() + "  PreferredAuthentications password\n  NumberOfPasswordPrompts 1\n")
+    far.settings.write_text(
+        far.settings.read_text() + "  PreferredAuthentications password\n  NumberOfPasswordPrompts 1\n"
+    )
     words = [sys.executable, "-c", IN_TERMINAL, str(himl.program), "runs", "show", "no_run", "-w", "ssh:box"]
     (far.home / ".himl").mkdir()
     os.chown(far.home / ".himl", OTHER, OTHER)
@@ -83,7 +87,9 @@ def with_a_password_at_the_terminal(far: SshServer, himl: Himl, project: Path) -
         terminal = Terminal(words, cwd=project)
         terminal.wait_for("password:")
         terminal.type(f"{password}\n")
-        assert (terminal.finish(), text in terminal.screen, password in terminal.screen) == (code, True, False), terminal.screen
+        assert (terminal.finish(), text in terminal.screen, password in terminal.screen) == (code, True, False), (
+            terminal.screen
+        )
     # the next command shares the connection, and asks no more
     assert himl("runs", "show", "no_run", "-w", "ssh:box").code == 3
 
@@ -94,7 +100,10 @@ def behind_a_jump_host(far: SshServer, himl: Himl, project: Path) -> None:
     with running_ssh(folder) as second:
         known = (folder / "host_key.pub").read_text()
         (folder / "known").write_text(f"[127.0.0.1]:{second.port} {known}")
-        jump = f"Host jump\n  HostName 127.0.0.1\n  Port {second.port}\n  IdentityFile {folder}/user_key\n  UserKnownHostsFile {folder}/known\n"
+        jump = (
+            f"Host jump\n  HostName 127.0.0.1\n  Port {second.port}\n  IdentityFile {folder}/user_key\n"
+            f"  UserKnownHostsFile {folder}/known\n"
+        )
         far.settings.write_text(f"{jump}{far.settings.read_text()}  ProxyJump jump\n")
         code, text = submit(himl)
         assert (code, f"user {OTHER}" in text) == (0, True), text
@@ -173,7 +182,11 @@ def with_another_host_key(far: SshServer, himl: Himl, project: Path) -> None:
     (project / "known").write_text(f"[127.0.0.1]:{far.port} {(project / 'other.pub').read_text()}")
     far.settings.write_text(far.settings.read_text().replace(f"{far.folder}/known_hosts", str(project / "known")))
     (project / "himl.toml").write_text("")
-    for words in (["runs", "list", "-w", "ssh:box"], ["init", "--ssh", "box"], ["submit", "show.py", "--cluster", "ssh:box"]):
+    for words in (
+        ["runs", "list", "-w", "ssh:box"],
+        ["init", "--ssh", "box"],
+        ["submit", "show.py", "--cluster", "ssh:box"],
+    ):
         done = himl(*words)
         assert (done.code, "ost key verification failed" in done.stderr) == (4, True), done.stderr
 
@@ -193,5 +206,7 @@ CASES: list[Callable[[SshServer, Himl, Path], None]] = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_machines_of_another_user(case: Callable[[SshServer, Himl, Path], None], far: SshServer, himl: Himl, project: Path) -> None:
+def test_machines_of_another_user(
+    case: Callable[[SshServer, Himl, Path], None], far: SshServer, himl: Himl, project: Path
+) -> None:
     case(far, himl, project)

@@ -43,7 +43,9 @@ def states(himl: Himl, *words: str) -> dict[str, str]:
 
 
 def completed(project: Path, question: str, *words: str) -> list[str]:
-    return subprocess.run([PROGRAM, "--complete", question, *words], cwd=project, check=True, capture_output=True, text=True).stdout.split()
+    return subprocess.run(
+        [PROGRAM, "--complete", question, *words], cwd=project, check=True, capture_output=True, text=True
+    ).stdout.split()
 
 
 def test_runs_elsewhere_are_found_by_every_command(box: SshServer, himl: Himl, project: Path) -> None:
@@ -102,7 +104,9 @@ def test_a_run_with_an_id_of_mlflow_is_found(box: SshServer, himl: Himl, project
 
 
 def test_runs_of_a_machine_that_cannot_be_reached(box: SshServer, himl: Himl, project: Path) -> None:
-    """They stay in the list as they were last seen, and whether they run is unknown. A silent machine is left after some seconds."""
+    """They stay in the list as they were last seen, and whether they run is unknown. A silent machine is left after
+    some seconds.
+    """
     write_files(project, {"train.py": SCRIPT})
     ended, left = (himl(*TO_BOX, "--json", *more).json()["id"] for more in (["--wait"], ["--", "--wait"]))
     deleted = himl(*TO_BOX, "--wait", "--json").json()["id"]

@@ -20,7 +20,10 @@ from tests.support.ssh import SshServer
 
 pytestmark = pytest.mark.large(STARTS_SSH)
 
-SHOW = "import os, sys\nprint(os.environ.get('FROM_SETUP'), os.environ.get('FROM_RUN_WITH'), os.environ.get('PYTHON_OF'))\n"
+SHOW = (
+    "import os, sys\n"
+    "print(os.environ.get('FROM_SETUP'), os.environ.get('FROM_RUN_WITH'), os.environ.get('PYTHON_OF'))\n"
+)
 
 
 def add_python(folder: Path, name: str, mark: str) -> None:
@@ -46,8 +49,13 @@ def test_setup_and_run_with_precede_jobs_on_the_other_machine(box: SshServer, hi
     assert (code, "hello from setup\nyes None modules" in text) == (0, True), text
     code, text = logged(lines, "show.py", "--sweep", "x=1,2")
     assert code == 0, text
-    assert himl("runs", "logs", f"{himl('runs', 'list', '-q', '-w', 'ssh:box').stdout.split()[0]}_1", "-w", "ssh:box").stdout.endswith("yes None modules\n")
-    again = "import os\nprint(os.environ['FROM_SETUP'], os.environ['PYTHON_OF'])\nraise SystemExit(os.environ['HIML_TRY'] == '1')\n"
+    assert himl(
+        "runs", "logs", f"{himl('runs', 'list', '-q', '-w', 'ssh:box').stdout.split()[0]}_1", "-w", "ssh:box"
+    ).stdout.endswith("yes None modules\n")
+    again = (
+        "import os\nprint(os.environ['FROM_SETUP'], os.environ['PYTHON_OF'])\n"
+        "raise SystemExit(os.environ['HIML_TRY'] == '1')\n"
+    )
     write_files(project, {"again.py": again})
     assert logged(lines, "again.py")[0] == 1
     resumed = himl("submit", "--resume", "latest", "--follow")
@@ -58,18 +66,29 @@ def test_setup_and_run_with_precede_jobs_on_the_other_machine(box: SshServer, hi
     code, text = logged(f"{inside}python = '{box.home}/image/python-of-image'\n")
     assert (code, "None too image" in text) == (0, True), text
     code, text = logged('setup = ["echo before", "ls /nonexistent", "echo after"]\n')
-    assert (code, "the setup line 'ls /nonexistent' ended with exit code 2" in text, "before\n" in text) == (1, True, True), text
+    assert (code, "the setup line 'ls /nonexistent' ended with exit code 2" in text, "before\n" in text) == (
+        1,
+        True,
+        True,
+    ), text
     assert not list((box.home / ".himl").rglob("*.setup"))
     code, text = logged('setup = ["if true"]\n')
     assert (code, "error: bash rejects the setup lines" in text) == (2, True), text
-    assert logged("setup = 3\n") == (2, f"error: '{project}/himl.toml', line 1: 'box' has a 'setup' that is not a text, or for lines a list of texts.\n")
+    assert logged("setup = 3\n") == (
+        2,
+        f"error: '{project}/himl.toml', line 1: 'box' has a 'setup' that is not a text, or for lines a list "
+        "of texts.\n",
+    )
 
 
 def test_slurm_behind_a_login_node(box: SshServer, himl: Himl, project: Path, cluster: Slurm) -> None:
     """The machine of the user has no Slurm. The login node submits with the options of the settings here."""
     write_files(project, {"show.py": SHOW, "sleep.py": "import time\nprint('asleep', flush=True)\ntime.sleep(600)\n"})
     own = f'[remote.box]\nhiml_python = "{sys.executable}"\n'
-    table = '[slurm.lab]\nhost = "box"\npartition = "short"\nsetup = "export FROM_SETUP=yes"\nrun_with = "env FROM_RUN_WITH=too"\n'
+    table = (
+        '[slurm.lab]\nhost = "box"\npartition = "short"\nsetup = "export FROM_SETUP=yes"\n'
+        'run_with = "env FROM_RUN_WITH=too"\n'
+    )
     (project / "himl.toml").write_text(own + table)
     box.environment = {"PATH": f"{cluster.programs}:/usr/bin:/bin"}
     box.restart()
@@ -169,7 +188,9 @@ while True:
 
 
 @pytest.mark.parametrize(("oldest", "newest", "works"), [(1, 1, True), (1, 2, True), (2, 3, False), (0, 0, False)])
-def test_both_ends_speak_a_protocol_that_both_know(oldest: int, newest: int, works: bool, box: SshServer, himl: Himl, project: Path, tmp_path: Path) -> None:
+def test_both_ends_speak_a_protocol_that_both_know(
+    oldest: int, newest: int, works: bool, box: SshServer, himl: Himl, project: Path, tmp_path: Path
+) -> None:
     program = tmp_path / "other"
     program.write_text(OTHER_VERSION.format(python=sys.executable, oldest=oldest, newest=newest))
     program.chmod(0o755)
@@ -213,7 +234,15 @@ def test_init_does_not_hide_the_settings_of_the_project(box: SshServer, himl: Hi
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "[]", "{", '{"is_installed": 3}', '{"said": "x", "facts": {"tags": 1}}', '{"facts": {"tags": [], "markers": {}, "python": ["-x", 1]}}']
+    "answer",
+    [
+        "",
+        "[]",
+        "{",
+        '{"is_installed": 3}',
+        '{"said": "x", "facts": {"tags": 1}}',
+        '{"facts": {"tags": [], "markers": {}, "python": ["-x", 1]}}',
+    ],
 )
 def test_a_hostile_python_is_an_error(answer: str, box: SshServer, himl: Himl, project: Path) -> None:
     found = f"himl-python\t{box.home}/python\t3.11.0\t"
@@ -241,7 +270,9 @@ def test_a_lost_connection_of_init_names_the_remedy(box: SshServer, himl: Himl, 
 
 def test_a_python_that_cannot_run_himl_is_named(box: SshServer, himl: Himl, project: Path) -> None:
     (project / "himl.toml").write_text("")
-    (box.home / "old").write_text(f"#!/bin/sh\nprintf 'himl-python\\t%s\\t3.8.1\\tis older than 3.10\\n' '{box.home}/old'; exit 1\n")
+    (box.home / "old").write_text(
+        f"#!/bin/sh\nprintf 'himl-python\\t%s\\t3.8.1\\tis older than 3.10\\n' '{box.home}/old'; exit 1\n"
+    )
     without_venv = "import sys; sys.modules['ensurepip'] = None; code = sys.argv[3]; del sys.argv[1:4]; exec(code, {})"
     (box.home / "bare").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{without_venv}" "$@"\n')
     for name, reason, remedy in (

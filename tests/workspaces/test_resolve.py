@@ -26,7 +26,15 @@ from himl_cli.workspaces.azure.config import (
 )
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from himl_cli.workspaces.resolve import JoinedWorkspace, azure_for_mirror, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
+from himl_cli.workspaces.resolve import (
+    JoinedWorkspace,
+    azure_for_mirror,
+    find_workspaces,
+    open_each,
+    open_for_jobs,
+    open_runs,
+    open_workspace,
+)
 from tests.support.azure import set_all
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
@@ -35,7 +43,12 @@ SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 KEYS = {"subscription_id": SUBSCRIPTION, "resource_group": "team", "workspace_name": "lab"}
 SCOPE = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/team/providers/Microsoft.MachineLearningServices/workspaces/lab"
 BY_VARIABLES = {"HIML_SUBSCRIPTION_ID": SUBSCRIPTION, "HIML_RESOURCE_GROUP": "team", "HIML_WORKSPACE_NAME": "variables"}
-BY_JOB = {"AZUREML_RUN_ID": "r", "AZUREML_ARM_SUBSCRIPTION": SUBSCRIPTION, "AZUREML_ARM_RESOURCEGROUP": "by", "AZUREML_ARM_WORKSPACE_NAME": "job"}
+BY_JOB = {
+    "AZUREML_RUN_ID": "r",
+    "AZUREML_ARM_SUBSCRIPTION": SUBSCRIPTION,
+    "AZUREML_ARM_RESOURCEGROUP": "by",
+    "AZUREML_ARM_WORKSPACE_NAME": "job",
+}
 
 
 def put(folder: Path, file: str = "config.json", content: Any = KEYS, encoding: str = "utf-8") -> Path:
@@ -70,7 +83,10 @@ def test_a_wrong_config_is_told_by_file_and_key(project: Path) -> None:
         ({**KEYS, "workspace_name": "lab\ud800"}, r"'workspace_name' is not a valid workspace name"),
         ({**KEYS, "resource_group": 7}, r"config\.json': 'resource_group' must be text, not 7"),
         ({**KEYS, "workspace_name": "<YOUR_WORKSPACE>"}, r"'workspace_name' is still the placeholder <YOUR_WORKSPACE>"),
-        ({**KEYS, "subscription_id": "my subscription"}, r"'subscription_id' is not a subscription id .*: 'my subscription'"),
+        (
+            {**KEYS, "subscription_id": "my subscription"},
+            r"'subscription_id' is not a subscription id .*: 'my subscription'",
+        ),
         ({**KEYS, "resource_group": "../other"}, r"'resource_group' is not a valid resource group name: '\.\./other'"),
     ):
         with pytest.raises(BadUsage, match=complaint) as caught:
@@ -112,7 +128,9 @@ def test_config_search_finds_the_nearest_valid_one(project: Path, monkeypatch: p
 def test_the_variables_name_a_workspace_together_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert address_from_environment() is None
     monkeypatch.setenv("HIML_RESOURCE_GROUP", "team")
-    with pytest.raises(BadUsage, match=r"HIML_RESOURCE_GROUP is set, but not HIML_SUBSCRIPTION_ID and HIML_WORKSPACE_NAME\."):
+    with pytest.raises(
+        BadUsage, match=r"HIML_RESOURCE_GROUP is set, but not HIML_SUBSCRIPTION_ID and HIML_WORKSPACE_NAME\."
+    ):
         address_from_environment()
     set_all(monkeypatch, BY_VARIABLES)
     address = address_from_environment()
@@ -168,7 +186,9 @@ def test_workspace_precedence_is_job_then_config_then_variables(project: Path, m
     assert meant(project) == ("job", None)
 
 
-def test_what_is_named_says_which_but_in_a_job(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_named_says_which_but_in_a_job(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     set_all(monkeypatch, BY_VARIABLES)
     (project / ".himl").mkdir()
     other = put(tmp_path / "elsewhere", "team.json", KEYS | {"workspace_name": "named"})
@@ -190,7 +210,9 @@ def test_what_is_named_says_which_but_in_a_job(project: Path, tmp_path: Path, mo
     assert meant(project, spec="local") == (None, project / ".himl")
 
 
-def test_runs_are_looked_for_in_both_and_data_in_azure(project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_runs_are_looked_for_in_both_and_data_in_azure(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     (project / ".himl").mkdir()
     local = open_runs(None, None, start=project)
     assert not caplog.records
@@ -203,7 +225,10 @@ def test_runs_are_looked_for_in_both_and_data_in_azure(project: Path, monkeypatc
     assert open_runs("local", None, start=project).label == local.label
     assert open_runs(None, str(config), start=project).label == "workspace team/lab"
     sources = [(each.facts.kind, each.facts.source) for each in open_each(None, None, start=project)]
-    assert sources == [("azure", f"'{config}' (the nearest one upward)"), ("local", f"'{project / '.himl'}' (the nearest one upward)")]
+    assert sources == [
+        ("azure", f"'{config}' (the nearest one upward)"),
+        ("local", f"'{project / '.himl'}' (the nearest one upward)"),
+    ]
     assert [each.facts.source for each in open_each(str(config), None, start=project)] == [f"'{config}' (as named)"]
     config.unlink()
     set_all(monkeypatch, BY_VARIABLES)
@@ -223,7 +248,10 @@ def test_a_cluster_needs_an_azure_workspace_and_gets_it(project: Path) -> None:
 def test_unusable_config_is_named_if_azure_is_required(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     for content, said in (("{bad", "line 1"), ('{"workspace_name": "w"}', "lacks subscription_id and resource_group")):
         write_files(project, {"config.json": content})
-        for ask in (lambda: open_for_jobs(None, None, start=project, on_azure=True), lambda: azure_for_mirror(None, None, start=project)):
+        for ask in (
+            lambda: open_for_jobs(None, None, start=project, on_azure=True),
+            lambda: azure_for_mirror(None, None, start=project),
+        ):
             with pytest.raises(BadUsage, match=r"himl found no valid config\.json") as caught:
                 ask()
             assert str(project / "config.json") in str(caught.value)
@@ -232,7 +260,11 @@ def test_unusable_config_is_named_if_azure_is_required(project: Path, caplog: py
     (project / ".himl").mkdir()
     caplog.clear()
     open_runs(None, None, start=project)
-    assert [record.getMessage().startswith(f"himl skipped '{project / 'config.json'}'") for record in caplog.records if record.levelname == "WARNING"] == [True]
+    assert [
+        record.getMessage().startswith(f"himl skipped '{project / 'config.json'}'")
+        for record in caplog.records
+        if record.levelname == "WARNING"
+    ] == [True]
 
 
 def test_local_jobs_are_recorded_locally_despite_azure_config(project: Path) -> None:
@@ -268,7 +300,12 @@ def both(near: RecordedRuns, far: RecordedRuns) -> JoinedWorkspace:
     """Two joined workspaces with alternating runs: near_1, far_1 (the same second), near_2, far_2, ..."""
     for number in (1, 2, 3):
         near.add(f"near_{number}", tags={"place": "near"}, files={"outputs/x": f"near {number}"})
-        far.add(f"far_{number}", experiment="other" if number == 3 else "train", tags={"place": "far"}, files={"outputs/x": f"far {number}"})
+        far.add(
+            f"far_{number}",
+            experiment="other" if number == 3 else "train",
+            tags={"place": "far"},
+            files={"outputs/x": f"far {number}"},
+        )
     near.add("near_child", parent="near_1")
     far.add("far_child", parent="far_1", status=RunStatus.failed)
     far.log("far_1", [("loss", 0.5, 1, 1)], {"lr": "0.1"})
@@ -309,15 +346,28 @@ def test_records_of_local_runs_in_the_service_hide_no_other_runs(near: RecordedR
         (RunQuery("train", limit=20), ["deleted_here", "cluster_2"]),
     ):
         assert ids(both, query) == expected
-    assert {*ids(both, RunQuery(limit=33))} == {"deleted_here", "cluster_1", "cluster_2", *(f"twin_{number}" for number in range(30))}
+    assert {*ids(both, RunQuery(limit=33))} == {
+        "deleted_here",
+        "cluster_1",
+        "cluster_2",
+        *(f"twin_{number}" for number in range(30)),
+    }
 
 
-def test_each_run_is_asked_of_the_workspace_that_keeps_it(both: JoinedWorkspace, near: RecordedRuns, far: RecordedRuns) -> None:
-    assert {run.id: run.workspace for run in both.runs(RunQuery(limit=2))} == {id: both.run(id).workspace for id in ("near_3", "far_3")}
+def test_each_run_is_asked_of_the_workspace_that_keeps_it(
+    both: JoinedWorkspace, near: RecordedRuns, far: RecordedRuns
+) -> None:
+    assert {run.id: run.workspace for run in both.runs(RunQuery(limit=2))} == {
+        id: both.run(id).workspace for id in ("near_3", "far_3")
+    }
     assert (both.home_of("near_1"), both.home_of("far_1")) == (near.workspace, far.workspace)
     assert b"".join(both.run_files("near_1").read("outputs/x")) == b"near 1"
     assert b"".join(both.run_files("far_1").read("outputs/x")) == b"far 1"
-    assert (both.parameters("far_1"), [metric.name for metric in both.metrics("far_1")], both.metrics("near_1")) == ({"lr": "0.1"}, ["loss"], [])
+    assert (both.parameters("far_1"), [metric.name for metric in both.metrics("far_1")], both.metrics("near_1")) == (
+        {"lr": "0.1"},
+        ["loss"],
+        [],
+    )
     assert both.cancel("far_1") is False
     assert both.tag("far_2", {"note": "x"}).tags == {"place": "far", "note": "x"}
     assert far.workspace.run("far_2").tags["note"] == "x"

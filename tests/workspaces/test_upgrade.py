@@ -30,9 +30,15 @@ def said(project: Path) -> Mapping[str, Any]:
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """Fields of *old* that *new* lacks or has otherwise."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [each for key, value in old.items() for each in differences(value, new.get(key, "lacking"), f"{where}/{key}")]
+        return [
+            each for key, value in old.items() for each in differences(value, new.get(key, "lacking"), f"{where}/{key}")
+        ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [each for number, pair in enumerate(zip(old, new, strict=True)) for each in differences(*pair, f"{where}/{number}")]
+        return [
+            each
+            for number, pair in enumerate(zip(old, new, strict=True))
+            for each in differences(*pair, f"{where}/{number}")
+        ]
     return [] if old == new else [f"{where}: {old!r}, now {new!r}"]
 
 

@@ -64,7 +64,9 @@ SERVERS: list[tuple[dict[str, object], tuple[bytes, ...]]] = [
 
 
 @pytest.mark.parametrize(("how", "bodies"), SERVERS, ids=range(6))
-def test_file_comes_whole_whatever_the_server_can(web: FileServer, folder: Path, how: dict[str, object], bodies: tuple[bytes, ...]) -> None:
+def test_file_comes_whole_whatever_the_server_can(
+    web: FileServer, folder: Path, how: dict[str, object], bodies: tuple[bytes, ...]
+) -> None:
     for number, body in enumerate(bodies):
         web.put(f"/models/{number}.ckpt", body, **how)
         result = fetch(web(f"/models/{number}.ckpt", SECRET), folder)
@@ -73,7 +75,9 @@ def test_file_comes_whole_whatever_the_server_can(web: FileServer, folder: Path,
 
 
 def test_repeated_download_with_new_signature_takes_one_request(web: FileServer, folder: Path) -> None:
-    web.put("/last.ckpt", LARGE, headers={"x-ms-blob-content-md5": base64.b64encode(hashlib.md5(LARGE).digest()).decode()})
+    web.put(
+        "/last.ckpt", LARGE, headers={"x-ms-blob-content-md5": base64.b64encode(hashlib.md5(LARGE).digest()).decode()}
+    )
     fetch(web("/last.ckpt", SECRET), folder)
     before = len(web.seen)
     again = fetch(web("/last.ckpt", "sv=2024-11-04&sig=another"), folder)
@@ -84,13 +88,17 @@ def test_repeated_download_with_new_signature_takes_one_request(web: FileServer,
 
 
 @pytest.mark.parametrize(("etag", "body"), [('"one"', LARGE), ('W/"x"', MIDDLE)], ids=["etag", "time"])
-def test_what_was_broken_off_is_resumed_and_no_query_written(web: FileServer, folder: Path, caplog: pytest.LogCaptureFixture, etag: str, body: bytes) -> None:
+def test_what_was_broken_off_is_resumed_and_no_query_written(
+    web: FileServer, folder: Path, caplog: pytest.LogCaptureFixture, etag: str, body: bytes
+) -> None:
     caplog.set_level("DEBUG")
     web.put("/last.ckpt", body, etag=etag)
     web.cuts = [50_000] * 1000
     error = failure(web("/last.ckpt", SECRET), folder)
     assert isinstance(error, ServiceFailed)
-    written = b"".join(path.read_bytes() for top in (folder, transfers()) for path in files_below(top) if path.stat().st_size < MIB)
+    written = b"".join(
+        path.read_bytes() for top in (folder, transfers()) for path in files_below(top) if path.stat().st_size < MIB
+    )
     assert b"localhost" in written
     assert "secret" not in f"{error} {error.hint} {caplog.text} {written!r}"
     web.cuts = [MIB + 1] * 1000  # a request that got a MiB has all its attempts again
@@ -99,7 +107,9 @@ def test_what_was_broken_off_is_resumed_and_no_query_written(web: FileServer, fo
     assert (folder / "last.ckpt").read_bytes() == body
 
 
-@pytest.mark.parametrize("how", [{"ranges": False}, {"etag": "", "modified": ""}], ids=["no ranges", "nothing to tell changes by"])
+@pytest.mark.parametrize(
+    "how", [{"ranges": False}, {"etag": "", "modified": ""}], ids=["no ranges", "nothing to tell changes by"]
+)
 def test_unresumable_broken_download_restarts_from_zero(web: FileServer, folder: Path, how: dict[str, object]) -> None:
     web.put("/last.ckpt", MIDDLE, **how)
     web.cuts = [2 * MIB]
@@ -122,7 +132,9 @@ def test_two_states_of_a_file_are_never_put_together(web: FileServer, folder: Pa
 
     def replace(asked: Asked) -> None:
         if len(web.ranges) == 2:
-            new = {"etag": '"two"', "modified": "Sat, 03 Jan 2026 03:04:05 GMT"} | {name: value for name, value in how.items() if value in ("", False)}
+            new = {"etag": '"two"', "modified": "Sat, 03 Jan 2026 03:04:05 GMT"} | {
+                name: value for name, value in how.items() if value in ("", False)
+            }
             web.put("/last.ckpt", second, **(how | new))
 
     web.before = replace
@@ -131,7 +143,9 @@ def test_two_states_of_a_file_are_never_put_together(web: FileServer, folder: Pa
     assert (folder / "last.ckpt").read_bytes() == second
 
 
-@pytest.mark.parametrize(("body", "field"), [(SMALL, "x-ms-blob-content-md5"), (LARGE, "Content-MD5")], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("body", "field"), [(SMALL, "x-ms-blob-content-md5"), (LARGE, "Content-MD5")], ids=["small", "large"]
+)
 def test_a_wrong_md5_is_said_and_leaves_nothing(web: FileServer, folder: Path, body: bytes, field: str) -> None:
     wrong = base64.b64encode(hashlib.md5(b"other").digest()).decode()
     web.put("/last.ckpt", body, headers={field: wrong})
@@ -188,22 +202,37 @@ def test_user_in_the_address_is_sent_to_its_own_host_only(web: FileServer, folde
         other.put("/a.ckpt", b"", moved_to=f"http://127.0.0.1:{other.address.rpartition(':')[2]}/b.ckpt")
         address = other("/a.ckpt").replace("://", "://ada:pa%20ss@")
         assert fetch(address, folder).problem() is None
-    assert {(asked.path, asked.headers.get("authorization", "")) for asked in other.seen} == {("/a.ckpt", "Basic YWRhOnBhIHNz"), ("/b.ckpt", "")}
+    assert {(asked.path, asked.headers.get("authorization", "")) for asked in other.seen} == {
+        ("/a.ckpt", "Basic YWRhOnBhIHNz"),
+        ("/b.ckpt", ""),
+    }
     assert "ada" not in opened(address).label + opened(address).origin
-    is_versioned = [any("x-ms-version: " in header for header in opened(f"https://lab.{kind}/a/b").signed("").headers) for kind in ("blob.example", "example")]
+    is_versioned = [
+        any("x-ms-version: " in header for header in opened(f"https://lab.{kind}/a/b").signed("").headers)
+        for kind in ("blob.example", "example")
+    ]
     assert is_versioned == [True, False]
 
 
 def test_addresses_that_are_not_read() -> None:
     for address in (
-        *("http://example.org/a.ckpt?sig=secret", "https:///a.ckpt", "https://[::1/a.ckpt", "ftp://example.org/a", "https://example.org/\udcffa.ckpt"),
+        *(
+            "http://example.org/a.ckpt?sig=secret",
+            "https:///a.ckpt",
+            "https://[::1/a.ckpt",
+            "ftp://example.org/a",
+            "https://example.org/\udcffa.ckpt",
+        ),
         "https://ada:secret@example.org:99999/a?sig=secret",
     ):
         with pytest.raises(BadUsage) as caught:
             WebFile(address)
         assert "secret" not in f"{caught.value}{caught.value.hint}"
         assert "99999" not in address or "an invalid host or port" in str(caught.value)
-    origins = {WebFile(f"https://example.org/download?{query}").origin for query in ("id=3&sig=a", "id=3&sig=b", "id=4&sig=a", "sig=a", "token=b")}
+    origins = {
+        WebFile(f"https://example.org/download?{query}").origin
+        for query in ("id=3&sig=a", "id=3&sig=b", "id=4&sig=a", "sig=a", "token=b")
+    }
     assert len(origins) == 3, "those that mean two files are told apart"
 
 
@@ -219,7 +248,9 @@ def test_what_leads_nowhere_or_is_no_file_is_refused(web: FileServer, folder: Pa
         web.put("/last.ckpt", SMALL, **how)
         assert words in str(failure(web("/last.ckpt"), folder))
     web.put("/later.ckpt", MIDDLE)
-    web.before = lambda asked: web.files["/later.ckpt"].headers.update({"Content-Encoding": "br"} if asked.range != "bytes=0-0" else {})
+    web.before = lambda asked: web.files["/later.ckpt"].headers.update(
+        {"Content-Encoding": "br"} if asked.range != "bytes=0-0" else {}
+    )
     assert "only compressed (br)" in str(failure(web("/later.ckpt"), folder))
 
 
@@ -258,6 +289,8 @@ def test_parts_come_in_any_order_each_once(web: FileServer, ranges: bool) -> Non
     places = [(0, 10), (MIB, 2 * MIB), (3 * MIB, 5), (100, 7), (len(MIDDLE) - 3, 3)]
     store.fetch([FetchRequest(blob, start, length) for start, length in places], received, workers=4)
     assert received.errors == {}
-    assert [received.bodies[("last.ckpt", start)] for start, _ in places] == [MIDDLE[start : start + length] for start, length in places]
+    assert [received.bodies[("last.ckpt", start)] for start, _ in places] == [
+        MIDDLE[start : start + length] for start, length in places
+    ]
     assert b"".join(store.read("last.ckpt", 5 * MIB)) == MIDDLE[5 * MIB :]
     assert (store.stat("other"), listed(store, "x")) == (None, [])

@@ -1,4 +1,6 @@
-"""Train a classifier on the dataset of example 7 and log its accuracy. On Azure ML, search for the best hyperparameters."""
+"""Train a classifier on the dataset of example 7 and log its accuracy. On Azure ML, search for the best
+hyperparameters.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ def main() -> None:
     args = parser.parse_args()
 
     pixels, digits = load_digits(return_X_y=True)
-    train_x, test_x, train_y, test_y = train_test_split(pixels / 16, digits, test_size=args.test_share, stratify=digits, random_state=args.random_seed)
+    train_x, test_x, train_y, test_y = train_test_split(
+        pixels / 16, digits, test_size=args.test_share, stratify=digits, random_state=args.random_seed
+    )
     args.output.mkdir(parents=True, exist_ok=True)
     np.savez(args.output / "train.npz", pixels=train_x, digits=train_y)
     np.savez(args.output / "test.npz", pixels=test_x, digits=test_y)

@@ -23,7 +23,9 @@ IMAGE, CLUSTER, TORCH = "docker.io/python:3.11", "cpu-cluster", "torch@latest"
 
 def opened() -> MLClient:
     os.environ["AZUREML_RUN_POLLING_INTERVAL_MIN"] = "1"
-    return MLClient(EnvironmentCredential(), os.environ["LAB_SUBSCRIPTION"], os.environ["LAB_GROUP"], os.environ["LAB_WORKSPACE"])
+    return MLClient(
+        EnvironmentCredential(), os.environ["LAB_SUBSCRIPTION"], os.environ["LAB_GROUP"], os.environ["LAB_WORKSPACE"]
+    )
 
 
 def below(folder: Path) -> dict[str, bytes]:
@@ -66,7 +68,13 @@ def streamed(client: MLClient, name: str, seen: Path | None = None) -> str:
 
 
 def described(job: Any) -> dict[str, Any]:
-    return {"id": job.name, "status": job.status, "tags": job.tags, "name": job.display_name, "experiment": job.experiment_name}
+    return {
+        "id": job.name,
+        "status": job.status,
+        "tags": job.tags,
+        "name": job.display_name,
+        "experiment": job.experiment_name,
+    }
 
 
 def values_of(answer: Any) -> Any:
@@ -84,14 +92,27 @@ def by_the_inner_clients(client: MLClient) -> dict[str, Any]:
     asset = found.outputs["predictions"].asset_id
     resolved = values_of(jobs._dataset_dataplane_operations.get_batch_dataset_uris([asset]))
     told = jobs._runs_operations.get_run_data(BEST).run_metadata.outputs["weights"]
-    models = values_of(jobs._model_dataplane_operations._operation.batch_get_resolved_uris(*workspace, body={"values": [told.asset_id]}))
+    models = values_of(
+        jobs._model_dataplane_operations._operation.batch_get_resolved_uris(
+            *workspace, body={"values": [told.asset_id]}
+        )
+    )
     weights = {"type": told.type, "path": models[told.asset_id].path}
-    return {"weights": weights, "found": found.run_id, "failed": list(data.failed_results), "output": resolved[asset].uri}
+    return {
+        "weights": weights,
+        "found": found.run_id,
+        "failed": list(data.failed_results),
+        "output": resolved[asset].uri,
+    }
 
 
 def read() -> dict[str, Any]:
     client = opened()
-    workspace, cluster, best = client.workspaces.get(os.environ["LAB_WORKSPACE"]), client.compute.get(CLUSTER), client.jobs.get(BEST)
+    workspace, cluster, best = (
+        client.workspaces.get(os.environ["LAB_WORKSPACE"]),
+        client.compute.get(CLUSTER),
+        client.jobs.get(BEST),
+    )
     client.jobs.download(BEST, download_path=Path("artifacts"))
     client.jobs.download(BEST, download_path=Path("predictions"), output_name="predictions")
     return {
@@ -114,12 +135,19 @@ def act() -> dict[str, Any]:
     client = opened()
     # The default interval would be 30 s, since the service sends no Retry-After.
     client.jobs.begin_cancel(RUNNING, polling_interval=0.1).result()
-    can_archive = tuple(map(int, version("azure-ai-ml").split(".")[:2])) >= (1, 35)  # the service rejects the request of older versions
+    can_archive = tuple(map(int, version("azure-ai-ml").split(".")[:2])) >= (
+        1,
+        35,
+    )  # the service rejects the request of older versions
     if can_archive:
         client.jobs.archive(FAILED)
-    asset = client.data.create_or_update(Data(name="scans", version="1", path="azureml://datastores/workspaceblobstore/paths/scans/", type="uri_folder"))
+    asset = client.data.create_or_update(
+        Data(name="scans", version="1", path="azureml://datastores/workspaceblobstore/paths/scans/", type="uri_folder")
+    )
     default = client.datastores.get_default()
-    client.datastores.create_or_update(AzureBlobDatastore(name="second", account_name=default.account_name, container_name=default.container_name))
+    client.datastores.create_or_update(
+        AzureBlobDatastore(name="second", account_name=default.account_name, container_name=default.container_name)
+    )
     try:
         missing = client.jobs.get("no_such_job").name
     except ResourceNotFoundError as error:
@@ -141,14 +169,25 @@ def stream() -> dict[str, Any]:
     told = [client.jobs.show_services(served, node) for node in range(2)]
     asked = {name: [each.type, each.status] for name, each in client.jobs.get(served).services.items()}
     services = [{name: {**vars(each)} for name, each in (services or {}).items()} for services in told]
-    return {"logs": [streamed(client, name) for name in (RUNNING, os.environ["LAB_BUILDING"])], "services": services, "asked": asked}
+    return {
+        "logs": [streamed(client, name) for name in (RUNNING, os.environ["LAB_BUILDING"])],
+        "services": services,
+        "asked": asked,
+    }
 
 
 def submit() -> dict[str, Any]:
     client = opened()
     written("code/train.py", "print(1)\n")
     environment = Environment(name="torch", version="1", image=IMAGE)
-    job = command(command="python train.py", code="code", environment=environment, compute=CLUSTER, experiment_name="sent", tags={"from": "sdk"})
+    job = command(
+        command="python train.py",
+        code="code",
+        environment=environment,
+        compute=CLUSTER,
+        experiment_name="sent",
+        tags={"from": "sdk"},
+    )
     sent, again = client.jobs.create_or_update(job), client.jobs.create_or_update(job)
     return {
         "ids": [sent.name, again.name],
@@ -160,7 +199,9 @@ def submit() -> dict[str, Any]:
 
 
 def send_code(folder: str) -> str:
-    job = command(command="python train.py", code=folder, environment="torch:1", compute=CLUSTER, experiment_name="sent")
+    job = command(
+        command="python train.py", code=folder, environment="torch:1", compute=CLUSTER, experiment_name="sent"
+    )
     return str(opened().jobs.create_or_update(job).code)
 
 
@@ -190,10 +231,13 @@ def train() -> dict[str, Any]:
     client = opened()
     written("code/train.py", TRAIN)
     written("data/local.txt", "local")
-    client.data.create_or_update(Data(name="scans", path="azureml://datastores/workspaceblobstore/paths/scans/", type="uri_folder"))
+    client.data.create_or_update(
+        Data(name="scans", path="azureml://datastores/workspaceblobstore/paths/scans/", type="uri_folder")
+    )
     conda = {"channels": ["conda-forge"], "dependencies": ["python=3.11", {"pip": ["mlflow-skinny", "azureml-mlflow"]}]}
     job = command(
-        command="python train.py --scans ${{inputs.scans}} --local ${{inputs.local}} --epochs ${{inputs.epochs}} --out ${{outputs.masks}}",
+        command="python train.py --scans ${{inputs.scans}} --local ${{inputs.local}} --epochs ${{inputs.epochs}} "
+        "--out ${{outputs.masks}}",
         code="code",
         environment=Environment(image="mcr.microsoft.com/azureml/openmpi", conda_file=conda),
         compute=CLUSTER,
@@ -203,7 +247,14 @@ def train() -> dict[str, Any]:
             "local": Input(type="uri_folder", path="data", mode="download"),
             "epochs": 2,
         },
-        outputs={"masks": Output(type="uri_folder", name="masks", path="azureml://datastores/workspaceblobstore/paths/masks/", mode="rw_mount")},
+        outputs={
+            "masks": Output(
+                type="uri_folder",
+                name="masks",
+                path="azureml://datastores/workspaceblobstore/paths/masks/",
+                mode="rw_mount",
+            )
+        },
         environment_variables={"SEED": "7"},
         tags={"from": "sdk"},
     )
@@ -211,7 +262,13 @@ def train() -> dict[str, Any]:
     log = streamed(client, sent.name)
     client.jobs.download(sent.name, download_path=Path("down"))
     masks, status = client.data.get("masks", label="latest"), client.jobs.get(sent.name).status
-    return {"id": sent.name, "status": status, "log": log, "files": texts_below(Path("down")), "masks": [masks.version, masks.path]}
+    return {
+        "id": sent.name,
+        "status": status,
+        "log": log,
+        "files": texts_below(Path("down")),
+        "masks": [masks.version, masks.path],
+    }
 
 
 def fail() -> dict[str, str]:
@@ -222,7 +279,8 @@ def fail() -> dict[str, str]:
     client, seen = opened(), Path("seen").absolute()
     wait = "for i in $(seq 600); do [ -e '{}' ] && break; sleep 0.1; done"
     job = command(
-        command=f"R=$OMPI_COMM_WORLD_RANK; {wait.format(seen)}; echo rank $R; touch '{seen}'.$R; {wait.format(f'{seen}.0')}; exit $R",
+        command=f"R=$OMPI_COMM_WORLD_RANK; {wait.format(seen)}; echo rank $R; touch '{seen}'.$R; "
+        f"{wait.format(f'{seen}.0')}; exit $R",
         environment=TORCH,
         compute=CLUSTER,
         distribution=MpiDistribution(process_count_per_instance=1),
@@ -247,8 +305,12 @@ pathlib.Path("outputs/rate.txt").write_text(os.environ["AZUREML_SWEEP_lr"])
 def sweep() -> dict[str, Any]:
     client = opened()
     written("code/train.py", SCORE)
-    job = command(command="python train.py ${{inputs.lr}}", code="code", environment=TORCH, compute=CLUSTER, inputs={"lr": 0.1})
-    search = job(lr=Choice(values=[0.5, 0.125, 0.25])).sweep(compute=CLUSTER, sampling_algorithm="grid", primary_metric="accuracy", goal="maximize")
+    job = command(
+        command="python train.py ${{inputs.lr}}", code="code", environment=TORCH, compute=CLUSTER, inputs={"lr": 0.1}
+    )
+    search = job(lr=Choice(values=[0.5, 0.125, 0.25])).sweep(
+        compute=CLUSTER, sampling_algorithm="grid", primary_metric="accuracy", goal="maximize"
+    )
     search.set_limits(max_total_trials=5, max_concurrent_trials=2, timeout=600)
     search.experiment_name = "swept"
     sent = client.jobs.create_or_update(search)
@@ -261,7 +323,10 @@ def sweep() -> dict[str, Any]:
         "status": [sent.status, done.status],
         "space": {name: one.values for name, one in done.search_space.items()},
         "best": done.properties["best_child_run_id"],
-        "children": {child.name: [child.status, child.tags["hyperparameters"]] for child in client.jobs.list(parent_job_name=sent.name)},
+        "children": {
+            child.name: [child.status, child.tags["hyperparameters"]]
+            for child in client.jobs.list(parent_job_name=sent.name)
+        },
         "log": log,
         "files": texts_below(Path("best")),
     }
@@ -274,7 +339,15 @@ def described_pipeline(client: MLClient, name: str) -> dict[str, Any]:
         client.jobs.download(child.name, download_path=Path(name, shown))
         files[shown] = texts_below(Path(name, shown))
     statuses = {shown: child.status for shown, child in children.items()}
-    return {"status": job.status, "type": job.type, "jobs": sorted(job.jobs), "tags": job.tags, "name": job.display_name, "children": statuses, "files": files}
+    return {
+        "status": job.status,
+        "type": job.type,
+        "jobs": sorted(job.jobs),
+        "tags": job.tags,
+        "name": job.display_name,
+        "children": statuses,
+        "files": files,
+    }
 
 
 def pipeline() -> dict[str, Any]:
@@ -282,7 +355,10 @@ def pipeline() -> dict[str, Any]:
     it beside LAB_PIPELINE.
     """
     client = opened()
-    written("code/make.py", "import pathlib, sys\npathlib.Path(sys.argv[2], 'word.txt').write_text(sys.argv[1])\nprint('made')\n")
+    written(
+        "code/make.py",
+        "import pathlib, sys\npathlib.Path(sys.argv[2], 'word.txt').write_text(sys.argv[1])\nprint('made')\n",
+    )
     making = command(
         name="make_a_word",
         command="python make.py ${{inputs.word}} ${{outputs.made}}",
@@ -291,7 +367,11 @@ def pipeline() -> dict[str, Any]:
         inputs={"word": Input(type="string")},
         outputs={"made": Output(type="uri_folder")},
     )
-    taking = command(command="cat ${{inputs.made}}/word.txt", environment=Environment(image=IMAGE), inputs={"made": Input(type="uri_folder")})
+    taking = command(
+        command="cat ${{inputs.made}}/word.txt",
+        environment=Environment(image=IMAGE),
+        inputs={"made": Input(type="uri_folder")},
+    )
 
     # The decorator reads the annotations, so this file has no `from __future__ import annotations`.
     @dsl.pipeline(compute=CLUSTER, description="of the sdk")  # type: ignore[call-overload, untyped-decorator]
@@ -303,4 +383,9 @@ def pipeline() -> dict[str, Any]:
 
     job = client.jobs.create_or_update(words(word="hello"), experiment_name="of_the_sdk")
     log, given = streamed(client, job.name), os.environ.get("LAB_PIPELINE", "")
-    return {"id": job.name, "log": log, "own": described_pipeline(client, job.name), "himl": described_pipeline(client, given) if given else {}}
+    return {
+        "id": job.name,
+        "log": log,
+        "own": described_pipeline(client, job.name),
+        "himl": described_pipeline(client, given) if given else {},
+    }

@@ -23,8 +23,15 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(20)
 
 
 def opened() -> Workspace:
-    auth = ServicePrincipalAuthentication(os.environ["AZURE_TENANT_ID"], os.environ["AZURE_CLIENT_ID"], os.environ["AZURE_CLIENT_SECRET"])
-    return Workspace.get(os.environ["LAB_WORKSPACE"], auth=auth, subscription_id=os.environ["LAB_SUBSCRIPTION"], resource_group=os.environ["LAB_GROUP"])
+    auth = ServicePrincipalAuthentication(
+        os.environ["AZURE_TENANT_ID"], os.environ["AZURE_CLIENT_ID"], os.environ["AZURE_CLIENT_SECRET"]
+    )
+    return Workspace.get(
+        os.environ["LAB_WORKSPACE"],
+        auth=auth,
+        subscription_id=os.environ["LAB_SUBSCRIPTION"],
+        resource_group=os.environ["LAB_GROUP"],
+    )
 
 
 def described(run: Run) -> dict[str, Any]:
@@ -121,17 +128,30 @@ def in_job() -> dict[str, str]:
 
 def submit() -> dict[str, Any]:
     Path("code/sub").mkdir(parents=True)
-    script = "import sys\nfrom pathlib import Path\nPath(sys.argv[1], 'made.txt').write_text('made')\nprint('trained', Path('sub/a b.txt').read_text())\n"
+    script = (
+        "import sys\nfrom pathlib import Path\nPath(sys.argv[1], 'made.txt').write_text('made')\n"
+        "print('trained', Path('sub/a b.txt').read_text())\n"
+    )
     Path("code/train.py").write_text(script)
     Path("code/sub/a b.txt").write_text("well")
     with zipfile.ZipFile("lab_tools-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr("lab_tools.py", "")
     workspace = opened()
-    wheels = [Environment.add_private_pip_wheel(workspace, "lab_tools-1.0-py3-none-any.whl", exist_ok=True) for _ in range(2)]
+    wheels = [
+        Environment.add_private_pip_wheel(workspace, "lab_tools-1.0-py3-none-any.whl", exist_ok=True) for _ in range(2)
+    ]
     environments = [Environment.get(workspace, "torch"), Environment.get(workspace, "torch", version="1")]
-    config = ScriptRunConfig("code", script="train.py", arguments=["DatasetOutputConfig:made"], compute_target=CLUSTER, environment=environments[1])
+    config = ScriptRunConfig(
+        "code",
+        script="train.py",
+        arguments=["DatasetOutputConfig:made"],
+        compute_target=CLUSTER,
+        environment=environments[1],
+    )
     location = DataLocation(data_path=DataPath("workspaceblobstore", "sent/by/core"))
-    config.run_config.output_data = {"made": OutputData(location, "mount", OutputOptions(registration_options=RegistrationOptions("made_by_core")))}
+    config.run_config.output_data = {
+        "made": OutputData(location, "mount", OutputOptions(registration_options=RegistrationOptions("made_by_core")))
+    }
     experiment = Experiment(workspace, "sent_by_core")
     runs = [experiment.submit(config, tags={"from": "core"}) for _ in range(2)]
     for run in runs:
@@ -154,7 +174,10 @@ def pipeline() -> dict[str, Any]:
     steps = {child.display_name: child for child in run.get_children()}
     return {
         "run": {**described(run), "type": run.type},
-        "steps": {name: {**described(one), "type": one.type, "parent": one.parent.id, "files": sorted(one.get_file_names())} for name, one in steps.items()},
+        "steps": {
+            name: {**described(one), "type": one.type, "parent": one.parent.id, "files": sorted(one.get_file_names())}
+            for name, one in steps.items()
+        },
         "details": {name: one.get_details()["properties"]["azureml.pipelinerunid"] for name, one in steps.items()},
     }
 
@@ -162,7 +185,9 @@ def pipeline() -> dict[str, Any]:
 def pushed() -> dict[str, Any]:
     run = Run.get(opened(), os.environ["LAB_RUN"])
     run.download_files(prefix="outputs/checkpoints", output_directory="down")
-    files = {path.relative_to("down").as_posix(): path.read_text() for path in Path("down").rglob("*") if path.is_file()}
+    files = {
+        path.relative_to("down").as_posix(): path.read_text() for path in Path("down").rglob("*") if path.is_file()
+    }
     return {**described(run), "experiment": run.experiment.name, "names": sorted(run.get_file_names()), "files": files}
 
 
@@ -192,17 +217,27 @@ def written() -> dict[str, Any]:
 
 def hyperdrive_submit() -> dict[str, Any]:
     warnings.simplefilter("ignore")
-    from azureml.train.hyperdrive import GridParameterSampling, HyperDriveConfig, MedianStoppingPolicy, PrimaryMetricGoal, choice
+    from azureml.train.hyperdrive import (
+        GridParameterSampling,
+        HyperDriveConfig,
+        MedianStoppingPolicy,
+        PrimaryMetricGoal,
+        choice,
+    )
 
     Path("code").mkdir()
     Path("code/train.py").write_text('import os, sys\nprint("trained", *sys.argv[1:], os.environ["AZUREML_RUN_ID"])\n')
     workspace = opened()
     environment = Environment.get(workspace, "torch", version="1")
-    trial = ScriptRunConfig("code", script="train.py", arguments=["--fixed", "a b"], compute_target=CLUSTER, environment=environment)
+    trial = ScriptRunConfig(
+        "code", script="train.py", arguments=["--fixed", "a b"], compute_target=CLUSTER, environment=environment
+    )
 
     def config(**fields: object) -> HyperDriveConfig:
         space = GridParameterSampling({"--kernel": choice("linear", "a 'b'"), "C": choice(1, 0.5)})
-        return HyperDriveConfig(space, "score", PrimaryMetricGoal.MAXIMIZE, 4, run_config=trial, policy=MedianStoppingPolicy(), **fields)
+        return HyperDriveConfig(
+            space, "score", PrimaryMetricGoal.MAXIMIZE, 4, run_config=trial, policy=MedianStoppingPolicy(), **fields
+        )
 
     experiment = Experiment(workspace, "sent_by_hyperdrive")
     run = experiment.submit(config(max_concurrent_runs=2), tags={"from": "hyperdrive"})
@@ -211,7 +246,12 @@ def hyperdrive_submit() -> dict[str, Any]:
     for one in (run, another):
         one.wait_for_completion(show_output=False, raise_on_error=False)
     values = {name: json.loads(text) for name, text in run.get_hyperparameters().items()}
-    return {"ids": [run.id, another.id], "statuses": [run.get_status(), another.get_status()], "values": values, "from": run.get_tags().get("from")}
+    return {
+        "ids": [run.id, another.id],
+        "statuses": [run.get_status(), another.get_status()],
+        "values": values,
+        "from": run.get_tags().get("from"),
+    }
 
 
 def hyperdrive_swept() -> dict[str, Any]:
@@ -222,6 +262,9 @@ def hyperdrive_swept() -> dict[str, Any]:
     return {
         "values": {name: json.loads(text) for name, text in sweep.get_hyperparameters().items()},
         "best": sweep.get_best_run_by_primary_metric().id,
-        "ordered": [[one["run_id"], one["best_primary_metric"], one["status"]] for one in sweep.get_children_sorted_by_primary_metric()],
+        "ordered": [
+            [one["run_id"], one["best_primary_metric"], one["status"]]
+            for one in sweep.get_children_sorted_by_primary_metric()
+        ],
         "metrics": sweep.get_metrics(),
     }

@@ -20,7 +20,10 @@ BEST, SWEEP, RUNNING = "kind_owl_best", "bold_kite_sweep", "quiet_pine_running"
 
 def opened() -> MlflowClient:
     provider = "providers/Microsoft.MachineLearningServices/workspaces"
-    place = f"/subscriptions/{os.environ['LAB_SUBSCRIPTION']}/resourceGroups/{os.environ['LAB_GROUP']}/{provider}/{os.environ['LAB_WORKSPACE']}"
+    place = (
+        f"/subscriptions/{os.environ['LAB_SUBSCRIPTION']}/resourceGroups/{os.environ['LAB_GROUP']}/{provider}/"
+        f"{os.environ['LAB_WORKSPACE']}"
+    )
     mlflow.set_tracking_uri(f"azureml://eastus.api.azureml.ms/mlflow/v1.0{place}")
     return MlflowClient()
 
@@ -33,7 +36,14 @@ def found(client: MlflowClient, text: str = "", **options: Any) -> list[Run]:
 
 def described(run: Run) -> dict[str, Any]:
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
-    return {"id": run.info.run_id, "status": run.info.status, "name": run.info.run_name, "tags": tags, "metrics": run.data.metrics, "params": run.data.params}
+    return {
+        "id": run.info.run_id,
+        "status": run.info.status,
+        "name": run.info.run_name,
+        "tags": tags,
+        "metrics": run.data.metrics,
+        "params": run.data.params,
+    }
 
 
 def curve(client: MlflowClient, run_id: str, name: str) -> list[list[float]]:
@@ -88,7 +98,10 @@ def write() -> dict[str, str]:
     Path("model #1 ü.bin").write_bytes(b"\x00" * 100_000)
     client = opened()
     client.log_metric(RUNNING, "loss", 1.0, timestamp=1_700_000_000_000, step=0)
-    points = [Metric("loss", value, 1_700_000_000_000 + step, step) for step, value in enumerate((0.5, math.nan, math.inf), start=1)]
+    points = [
+        Metric("loss", value, 1_700_000_000_000 + step, step)
+        for step, value in enumerate((0.5, math.nan, math.inf), start=1)
+    ]
     client.log_batch(RUNNING, points, [Param("lr", "0.1")], [RunTag("by", "mlflow")])
     client.log_param(RUNNING, "layers", 3)
     client.set_tag(RUNNING, "note", "größer")
@@ -122,7 +135,10 @@ def swept() -> dict[str, Any]:
     client = opened()
     trials = best_first(found(client, f"tags.mlflow.parentRunId = '{SWEEP}'"))
     return {
-        "trials": [[run.info.run_id, json.loads(run.data.tags["hyperparameters"]), run.data.metrics, run.info.status] for run in trials],
+        "trials": [
+            [run.info.run_id, json.loads(run.data.tags["hyperparameters"]), run.data.metrics, run.info.status]
+            for run in trials
+        ],
         "curves": {run.info.run_id: curve(client, run.info.run_id, "accuracy") for run in trials},
     }
 

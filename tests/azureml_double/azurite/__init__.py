@@ -58,11 +58,17 @@ def azurite(accounts: Sequence[str], key: str, folder: Path) -> Iterator[int]:
     program = installed() / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
     switches = ("--inMemoryPersistence", "--loose", "--skipApiVersionCheck", "--disableTelemetry", "--silent")
     options = (*switches, "--blobHost", "127.0.0.1", "--blobPort", "0", "--blobKeepAliveTimeout", "3600")
-    environment = {**os.environ, "AZURITE_ACCOUNTS": ";".join(f"{account}:{key}" for account in accounts), "NODE_NO_WARNINGS": "1"}
+    environment = {
+        **os.environ,
+        "AZURITE_ACCOUNTS": ";".join(f"{account}:{key}" for account in accounts),
+        "NODE_NO_WARNINGS": "1",
+    }
     log = folder / "azurite.log"
     with log.open("wb") as errors:
         command, pipe = [_PROGRAM, *PRELOADED, str(program), *options], subprocess.PIPE
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=errors, text=True
+        )
     try:
         yield _port(process, log)
     finally:
@@ -93,8 +99,22 @@ def _install(folder: Path) -> None:
     """Install with Node's npm: `npm ci`, according to the lock file."""
     modules = _NODE / "node_modules" if sys.platform == "win32" else _NODE / "lib" / "node_modules"
     npm = modules / "npm" / "bin" / "npm-cli.js"
-    command = [_PROGRAM, str(npm), "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [
+        _PROGRAM,
+        str(npm),
+        "ci",
+        "--omit=dev",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+        "--loglevel=error",
+    ]
+    streams: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
     try:
         subprocess.run(command, cwd=folder, timeout=SECONDS_TO_INSTALL, check=True, **streams)
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as e:

@@ -68,7 +68,9 @@ def seconds_of(duration: str) -> float:
 
 def filled(command: str, name: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
     """Replace the references in *command*, without quoting, as the service does."""
-    return _REFERENCE.sub(lambda found: name if found[3] else (inputs if found[1] == "inputs" else outputs)[found[2]], command)
+    return _REFERENCE.sub(
+        lambda found: name if found[3] else (inputs if found[1] == "inputs" else outputs)[found[2]], command
+    )
 
 
 def with_values(command: str, values: Mapping[str, str]) -> str:
@@ -78,8 +80,16 @@ def with_values(command: str, values: Mapping[str, str]) -> str:
 def unknown_references(job: Json) -> list[str]:
     known: dict[str, Mapping[str, Any]] = {"inputs": job.get("inputs") or {}, "outputs": job.get("outputs") or {}}
     command = job.get("command") or ""
-    unknown = [f"{found[1]}.{found[2]}" for found in _REFERENCE.finditer(command) if found[1] and found[2] not in known[found[1]]]
-    return unknown + [f"search_space.{found[1]}" for found in _VALUE.finditer(command) if found[1] not in (job.get("searchSpace") or {})]
+    unknown = [
+        f"{found[1]}.{found[2]}"
+        for found in _REFERENCE.finditer(command)
+        if found[1] and found[2] not in known[found[1]]
+    ]
+    return unknown + [
+        f"search_space.{found[1]}"
+        for found in _VALUE.finditer(command)
+        if found[1] not in (job.get("searchSpace") or {})
+    ]
 
 
 def as_job(definition: Json, code_id: str) -> Json:
@@ -88,12 +98,22 @@ def as_job(definition: Json, code_id: str) -> Json:
     # PyTorch counts processes over all nodes, MPI per node.
     distribution = None
     if definition.get("framework") == "PyTorch":
-        distribution = {"distributionType": "PyTorch", "processCountPerInstance": int(definition["pytorch"]["processCount"] or nodes) // nodes}
+        distribution = {
+            "distributionType": "PyTorch",
+            "processCountPerInstance": int(definition["pytorch"]["processCount"] or nodes) // nodes,
+        }
     elif definition.get("communicator") in ("IntelMpi", "OpenMpi"):
-        distribution = {"distributionType": "Mpi", "processCountPerInstance": int(definition["mpi"]["processCountPerNode"])}
+        distribution = {
+            "distributionType": "Mpi",
+            "processCountPerInstance": int(definition["mpi"]["processCountPerNode"]),
+        }
     form: Json = {"jobType": "Command", "codeId": code_id}
     form |= {"command": definition.get("command") or " ".join(["python", shlex.quote(definition["script"]), *words])}
-    form |= {"environmentVariables": {name: str(value) for name, value in (definition.get("environmentVariables") or {}).items()}}
+    form |= {
+        "environmentVariables": {
+            name: str(value) for name, value in (definition.get("environmentVariables") or {}).items()
+        }
+    }
     form |= {"inputs": {key: _input(given) for key, given in (definition.get("data") or {}).items()}}
     form |= {"outputs": {key: _output(given) for key, given in (definition.get("outputData") or {}).items()}}
     form |= {"resources": {"instanceCount": nodes}, "distribution": distribution}
@@ -112,18 +132,30 @@ def _input(given: Json) -> Json:
     location = given["dataLocation"]
     found = {"mode": MECHANISMS[given["mechanism"]], "pathOnCompute": given.get("pathOnCompute")}
     if location.get("uri"):
-        return {"jobInputType": "uri_file" if location["uri"]["isFile"] else "uri_folder", "uri": location["uri"]["path"], **found}
+        return {
+            "jobInputType": "uri_file" if location["uri"]["isFile"] else "uri_folder",
+            "uri": location["uri"]["path"],
+            **found,
+        }
     dataset = location["dataset"]
     return {"jobInputType": "mltable", "uri": f"azureml:{dataset['name']}:{dataset['version']}", **found}
 
 
 def _output(given: Json) -> Json:
     options, place = given["additionalOptions"], given["outputLocation"]["dataPath"]
-    form: Json = {"jobOutputType": "uri_folder", "uri": f"azureml://datastores/{place['datastoreName']}/paths/{place['relativePath']}/"}
-    form |= {"mode": OUTPUT_MECHANISMS[given["mechanism"]], "assetName": (options.get("registrationOptions") or {}).get("name")}
+    form: Json = {
+        "jobOutputType": "uri_folder",
+        "uri": f"azureml://datastores/{place['datastoreName']}/paths/{place['relativePath']}/",
+    }
+    form |= {
+        "mode": OUTPUT_MECHANISMS[given["mechanism"]],
+        "assetName": (options.get("registrationOptions") or {}).get("name"),
+    }
     return form | {"pathOnCompute": options.get("pathOnCompute")}
 
 
 def size_of(space: Json) -> int | None:
-    sizes = [len(given[0]) if kind == CHOICE else given[0] if kind == "randint" else None for kind, given in space.values()]
+    sizes = [
+        len(given[0]) if kind == CHOICE else given[0] if kind == "randint" else None for kind, given in space.values()
+    ]
     return None if None in sizes else math.prod(size for size in sizes if size is not None)

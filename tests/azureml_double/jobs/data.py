@@ -1,4 +1,6 @@
-"""The data of a job: its location in storage, the code, inputs and named outputs on the job's disk, and growing logs."""
+"""The data of a job: its location in storage, the code, inputs and named outputs on the job's disk, and growing
+logs.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,15 @@ PIECE = 4 * 1024 * 1024  # largest block of an append blob, in bytes
 LITERAL = "literal"
 OUTPUT_KINDS = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable"}
 OUTPUT_KINDS |= {"custom_model": "CustomModel", "mlflow_model": "MLFlowModel", "triton_model": "TritonModel"}
-_DATASTORE = re.compile(r"azureml://(?:subscriptions/[^/]+/resourcegroups/[^/]+/workspaces/[^/]+/)?datastores/([^/]+)/(?:paths/)?(.*)", re.IGNORECASE)
+_DATASTORE = re.compile(
+    r"azureml://(?:subscriptions/[^/]+/resourcegroups/[^/]+/workspaces/[^/]+/)?datastores/([^/]+)/(?:paths/)?(.*)",
+    re.IGNORECASE,
+)
 _WASBS = re.compile(r"(?:wasbs?|abfss?)://([^@/]+)@([^./]+)\.[^/]+/?(.*)", re.IGNORECASE)
-_DATA_ID = re.compile(r"(?:(?:azureml:)?/subscriptions/.*/data/([^/]+)/versions/([^/]+)|azureml:([^:@/]+)(?::([^:@/]+)|@latest))/?", re.IGNORECASE)
+_DATA_ID = re.compile(
+    r"(?:(?:azureml:)?/subscriptions/.*/data/([^/]+)/versions/([^/]+)|azureml:([^:@/]+)(?::([^:@/]+)|@latest))/?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,10 @@ class Place:
         target.write_bytes(self.storage.get(self.container, name))
 
     def send_folder(self, folder: Path) -> None:
-        self.storage.put_all(self.container, ((self.prefix + path.relative_to(folder).as_posix(), path.read_bytes()) for path in files_below(folder)))
+        self.storage.put_all(
+            self.container,
+            ((self.prefix + path.relative_to(folder).as_posix(), path.read_bytes()) for path in files_below(folder)),
+        )
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -155,7 +166,10 @@ class LaidOutput:
         if named and version not in versions and workspace.takes_data(asset, kind):
             properties = {"dataType": kind, "dataUri": self.uri, "description": self.given.get("description")}
             workspace.register("data", asset, version, properties)
-        place = f"azureml://locations/{workspace.location}/workspaces/{workspace.workspace_id}/data/{asset}/versions/{version}"
+        place = (
+            f"azureml://locations/{workspace.location}/workspaces/{workspace.workspace_id}/data/{asset}/"
+            f"versions/{version}"
+        )
         run.outputs[self.name] = Output(self.uri, place, OUTPUT_KINDS[kind])
 
 

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 LOOK = 0.02  # seconds between two checks of the steps
 LOG_NAME = "logs/azureml/executionlogs.txt"
 LITERALS = ("string", "integer", "number", "boolean")
-MODES = {"ro_mount": "ReadOnlyMount", "rw_mount": "ReadWriteMount", "download": "Download", "upload": "Upload", "direct": "Direct", "mount": "ReadOnlyMount"}
+MODES = {
+    "ro_mount": "ReadOnlyMount",
+    "rw_mount": "ReadWriteMount",
+    "download": "Download",
+    "upload": "Upload",
+    "direct": "Direct",
+    "mount": "ReadOnlyMount",
+}
 DISTRIBUTIONS = {"mpi": "Mpi", "pytorch": "PyTorch"}
 _COMPONENT = re.compile(r"(?:azureml:)?(?:/subscriptions/.*)?/components/([^/]+)/versions/([^/]+)", re.IGNORECASE)
 _BOUND = re.compile(r"\s*\$\{\{\s*parent\.(?:(inputs|outputs)\.(\w+)|jobs\.(\w+)\.outputs\.(\w+))\s*\}\}\s*")
@@ -78,7 +85,15 @@ def nodes_of(workspace: Workspace, properties: Json) -> dict[str, Node]:
         found = _COMPONENT.fullmatch(str(given.get("componentId") or ""))
         known = workspace.assets["components"].get(found[1], {}).get(found[2]) if found else None
         spec: Json = there(known, f"jobs.{name}: Component {given.get('componentId')} not found.")["componentSpec"]
-        nodes[name] = Node(name, given, given.get("inputs") or {}, given.get("outputs") or {}, spec, spec.get("inputs") or {}, spec.get("outputs") or {})
+        nodes[name] = Node(
+            name,
+            given,
+            given.get("inputs") or {},
+            given.get("outputs") or {},
+            spec,
+            spec.get("inputs") or {},
+            spec.get("outputs") or {},
+        )
     if not nodes:
         raise bad_request("A pipeline job needs 'jobs'.")
     return nodes
@@ -124,9 +139,15 @@ def _check_inputs(properties: Json, nodes: dict[str, Node], node: Node) -> None:
         if bound is None:
             continue
         of_nodes = {one: nodes[one].gives for one in nodes}
-        if bound.name not in (of_nodes.get(bound.node, {}) if bound.kind == "jobs" else properties.get(bound.kind) or {}):
+        if bound.name not in (
+            of_nodes.get(bound.node, {}) if bound.kind == "jobs" else properties.get(bound.kind) or {}
+        ):
             raise bad_request(f"jobs.{node.name}.inputs.{name}: {given['value']} names nothing.")
-    missing = [name for name, wanted in known.items() if name not in node.inputs and not wanted.get("optional") and wanted.get("default") is None]
+    missing = [
+        name
+        for name, wanted in known.items()
+        if name not in node.inputs and not wanted.get("optional") and wanted.get("default") is None
+    ]
     if missing:
         raise bad_request(f"jobs.{node.name}: the inputs {', '.join(missing)} are missing.")
 
@@ -144,18 +165,33 @@ def step_job(pipeline: Run, node: Node, ended: Mapping[str, Run]) -> Json:
     given, component, job = node.given, node.component, pipeline.job or {}
     inputs = {name: one for name in node.takes if (one := _input(job, node, name, ended)) is not None}
     spread = given.get("distribution") or component.get("distribution") or {}
-    kind, each = str(spread.get("distribution_type") or spread.get("type") or ""), spread.get("process_count_per_instance")
-    distribution = {"distributionType": DISTRIBUTIONS.get(kind.lower(), kind), "processCountPerInstance": each} if spread else None
-    found: Json = {"jobType": "Command", "experimentName": pipeline.experiment.name, "componentId": given["componentId"]}
+    kind, each = (
+        str(spread.get("distribution_type") or spread.get("type") or ""),
+        spread.get("process_count_per_instance"),
+    )
+    distribution = (
+        {"distributionType": DISTRIBUTIONS.get(kind.lower(), kind), "processCountPerInstance": each} if spread else None
+    )
+    found: Json = {
+        "jobType": "Command",
+        "experimentName": pipeline.experiment.name,
+        "componentId": given["componentId"],
+    }
     found |= {"command": component["command"], "codeId": bare_id(component.get("code"))}
     found |= {"environmentId": bare_id(component.get("environment"))}
     default = job.get("computeId") or (job.get("settings") or {}).get("default_compute")
     found |= {"computeId": compute_of(job, given.get("computeId") or default)}
-    found |= {"environmentVariables": given.get("environment_variables") or component.get("environment_variables") or {}, "inputs": inputs}
+    found |= {
+        "environmentVariables": given.get("environment_variables") or component.get("environment_variables") or {},
+        "inputs": inputs,
+    }
     found |= {"outputs": {name: _output(pipeline, node, name) for name in node.gives}}
     found |= {"distribution": distribution}
     found |= {"resources": camel({**(component.get("resources") or {}), **(given.get("resources") or {})})}
-    found |= {"limits": camel(given.get("limits") or {}) or None, "identity": camel(given.get("identity") or {}) or None}
+    found |= {
+        "limits": camel(given.get("limits") or {}) or None,
+        "identity": camel(given.get("identity") or {}) or None,
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -183,11 +219,18 @@ def _output(pipeline: Run, node: Node, name: str) -> Json:
     bound = binding_of(given) if given else None
     if bound is not None:
         given = dict((pipeline.job or {})["outputs"][bound.name])
-        given["uri"] = given.get("uri") or f"azureml://datastores/workspaceblobstore/paths/azureml/{pipeline.run_id}/{bound.name}/"
+        given["uri"] = (
+            given.get("uri") or f"azureml://datastores/workspaceblobstore/paths/azureml/{pipeline.run_id}/{bound.name}/"
+        )
     found = camel(given)
     asset = found.pop("name", None) or found.get("assetName")
     mode = found.get("mode") or MODES.get(str(wanted.get("mode") or ""), "ReadWriteMount")
-    return {"jobOutputType": str(wanted.get("type") or "uri_folder"), **found, "mode": mode, **({"assetName": asset} if asset else {})}
+    return {
+        "jobOutputType": str(wanted.get("type") or "uri_folder"),
+        **found,
+        "mode": mode,
+        **({"assetName": asset} if asset else {}),
+    }
 
 
 def camel(given: Mapping[str, Any]) -> Json:
@@ -196,7 +239,11 @@ def camel(given: Mapping[str, Any]) -> Json:
 
 
 def bare_id(text: str | None) -> str | None:
-    return text.removeprefix("azureml:") if text and text.startswith(("azureml:/subscriptions/", "azureml:azureml:")) else text
+    return (
+        text.removeprefix("azureml:")
+        if text and text.startswith(("azureml:/subscriptions/", "azureml:azureml:"))
+        else text
+    )
 
 
 class PipelineCourse(Course):
@@ -207,7 +254,11 @@ class PipelineCourse(Course):
         self._steps: dict[str, Run] = {}
         facts = {"DevPlatv2": "true", "runsource": PIPELINE, "parameters": "{}", "pipelineComponent": "pipelinerun"}
         facts |= {"continue_on_step_failure": str(self._continues)}
-        run.properties |= {"runSource": "MFE", "runType": "HTTP", **{f"azureml.{name}": value for name, value in facts.items()}}
+        run.properties |= {
+            "runSource": "MFE",
+            "runType": "HTTP",
+            **{f"azureml.{name}": value for name, value in facts.items()},
+        }
 
     def cancel(self) -> None:
         super().cancel()
@@ -219,7 +270,9 @@ class PipelineCourse(Course):
         self._move("Preparing")
         self._move("Running")
         while not self._canceled.is_set():
-            if not self._continues and any(step.is_ended and step.status != "Completed" for step in self._steps.values()):
+            if not self._continues and any(
+                step.is_ended and step.status != "Completed" for step in self._steps.values()
+            ):
                 break
             for node in self._ready(nodes):
                 self._start(node)
@@ -246,7 +299,10 @@ class PipelineCourse(Course):
         if self._canceled.is_set():
             self._end("Canceled")
         elif unlucky:
-            text = f"Pipeline has failed child jobs. Failed nodes: {', '.join(unlucky)}. For more details and logs, please go to the job detail page."
+            text = (
+                f"Pipeline has failed child jobs. Failed nodes: {', '.join(unlucky)}. For more details and "
+                "logs, please go to the job detail page."
+            )
             self._end("Failed", JobFailed(text, "PipelineFailed"))
         else:
             # The pipeline's outputs are the outputs of the steps that are bound to them.
@@ -259,7 +315,10 @@ class PipelineCourse(Course):
 
     def _start(self, node: Node) -> None:
         job = step_job(self._run, node, self._steps)
-        store = str(self._settings.get("default_datastore") or "").rpartition("/")[2] or self._workspace.default_datastore.name
+        store = (
+            str(self._settings.get("default_datastore") or "").rpartition("/")[2]
+            or self._workspace.default_datastore.name
+        )
         for name, given in job["outputs"].items():
             place = given.get("uri") or f"azureml://datastores/{store}/paths/azureml/${{{{name}}}}/{name}/"
             given["uri"] = place.replace("${{output_name}}", name)
@@ -272,13 +331,38 @@ class PipelineCourse(Course):
     def _record(self, node: Node, job: Json) -> Run:
         """Make a run of *node*, as recorded (wire document 4.1)."""
         node_id, pipeline = uuid.uuid4().hex[:8], self._run.run_id
-        step = Run(new_id(), self._run.experiment, "NotStarted", user_name=self._run.user_name, parent_id=pipeline, run_type=STEP, job=job)
-        step.display_name, step.target = node.given.get("display_name") or node.name, (job.get("computeId") or "").rpartition("/")[2] or None
+        step = Run(
+            new_id(),
+            self._run.experiment,
+            "NotStarted",
+            user_name=self._run.user_name,
+            parent_id=pipeline,
+            run_type=STEP,
+            job=job,
+        )
+        step.display_name, step.target = (
+            node.given.get("display_name") or node.name,
+            (job.get("computeId") or "").rpartition("/")[2] or None,
+        )
         step.tags = {"azureml.nodeid": node_id, "azureml.pipeline": pipeline}
         name, _, version = str(node.given["componentId"]).rpartition("/components/")[2].partition("/versions/")
-        facts = {"runsource": STEP, "nodeid": node_id, "moduleid": version, "moduleName": name, "moduleVersion": str(node.component.get("version") or "1")}
-        facts |= {"pipeline": pipeline, "pipelinerunid": pipeline, "DevPlatv2": "true", "pipelineComponent": "masterescloud"}
-        step.properties = {f"azureml.{key}": value for key, value in facts.items()} | {"ContentSnapshotId": new_id(), "StepType": "PythonScriptStep"}
+        facts = {
+            "runsource": STEP,
+            "nodeid": node_id,
+            "moduleid": version,
+            "moduleName": name,
+            "moduleVersion": str(node.component.get("version") or "1"),
+        }
+        facts |= {
+            "pipeline": pipeline,
+            "pipelinerunid": pipeline,
+            "DevPlatv2": "true",
+            "pipelineComponent": "masterescloud",
+        }
+        step.properties = {f"azureml.{key}": value for key, value in facts.items()} | {
+            "ContentSnapshotId": new_id(),
+            "StepType": "PythonScriptStep",
+        }
         step.properties |= {"ComputeTargetType": "AmlCompute", "_azureml.ComputeTargetType": "amlctrain"}
         return self._workspace.keep_run(step)
 
@@ -288,4 +372,6 @@ class PipelineCourse(Course):
                 self._run.move(status)
 
     def _say(self, text: str) -> None:
-        self._workspace.storage.append("azureml", self._run.artifact_prefix + LOG_NAME, f"[{time_text(now())}] {text}\n".encode())
+        self._workspace.storage.append(
+            "azureml", self._run.artifact_prefix + LOG_NAME, f"[{time_text(now())}] {text}\n".encode()
+        )

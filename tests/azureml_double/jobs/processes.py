@@ -59,7 +59,11 @@ class DataMissing(JobFailed):
     """
 
     def __init__(self, uri: str, reason: str = "NotFound") -> None:
-        super().__init__(f"Failed to start data session for {uri}: DataAccessError({reason})", f"DataAccessError({reason})", "data-capability")
+        super().__init__(
+            f"Failed to start data session for {uri}: DataAccessError({reason})",
+            f"DataAccessError({reason})",
+            "data-capability",
+        )
 
 
 class Course:
@@ -115,7 +119,9 @@ class Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-            self._popen = subprocess.Popen(["bash", "-c", command], cwd=folder, env=dict(variables), start_new_session=True, **streams)  # type: ignore[call-overload]
+            self._popen = subprocess.Popen(
+                ["bash", "-c", command], cwd=folder, env=dict(variables), start_new_session=True, **streams
+            )  # type: ignore[call-overload]
 
     @property
     def code(self) -> int | None:
@@ -169,7 +175,9 @@ class Rank:
 
 
 def ranks_of(job: Json) -> Sequence[Rank]:
-    """The processes that *job* (the `properties` of PUT job) requests. Without a distribution, there is one per node."""
+    """The processes that *job* (the `properties` of PUT job) requests. Without a distribution, there is one per
+    node.
+    """
     nodes = int((job.get("resources") or {}).get("instanceCount") or 1)
     distribution = job.get("distribution") or {}
     kind, each = distribution.get("distributionType"), int(distribution.get("processCountPerInstance") or 1)
@@ -190,9 +198,15 @@ def ranks_of(job: Json) -> Sequence[Rank]:
         elif kind == "Mpi":
             of_mpi = {"RANK": index, "LOCAL_RANK": local, "SIZE": world, "LOCAL_SIZE": each}
             numbers |= {f"OMPI_COMM_WORLD_{name}": number for name, number in of_mpi.items()}
-        log = f"user_logs/std_log_process_{index:0{len(str(world - 1))}}.txt" if kind or world > 1 else "user_logs/std_log.txt"
+        log = (
+            f"user_logs/std_log_process_{index:0{len(str(world - 1))}}.txt"
+            if kind or world > 1
+            else "user_logs/std_log.txt"
+        )
         address = {"MASTER_ADDR": HERE} if kind == "PyTorch" else {}
-        ranks.append(Rank(node, log, {**of_nodes, **address, **{name: str(number) for name, number in numbers.items()}}))
+        ranks.append(
+            Rank(node, log, {**of_nodes, **address, **{name: str(number) for name, number in numbers.items()}})
+        )
     return ranks
 
 
@@ -208,10 +222,27 @@ def machine_variables(home: Path, temp: Path, python: Path) -> dict[str, str]:
 
 def context_variable(workspace: Workspace, run: Run, token: str) -> dict[str, str]:
     base = f"https://{workspace.data_plane_host}"
-    facts: Json = {"subscription_id": workspace.subscription, "resource_group": workspace.group, "workspace_name": workspace.name}
-    facts |= {"workspace_id": workspace.workspace_id, "service_endpoint": base, "discovery_endpoint": f"{base}/discovery"}
-    facts |= {"experiment_name": run.experiment.name, "experiment_id": run.experiment.experiment_id, "root_run_id": run.root_id}
-    facts |= {"run_id": run.run_id, "run_token": token, "run_history_service_endpoint": base, "data_container_id": run.data_container_id}
+    facts: Json = {
+        "subscription_id": workspace.subscription,
+        "resource_group": workspace.group,
+        "workspace_name": workspace.name,
+    }
+    facts |= {
+        "workspace_id": workspace.workspace_id,
+        "service_endpoint": base,
+        "discovery_endpoint": f"{base}/discovery",
+    }
+    facts |= {
+        "experiment_name": run.experiment.name,
+        "experiment_id": run.experiment.experiment_id,
+        "root_run_id": run.root_id,
+    }
+    facts |= {
+        "run_id": run.run_id,
+        "run_token": token,
+        "run_history_service_endpoint": base,
+        "data_container_id": run.data_container_id,
+    }
     facts |= {"run_uuid": run.uuid}
     return {"AZUREML_CR_AZUREML_CONTEXT": json.dumps(facts)}
 
@@ -221,21 +252,37 @@ def data_variables(inputs: Mapping[str, str], outputs: Mapping[str, str], *, is_
     azureml-core's `Run` reads: each has the name of its data, and there are lists of all names.
     """
     if not is_legacy:
-        return {f"AZURE_ML_INPUT_{name}": path for name, path in inputs.items()} | {f"AZURE_ML_OUTPUT_{name}": path for name, path in outputs.items()}
+        return {f"AZURE_ML_INPUT_{name}": path for name, path in inputs.items()} | {
+            f"AZURE_ML_OUTPUT_{name}": path for name, path in outputs.items()
+        }
     data = {**inputs, **outputs}
-    lists = {"AZUREML_DATASET_ENVIRONMENT_VARS": ",".join(f"{name}:mount" for name in inputs), "AZUREML_DATASET_FILE_OUTPUTS": ";".join(outputs)}
-    return {**data, **{f"AZUREML_DATAREFERENCE_{name}": path for name, path in data.items()}, **{name: text for name, text in lists.items() if text}}
+    lists = {
+        "AZUREML_DATASET_ENVIRONMENT_VARS": ",".join(f"{name}:mount" for name in inputs),
+        "AZUREML_DATASET_FILE_OUTPUTS": ";".join(outputs),
+    }
+    return {
+        **data,
+        **{f"AZUREML_DATAREFERENCE_{name}": path for name, path in data.items()},
+        **{name: text for name, text in lists.items() if text},
+    }
 
 
 def identity_variables(staged: StagedWorkspace, identity: Json | None, submitter: Principal | None) -> dict[str, str]:
     kind = (identity or {}).get("identityType", "AMLToken")
     if kind == "UserIdentity":
         principal = submitter or staged.state.principal
-        return {"OBO_ENDPOINT": f"http://127.0.0.1:{staged.stage.port}/identity/obo/{principal.client_id}", "AZUREML_OBO_ENABLED": "True"}
+        return {
+            "OBO_ENDPOINT": f"http://127.0.0.1:{staged.stage.port}/identity/obo/{principal.client_id}",
+            "AZUREML_OBO_ENABLED": "True",
+        }
     if kind == "Managed":
         wanted = (identity or {}).get("clientId")
         found = staged.stage.azure.principals.get(wanted) if wanted else staged.state.principal
         if found is None:
-            raise JobFailed(f"The managed identity with client id {wanted} is not assigned to the compute.", "IdentityNotFound", "identity-responder")
+            raise JobFailed(
+                f"The managed identity with client id {wanted} is not assigned to the compute.",
+                "IdentityNotFound",
+                "identity-responder",
+            )
         return {**staged.identity_environment(found), "AZUREML_IDENTITY_IN_USE": "Managed"}
     return {}

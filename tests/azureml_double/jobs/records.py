@@ -10,7 +10,17 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from tests.azureml_double.jobs.command import LONGEST_SWEEP, MOST_TRIALS, Manner, Value, Values, as_job, seconds_of, size_of, with_values
+from tests.azureml_double.jobs.command import (
+    LONGEST_SWEEP,
+    MOST_TRIALS,
+    Manner,
+    Value,
+    Values,
+    as_job,
+    seconds_of,
+    size_of,
+    with_values,
+)
 from tests.azureml_double.state import Json, Run, Workspace, new_id
 
 FIRST_STATUS = {"Command": "Starting", "Sweep": "Running", "Pipeline": "NotStarted"}
@@ -33,7 +43,13 @@ def new_job(workspace: Workspace, name: str, properties: Json, *, definition: Js
     azureml-core, if azureml-core sent it.
     """
     kind = properties["jobType"]
-    run = Run(name, workspace.experiment(properties.get("experimentName") or "Default"), FIRST_STATUS[kind], run_type=RUN_TYPES[kind], job=properties)
+    run = Run(
+        name,
+        workspace.experiment(properties.get("experimentName") or "Default"),
+        FIRST_STATUS[kind],
+        run_type=RUN_TYPES[kind],
+        job=properties,
+    )
     run.parent_id = properties.get("parentJobName")
     run.display_name, run.description = properties.get("displayName") or name, properties.get("description")
     run.tags, run.properties = dict(properties.get("tags") or {}), dict(properties.get("properties") or {})
@@ -45,8 +61,16 @@ def new_job(workspace: Workspace, name: str, properties: Json, *, definition: Js
         run.started = run.created
         run.tags |= _tags_of_sweep(workspace, run, properties)
         size, metric = size_of(properties["searchSpace"]), _json(_metric(properties))
-        run.properties |= {"primary_metric_config": metric, "resume_from": "null", "runTemplate": "HyperDrive", "azureml.runsource": "hyperdrive"}
-        run.properties |= {"platform": "AML", "user_agent": "managementfrontend/228017e6e7be02bc1a1868402fb250fbc89e44f8"}
+        run.properties |= {
+            "primary_metric_config": metric,
+            "resume_from": "null",
+            "runTemplate": "HyperDrive",
+            "azureml.runsource": "hyperdrive",
+        }
+        run.properties |= {
+            "platform": "AML",
+            "user_agent": "managementfrontend/228017e6e7be02bc1a1868402fb250fbc89e44f8",
+        }
         run.properties |= {"space_size": str(size)} if size is not None else {}
     return workspace.keep_run(run)
 
@@ -57,8 +81,16 @@ def _tags_of_sweep(workspace: Workspace, run: Run, job: Json) -> dict[str, str]:
     total = limits.get("maxTotalTrials") or MOST_TRIALS
     tags: Json = {"max_concurrent_jobs": str(limits.get("maxConcurrentTrials") or total), "max_total_jobs": str(total)}
     tags |= {"max_duration_minutes": str(max(1, int(seconds_of(limits.get("timeout") or LONGEST_SWEEP) // 60)))}
-    tags |= {"policy_config": _policy(job.get("earlyTermination")), "generator_config": _generator(job), "primary_metric_config": _metric(job)}
-    tags |= {"platform_config": _platform(workspace, run, job["trial"]), "resume_child_runs": "null", "all_jobs_generated": "false"}
+    tags |= {
+        "policy_config": _policy(job.get("earlyTermination")),
+        "generator_config": _generator(job),
+        "primary_metric_config": _metric(job),
+    }
+    tags |= {
+        "platform_config": _platform(workspace, run, job["trial"]),
+        "resume_child_runs": "null",
+        "all_jobs_generated": "false",
+    }
     tags |= {"cancellation_requested": "false"}
     return {f"{SYSTEM_PREFIX}{name}": value if isinstance(value, str) else _json(value) for name, value in tags.items()}
 
@@ -71,29 +103,58 @@ def _generator(job: Json) -> Json:
     sampling = job["samplingAlgorithm"]
     kind = sampling["samplingAlgorithmType"]
     own = {"rule": sampling.get("rule") or "Random", "logbase": sampling.get("logbase"), "seed": sampling.get("seed")}
-    return {"name": GENERATORS[kind], "parameter_space": job["searchSpace"], **({"properties": own} if kind == "Random" else {})}
+    return {
+        "name": GENERATORS[kind],
+        "parameter_space": job["searchSpace"],
+        **({"properties": own} if kind == "Random" else {}),
+    }
 
 
 def _policy(policy: Json | None) -> Json:
     if policy is None:
         return {"name": "Default", "properties": {}}
-    names = {"slackFactor": "slack_factor", "slackAmount": "slack_amount", "truncationPercentage": "truncation_percentage"}
+    names = {
+        "slackFactor": "slack_factor",
+        "slackAmount": "slack_amount",
+        "truncationPercentage": "truncation_percentage",
+    }
     own: Json = {name: policy[key] for key, name in names.items() if policy.get(key)}
     if policy["policyType"] == "TruncationSelection":
         own["exclude_finished_jobs"] = False
-    when = {"evaluation_interval": policy.get("evaluationInterval") or 1, "delay_evaluation": policy.get("delayEvaluation") or 0}
+    when = {
+        "evaluation_interval": policy.get("evaluationInterval") or 1,
+        "delay_evaluation": policy.get("delayEvaluation") or 0,
+    }
     return {"name": policy["policyType"], "properties": {**when, **own}}
 
 
 def _platform(workspace: Workspace, run: Run, trial: Json) -> Json:
     """The configuration that starts a trial. It includes the image recipe, which is long."""
-    recipe = "FROM docker.io/python:3.11\n" + "".join(f"RUN python -m pip install 'package-{number:03d}==1.{number}.0'\n" for number in range(160))
+    recipe = "FROM docker.io/python:3.11\n" + "".join(
+        f"RUN python -m pip install 'package-{number:03d}==1.{number}.0'\n" for number in range(160)
+    )
     overrides: Json = {"Script": None, "Command": trial["command"], "UseAbsolutePath": True, "Target": run.target}
     overrides |= {"NodeCount": (trial.get("resources") or {}).get("instanceCount") or 1}
-    overrides |= {"Environment": {"AssetId": trial.get("environmentId"), "Docker": {"BaseImage": None, "BaseDockerfile": recipe}, "EnvironmentVariables": {}}}
+    overrides |= {
+        "Environment": {
+            "AssetId": trial.get("environmentId"),
+            "Docker": {"BaseImage": None, "BaseDockerfile": recipe},
+            "EnvironmentVariables": {},
+        }
+    }
     overrides |= {"History": {"OutputCollection": True, "DirectoriesToWatch": ["logs"], "EnableMLflowTracking": True}}
-    definition = {"Overrides": overrides, "SnapshotId": run.properties.get("ContentSnapshotId"), "DisplayName": run.display_name, "Properties": {}, "Tags": {}}
-    where = {"SubscriptionId": workspace.subscription, "ResourceGroupName": workspace.group, "WorkspaceName": workspace.name}
+    definition = {
+        "Overrides": overrides,
+        "SnapshotId": run.properties.get("ContentSnapshotId"),
+        "DisplayName": run.display_name,
+        "Properties": {},
+        "Tags": {},
+    }
+    where = {
+        "SubscriptionId": workspace.subscription,
+        "ResourceGroupName": workspace.group,
+        "WorkspaceName": workspace.name,
+    }
     address = {"ServiceAddress": f"https://{workspace.data_plane_host}", **where, "ExperimentName": run.experiment.name}
     return {**address, "Definition": definition, "ParentRunId": run.run_id}
 
@@ -112,12 +173,27 @@ def add_trial(workspace: Workspace, sweep: Run, index: int, values: Values, mann
     definition = None
     # azureml-core's definition lists the values after the script's arguments.
     if sweep.definition is not None:
-        given = [word for name, value in values.items() for word in (name if name.startswith("-") else f"--{name}", value_text(value))]
+        given = [
+            word
+            for name, value in values.items()
+            for word in (name if name.startswith("-") else f"--{name}", value_text(value))
+        ]
         definition = {**sweep.definition, "arguments": [*(sweep.definition.get("arguments") or []), *given]}
-    trial = Run(name, sweep.experiment, "NotStarted", user_name=sweep.user_name, parent_id=sweep.run_id, target=sweep.target, script=sweep.script)
+    trial = Run(
+        name,
+        sweep.experiment,
+        "NotStarted",
+        user_name=sweep.user_name,
+        parent_id=sweep.run_id,
+        target=sweep.target,
+        script=sweep.script,
+    )
     trial.display_name = "_".join((*map(random.choice, WORDS), secrets.token_hex(4)))
     trial.tags = dict.fromkeys(OWN_TAGS.get(manner.values_in, ()), text)
-    trial.properties = {"_azureml.ComputeTargetType": "amlctrain", **{key: value for key, value in sweep.properties.items() if key == "ContentSnapshotId"}}
+    trial.properties = {
+        "_azureml.ComputeTargetType": "amlctrain",
+        **{key: value for key, value in sweep.properties.items() if key == "ContentSnapshotId"},
+    }
     trial.definition, trial.job = definition, _trial_job(sweep.job or {}, definition, values)
     return workspace.keep_run(trial)
 
@@ -129,8 +205,14 @@ def _trial_job(sweep: Json, definition: Json | None, values: Values) -> Json:
     timeout = (sweep.get("limits") or {}).get("trialTimeout")
     form: Json = {"jobType": "Command", "command": with_values(trial["command"], shown)}
     form |= {name: trial.get(name) for name in ("codeId", "environmentId", "distribution", "resources")}
-    form |= {**{name: trial.get(name) or sweep.get(name) or {} for name in ("inputs", "outputs")}, "computeId": sweep.get("computeId")}
-    form |= {"environmentVariables": {**(trial.get("environmentVariables") or {}), **told}, "identity": sweep.get("identity")}
+    form |= {
+        **{name: trial.get(name) or sweep.get(name) or {} for name in ("inputs", "outputs")},
+        "computeId": sweep.get("computeId"),
+    }
+    form |= {
+        "environmentVariables": {**(trial.get("environmentVariables") or {}), **told},
+        "identity": sweep.get("identity"),
+    }
     return form | {"limits": {"jobLimitsType": "Command", "timeout": timeout} if timeout else None}
 
 

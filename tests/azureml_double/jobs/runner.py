@@ -40,13 +40,17 @@ class Attempt:
     `clear`.
     """
 
-    def __init__(self, staged: StagedWorkspace, run: Run, folder: Path, submitter: Principal | None, manner: Manner) -> None:
+    def __init__(
+        self, staged: StagedWorkspace, run: Run, folder: Path, submitter: Principal | None, manner: Manner
+    ) -> None:
         assert run.job is not None, "a run without a job"
         self._staged, self._run, self._job = staged, run, run.job
         self._folder, self._submitter, self._manner = folder, submitter, manner
         self._data, self._home, self._temp = folder / "cap" / "data-capability" / "wd", folder / "home", folder / "tmp"
         self._ranks = processes.ranks_of(self._job)
-        self._working = {rank.node: folder / (f"node_{rank.node}" if rank.node else "exe") / "wd" for rank in self._ranks}
+        self._working = {
+            rank.node: folder / (f"node_{rank.node}" if rank.node else "exe") / "wd" for rank in self._ranks
+        }
         self._layer = Layer(staged.state, self._data, self._working[0])
         self._inputs: dict[str, str] = {}
         self._outputs: dict[str, LaidOutput] = {}
@@ -66,7 +70,11 @@ class Attempt:
         for folder in (self._data, self._home, self._temp):
             folder.mkdir(parents=True)
         self._inputs = {name: self._layer.input(name, given) for name, given in (self._job.get("inputs") or {}).items()}
-        self._outputs = {name: self._layer.output(self._run, name, given) for name, given in (self._job.get("outputs") or {}).items() if name != "default"}
+        self._outputs = {
+            name: self._layer.output(self._run, name, given)
+            for name, given in (self._job.get("outputs") or {}).items()
+            if name != "default"
+        }
         for output in self._outputs.values() if is_again else ():
             output.restore()
 
@@ -81,7 +89,9 @@ class Attempt:
             self._follow(self._folder / rank.log, self._log_name(rank.log))
         if (self._job.get("distribution") or {}).get("distributionType") == "Mpi":
             log = "user_logs/mpi_log.txt"
-            (self._folder / log).write_text(f"{len(self._ranks)} processes on {len(self._working)} nodes\n", encoding="utf-8")
+            (self._folder / log).write_text(
+                f"{len(self._ranks)} processes on {len(self._working)} nodes\n", encoding="utf-8"
+            )
             self._follow(self._folder / log, self._log_name(log))
 
     def watch(self, interrupted: threading.Event, seconds: float | None) -> bool:
@@ -116,7 +126,9 @@ class Attempt:
         # The results of an earlier attempt stay in storage.
         is_beside = self._run.attempt > 1 and not self._is_restored
         for working in self._working.values():
-            self._artifact(f"outputs/retry_{self._run.attempt - 1:03d}" if is_beside else "outputs").send_folder(working / "outputs")
+            self._artifact(f"outputs/retry_{self._run.attempt - 1:03d}" if is_beside else "outputs").send_folder(
+                working / "outputs"
+            )
         for output in self._outputs.values():
             output.send(succeeded=succeeded)
 
@@ -138,9 +150,19 @@ class Attempt:
         own = {name: str(value) for name, value in (self._job.get("environmentVariables") or {}).items()}
         machine = processes.machine_variables(self._home, self._temp, self._manner.python)
         context = processes.context_variable(self._staged.state, self._run, service["AZUREML_RUN_TOKEN"])
-        data = processes.data_variables(inputs, shown, is_legacy=self._run.definition is not None) | {"AZUREML_CR_DATA_CAPABILITY_PATH": str(self._data)}
+        data = processes.data_variables(inputs, shown, is_legacy=self._run.definition is not None) | {
+            "AZUREML_CR_DATA_CAPABILITY_PATH": str(self._data)
+        }
         identity = processes.identity_variables(self._staged, self._job.get("identity"), self._submitter)
-        return {**machine, **own, **service, **context, **data, **sweep_variables(self._staged.state, self._run, {**inputs, **shown}), **identity}
+        return {
+            **machine,
+            **own,
+            **service,
+            **context,
+            **data,
+            **sweep_variables(self._staged.state, self._run, {**inputs, **shown}),
+            **identity,
+        }
 
     def _exited(self, log: str, code: int) -> JobFailed:
         try:
@@ -149,7 +171,9 @@ class Attempt:
             first = ""
         program, text = first if first[:1].isalpha() else "bash", self._logs[self._folder / log].last_lines()
         where = f"Please check log file '{self._log_name(log)}' for error details."
-        return JobFailed(f"Execution failed. User process '{program}' exited with status code {code}. {where} Error: {text}")
+        return JobFailed(
+            f"Execution failed. User process '{program}' exited with status code {code}. {where} Error: {text}"
+        )
 
     def _push_logs(self) -> None:
         for working in self._working.values():
@@ -218,7 +242,10 @@ class CommandCourse(Course):
             attempt = Attempt(self._staged, self._run, Path(folder).resolve(), self._submitter, self._manner)
             try:
                 self._enter("Running")
-                self._run.properties |= {"ProcessInfoFile": "azureml-logs/process_info.json", "ProcessStatusFile": "azureml-logs/process_status.json"}
+                self._run.properties |= {
+                    "ProcessInfoFile": "azureml-logs/process_info.json",
+                    "ProcessStatusFile": "azureml-logs/process_status.json",
+                }
                 attempt.lay()
                 attempt.start()
                 self._staged.start_services(self._run, self._manner.service_status)
@@ -229,7 +256,11 @@ class CommandCourse(Course):
     def _build_image(self) -> None:
         self._staged.append_log(self._run, self._manner.image_log, name=IMAGE_LOG)
         if self._manner.image_fails:
-            raise JobFailed(f"Image build failed. For more details, check log file {IMAGE_LOG}.", "ImageBuildFailure", "environment-management")
+            raise JobFailed(
+                f"Image build failed. For more details, check log file {IMAGE_LOG}.",
+                "ImageBuildFailure",
+                "environment-management",
+            )
 
     def _watch(self, attempt: Attempt) -> None:
         timeout = (self._job.get("limits") or {}).get("timeout")
@@ -314,8 +345,14 @@ class JobRunner:
     def __enter__(self) -> JobRunner:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-KINDS: Mapping[str, Callable[[JobRunner, Run, Principal | None], Course]] = {"Command": CommandCourse, "Sweep": SweepCourse, "Pipeline": PipelineCourse}
+KINDS: Mapping[str, Callable[[JobRunner, Run, Principal | None], Course]] = {
+    "Command": CommandCourse,
+    "Sweep": SweepCourse,
+    "Pipeline": PipelineCourse,
+}

@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tests.azureml_double.frame import bad_request
-from tests.azureml_double.jobs.command import CHOICE, LONGEST_SWEEP, MOST_TRIALS, Value, Values, seconds_of, size_of, unknown_references
+from tests.azureml_double.jobs.command import (
+    CHOICE,
+    LONGEST_SWEEP,
+    MOST_TRIALS,
+    Value,
+    Values,
+    seconds_of,
+    size_of,
+    unknown_references,
+)
 from tests.azureml_double.jobs.processes import Course, JobFailed
 from tests.azureml_double.jobs.records import SYSTEM_PREFIX, add_trial
 from tests.azureml_double.state import Json, Metric, Point, Principal, Run, now, time_text
@@ -27,7 +36,13 @@ FAILURE = "User errors were found in at least one of the child runs."
 FAILURE_AT_ONCE = "Marking the experiment as failed because initial child jobs have failed due to user error"
 LOG_NAME = "azureml-logs/hyperdrive.txt"
 TABLE = "best_child_by_primary_metric"
-COLUMNS = {"metric_name": "String", "timestamp": "String", "run_id": "String", "metric_value": "Double", "final": "Bool"}
+COLUMNS = {
+    "metric_name": "String",
+    "timestamp": "String",
+    "run_id": "String",
+    "metric_value": "Double",
+    "final": "Bool",
+}
 RANGES = ("uniform", "loguniform", "quniform", "qloguniform")
 MOST_AT_ONCE = 100
 SAMPLINGS: Mapping[str, Sequence[str]] = {"Random": (), "Grid": (CHOICE,), "Bayesian": (CHOICE, "uniform", "quniform")}
@@ -40,7 +55,11 @@ _DRAWS: Mapping[str, Callable[[random.Random, Sequence[Any]], float]] = {
     "lognormal": lambda rng, given: math.exp(rng.gauss(given[0], given[1])),
     "randint": lambda rng, given: rng.randrange(given[0]),
 }
-_ARGUMENTS = {CHOICE: 1, "randint": 1, **{f"{q}{name}": 2 + bool(q) for q in ("", "q") for name in ("uniform", "loguniform", "normal", "lognormal")}}
+_ARGUMENTS = {
+    CHOICE: 1,
+    "randint": 1,
+    **{f"{q}{name}": 2 + bool(q) for q in ("", "q") for name in ("uniform", "loguniform", "normal", "lognormal")},
+}
 
 
 def grid(space: Json) -> Iterator[Values]:
@@ -69,12 +88,19 @@ def _value(rng: random.Random, kind: str, given: Sequence[Any]) -> Value:
 
 def check_sweep(properties: Json) -> None:
     """Raise ServiceError 400 for incompatible sampling, policies and limits."""
-    trial, objective, limits = properties.get("trial") or {}, properties.get("objective") or {}, properties.get("limits") or {}
+    trial, objective, limits = (
+        properties.get("trial") or {},
+        properties.get("objective") or {},
+        properties.get("limits") or {},
+    )
     if not (trial.get("command") and trial.get("environmentId") and objective.get("primaryMetric")):
         raise bad_request("A sweep job needs 'trial.command', 'trial.environmentId' and 'objective.primaryMetric'.")
     if str(objective.get("goal")).lower() not in ("minimize", "maximize"):
         raise bad_request(f"The goal '{objective.get('goal')}' is neither minimize nor maximize.")
-    for name, field, most in (("maxTotalTrials", "max_total_jobs", MOST_TRIALS), ("maxConcurrentTrials", "max_concurrent_jobs", MOST_AT_ONCE)):
+    for name, field, most in (
+        ("maxTotalTrials", "max_total_jobs", MOST_TRIALS),
+        ("maxConcurrentTrials", "max_concurrent_jobs", MOST_AT_ONCE),
+    ):
         if limits.get(name) is not None and not 1 <= limits[name] <= most:
             raise bad_request(f"{{'{field}': ['Must be between 1 and {most}.']}}")
     try:
@@ -85,7 +111,10 @@ def check_sweep(properties: Json) -> None:
     unknown = unknown_references({**properties, "command": trial["command"]})
     if unknown:
         raise bad_request(f"The trial's command refers to {', '.join(unknown)}, which the job does not have.")
-    kind, policy = str((properties.get("samplingAlgorithm") or {}).get("samplingAlgorithmType")), properties.get("earlyTermination")
+    kind, policy = (
+        str((properties.get("samplingAlgorithm") or {}).get("samplingAlgorithmType")),
+        properties.get("earlyTermination"),
+    )
     if kind not in SAMPLINGS:
         raise bad_request(f"The sampling algorithm '{kind}' is not supported: it is one of {', '.join(SAMPLINGS)}.")
     if not properties.get("searchSpace"):
@@ -123,7 +152,9 @@ def _wrong_with(spec: Any, known: Sequence[str]) -> str:
 def _check_policy(policy: Json) -> None:
     kind = policy.get("policyType")
     if kind not in POLICIES:
-        raise bad_request(f"The early termination policy '{kind}' is not supported: it is one of {', '.join(POLICIES)}.")
+        raise bad_request(
+            f"The early termination policy '{kind}' is not supported: it is one of {', '.join(POLICIES)}."
+        )
     if kind == "Bandit" and bool(policy.get("slackFactor")) == bool(policy.get("slackAmount")):
         raise bad_request("A Bandit policy needs one of slackFactor and slackAmount.")
     if kind == "TruncationSelection" and not 1 <= int(policy.get("truncationPercentage") or 0) <= 99:
@@ -152,7 +183,11 @@ class Best:
             return
         self._trial, self._value = trial.run_id, best
         self._note(final=False)
-        found = {"score": repr(best), "best_child_run_id": trial.run_id, "best_data_container_id": trial.data_container_id}
+        found = {
+            "score": repr(best),
+            "best_child_run_id": trial.run_id,
+            "best_data_container_id": trial.data_container_id,
+        }
         self._sweep.properties |= found | {"best_metric_status": "Succeeded"}
 
     def close(self) -> None:
@@ -161,7 +196,13 @@ class Best:
 
     def _note(self, *, final: bool) -> None:
         table = self._sweep.metrics.setdefault(TABLE, Metric(TABLE, "azureml.v1.table", dict(COLUMNS)))
-        row = {"metric_name": self._metric, "timestamp": time_text(now()), "run_id": self._trial, "metric_value": self._value, "final": final}
+        row = {
+            "metric_name": self._metric,
+            "timestamp": time_text(now()),
+            "run_id": self._trial,
+            "metric_value": self._value,
+            "final": final,
+        }
         table.points.append(Point(row))
         self._sweep.revision += 1
 
@@ -267,5 +308,7 @@ class SweepCourse(Course):
 
     def _push(self) -> None:
         if self._lines:
-            self._workspace.storage.append("azureml", self._run.artifact_prefix + LOG_NAME, "".join(self._lines).encode())
+            self._workspace.storage.append(
+                "azureml", self._run.artifact_prefix + LOG_NAME, "".join(self._lines).encode()
+            )
             self._lines.clear()

@@ -32,12 +32,22 @@ class Answer:
         return json.loads(self.body)
 
 
-def ask(stage: Stage, method: str, url: str, *, token: str = "", headers: Mapping[str, str] | None = None, body: bytes | None = None) -> Answer:
+def ask(
+    stage: Stage,
+    method: str,
+    url: str,
+    *,
+    token: str = "",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> Answer:
     """Send one request on a separate connection. Header names of the answer are in lower case. Raises the exceptions
     of http.client.
     """
     parts = urlsplit(url)
-    connection = http.client.HTTPSConnection("127.0.0.1", stage.port, context=ssl.create_default_context(cafile=str(stage.ca_file)), timeout=60)
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", stage.port, context=ssl.create_default_context(cafile=str(stage.ca_file)), timeout=60
+    )
     connection.set_tunnel(parts.hostname or "", 443)
     given = {**(headers or {}), **({"Authorization": f"Bearer {token}"} if token else {})}
     try:
@@ -49,27 +59,54 @@ def ask(stage: Stage, method: str, url: str, *, token: str = "", headers: Mappin
 
 
 def token_for(stage: Stage, principal: Principal, resource: str = ARM) -> str:
-    form = {"grant_type": "client_credentials", "client_id": principal.client_id, "client_secret": principal.secret, "scope": f"{resource}/.default"}
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": principal.client_id,
+        "client_secret": principal.secret,
+        "scope": f"{resource}/.default",
+    }
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     url = f"https://login.microsoftonline.com/{principal.tenant}/oauth2/v2.0/token"
     return str(ask(stage, "POST", url, headers=headers, body=urlencode(form).encode()).json["access_token"])
 
 
-def call(azure: StagedWorkspace, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Answer:
+def call(
+    azure: StagedWorkspace,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
     """Send one request as the workspace's principal. *path* is relative to the workspace's resource, or a complete
     URL.
     """
-    url = path if path.startswith("https://") else f"{ARM}{azure.state.path}{path}{'' if 'api-version=' in path else VERSION}"
+    url = (
+        path
+        if path.startswith("https://")
+        else f"{ARM}{azure.state.path}{path}{'' if 'api-version=' in path else VERSION}"
+    )
     content = None if body is None else json.dumps(body).encode()
     given = {"Content-Type": "application/json", **(headers or {})}
-    return ask(azure.stage, method, url, token=token_for(azure.stage, azure.state.principal), headers=given, body=content)
+    return ask(
+        azure.stage, method, url, token=token_for(azure.stage, azure.state.principal), headers=given, body=content
+    )
 
 
-def data_plane(azure: StagedWorkspace, method: str, service: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+def data_plane(
+    azure: StagedWorkspace, method: str, service: str, path: str, body: dict[str, Any] | None = None
+) -> Answer:
     return call(azure, method, f"https://{azure.state.data_plane_host}/{service}{azure.state.path}{path}", body)
 
 
-def put_job(azure: StagedWorkspace, kind: str, name: str = "job_1", *, headers: Mapping[str, str] | None = None, version: str = VERSION, **more: Any) -> Answer:
+def put_job(
+    azure: StagedWorkspace,
+    kind: str,
+    name: str = "job_1",
+    *,
+    headers: Mapping[str, str] | None = None,
+    version: str = VERSION,
+    **more: Any,
+) -> Answer:
     """Submit a job to an existing cluster."""
     job = {"jobType": kind, "experimentName": "e", "computeId": f"{azure.state.path}/computes/cpu-cluster", **more}
     return call(azure, "PUT", f"/jobs/{name}{version}", {"properties": job}, headers)

@@ -15,7 +15,19 @@ import pytest
 
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
 from tests.azureml_double.stage import Stage
-from tests.azureml_double.tests.asking import Answer, call, data_plane, ended, limits, printed, put_command, put_job, put_sweep, token_for, trials
+from tests.azureml_double.tests.asking import (
+    Answer,
+    call,
+    data_plane,
+    ended,
+    limits,
+    printed,
+    put_command,
+    put_job,
+    put_sweep,
+    token_for,
+    trials,
+)
 from tests.support.processes import MARK, processes_marked
 from tests.support.running import until
 
@@ -67,18 +79,33 @@ def test_a_job_that_names_what_is_not_there_is_refused(azure: StagedWorkspace) -
     assert (put_job(azure, "Dance").status, azure.state.runs) == (400, {})
     assert put_command(azure, "python train.py", environmentId="azureml:AzureML-torch@latest").status == 201
     again = put_command(azure, "python other.py")
-    assert (again.status, "JobPropertyImmutable" in again.body.decode(), list(azure.state.runs)) == (400, True, ["job_1"])
+    assert (again.status, "JobPropertyImmutable" in again.body.decode(), list(azure.state.runs)) == (
+        400,
+        True,
+        ["job_1"],
+    )
 
 
-def test_a_job_leaves_logs_and_outputs_and_sees_no_foreign_variables(running: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_leaves_logs_and_outputs_and_sees_no_foreign_variables(
+    running: StagedWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "leaks")
-    writes = "echo hello; echo oops >&2; mkdir outputs; echo 1 > outputs/a.txt; mkdir -p logs/deep; env > logs/deep/env; echo 3 > other; exit 7"
-    run = ended(running, put_command(running, writes, environmentVariables={"EPOCHS": "3", "AZUREML_RUN_ID": "another"}), "Failed")
+    writes = (
+        "echo hello; echo oops >&2; mkdir outputs; echo 1 > outputs/a.txt; mkdir -p logs/deep; env > "
+        "logs/deep/env; echo 3 > other; exit 7"
+    )
+    run = ended(
+        running,
+        put_command(running, writes, environmentVariables={"EPOCHS": "3", "AZUREML_RUN_ID": "another"}),
+        "Failed",
+    )
     files = running.artifacts(run.run_id)
     variables = files.pop("logs/deep/env").decode()
     assert files == {"user_logs/std_log.txt": b"hello\noops\n", "outputs/a.txt": b"1\n"}
     assert not re.search("leaks|AZURE_CLIENT|OBO_ENDPOINT|MSI_ENDPOINT", variables)
-    assert {"EPOCHS=3", "AZUREML_RUN_ID=job_1", f"AZUREML_ARM_WORKSPACE_NAME={running.state.name}"} <= set(variables.splitlines())
+    assert {"EPOCHS=3", "AZUREML_RUN_ID=job_1", f"AZUREML_ARM_WORKSPACE_NAME={running.state.name}"} <= set(
+        variables.splitlines()
+    )
     assert "exited with status code 7. Please check log file 'user_logs/std_log.txt'" in str(run.error)
 
 
@@ -119,27 +146,48 @@ def test_data_is_there_whatever_way_it_is_named(running: StagedWorkspace, tmp_pa
         "https": f"https://{state.storage.host}/{container}/scans/",
         "wasbs": f"wasbs://{container}@{state.storage.host}/scans",
     }
-    inputs = {name: folder(uri) for name, uri in uris.items()} | {"fixed": folder(uris["short"], pathOnCompute=str(fixed))}
+    inputs = {name: folder(uri) for name, uri in uris.items()} | {
+        "fixed": folder(uris["short"], pathOnCompute=str(fixed))
+    }
     shown = " ".join(f"${{{{inputs.{name}}}}}/a.txt" for name in inputs)
     more = {
         "file": {"jobInputType": "uri_file", "uri": f"{SHORT}scans/deep/b%20c.txt", "mode": "Download"},
         "n": {"jobInputType": "literal", "value": "3"},
         "place": folder(f"{SHORT}scans", mode="Direct"),
     }
-    rest = 'ls ${{inputs.short}}; cat "${{inputs.file}}"; echo " ${{inputs.n}} ${{ name }} ${{inputs.place}} ${AZURE_ML_INPUT_n:-unset} $MINE"'
+    rest = (
+        'ls ${{inputs.short}}; cat "${{inputs.file}}"; echo " ${{inputs.n}} ${{ name }} ${{inputs.place}} '
+        '${AZURE_ML_INPUT_n:-unset} $MINE"'
+    )
     command = f"cat {shown} {fixed}/a.txt; [ ${{{{inputs.id}}}} = $AZURE_ML_INPUT_id ] && {rest}"
     version = "?api-version=2024-01-01-preview"
-    run = ended(running, put_command(running, command, inputs=inputs | more, environmentVariables={"MINE": "${{inputs.n}}"}, version=version))
+    run = ended(
+        running,
+        put_command(
+            running, command, inputs=inputs | more, environmentVariables={"MINE": "${{inputs.n}}"}, version=version
+        ),
+    )
     assert printed(running, run) == "A" * 9 + f"a.txt\ndeep\nB 3 job_1 {SHORT}scans unset ${{{{inputs.n}}}}\n"
     assert not fixed.parent.exists()
 
 
 def test_a_job_fails_for_data_that_is_not_there(running: StagedWorkspace) -> None:
-    uris = [f"{SHORT}none/", "azureml://datastores/none/paths/x", "https://elsewhere.blob.core.windows.net/c/x", "ftp://x/y"]
+    uris = [
+        f"{SHORT}none/",
+        "azureml://datastores/none/paths/x",
+        "https://elsewhere.blob.core.windows.net/c/x",
+        "ftp://x/y",
+    ]
     for number, uri in enumerate(uris):
-        run = ended(running, put_command(running, "echo never", name=f"job_{number}", inputs={"d": folder(uri)}), "Failed")
+        run = ended(
+            running, put_command(running, "echo never", name=f"job_{number}", inputs={"d": folder(uri)}), "Failed"
+        )
         assert run.error is not None
-        assert (run.error["componentName"], uri in run.error["error"]["message"], running.artifacts(run.run_id)) == ("data-capability", True, {})
+        assert (run.error["componentName"], uri in run.error["error"]["message"], running.artifacts(run.run_id)) == (
+            "data-capability",
+            True,
+            {},
+        )
 
 
 def test_outputs_go_to_their_places_and_are_registered(running: StagedWorkspace) -> None:
@@ -153,13 +201,23 @@ def test_outputs_go_to_their_places_and_are_registered(running: StagedWorkspace)
         "f": output("uri_file", uri=f"{SHORT}single/result.csv"),
         "late": output(uri=f"{SHORT}late/", mode="Upload"),
     }
-    command = "mkdir ${{outputs.o}}/deep; echo 1 > $AZURE_ML_OUTPUT_o/deep/x; echo 2 > ${{outputs.named}}/x; echo 3 > ${{outputs.other}}/y; "
+    command = (
+        "mkdir ${{outputs.o}}/deep; echo 1 > $AZURE_ML_OUTPUT_o/deep/x; echo 2 > ${{outputs.named}}/x; echo 3 "
+        "> ${{outputs.other}}/y; "
+    )
     command += "echo 4 > ${{outputs.f}}; echo 5 > ${{outputs.late}}/z"
     ended(running, put_command(running, f"{command}; exit 1", outputs=outputs), "Failed")
     # After a failure, only mounted outputs are uploaded.
     assert running.blob_names(DEFAULT, "late/") == []
     run = ended(running, put_command(running, command, name="job_2", outputs=outputs))
-    names = ("azureml/job_1/o/deep/x", "azureml/job_2/o/deep/x", "masks/job_2/x", "table/y", "single/result.csv", "late/z")
+    names = (
+        "azureml/job_1/o/deep/x",
+        "azureml/job_2/o/deep/x",
+        "masks/job_2/x",
+        "table/y",
+        "single/result.csv",
+        "late/z",
+    )
     assert b"".join(running.get_blob(DEFAULT, name) for name in names) == b"1\n1\n2\n3\n4\n5\n"
     assert [list(running.state.assets["data"][name]) for name in ("masks", "table")] == [["4", "5", "6"], ["1"]]
     assert run.outputs["o"].uri.endswith("/datastores/workspaceblobstore/paths/azureml/job_2/o/")
@@ -201,14 +259,33 @@ def test_cancelation_of_a_sweep_reaches_its_trials(running: StagedWorkspace) -> 
 
 
 def component(azure: StagedWorkspace, command: str, version: str, **fields: Any) -> Answer:
-    spec = {"name": "azureml_anonymous", "version": "1", "type": "command", "command": command, "environment": azure.add_environment("training"), **fields}
-    return call(azure, "PUT", f"/components/azureml_anonymous/versions/{version}", {"properties": {"isAnonymous": True, "componentSpec": spec}})
+    spec = {
+        "name": "azureml_anonymous",
+        "version": "1",
+        "type": "command",
+        "command": command,
+        "environment": azure.add_environment("training"),
+        **fields,
+    }
+    return call(
+        azure,
+        "PUT",
+        f"/components/azureml_anonymous/versions/{version}",
+        {"properties": {"isAnonymous": True, "componentSpec": spec}},
+    )
 
 
-def node(azure: StagedWorkspace, name: str, command: str, values: Mapping[str, str] | None = None, **fields: Any) -> dict[str, Any]:
+def node(
+    azure: StagedWorkspace, name: str, command: str, values: Mapping[str, str] | None = None, **fields: Any
+) -> dict[str, Any]:
     """A step *name* with a separate component. The *values* of its inputs are literals or bindings."""
     given = {key: {"job_input_type": "literal", "value": value} for key, value in (values or {}).items()}
-    return {"name": name, "type": "command", "componentId": component(azure, command, name, **fields).json["id"], "inputs": given}
+    return {
+        "name": name,
+        "type": "command",
+        "componentId": component(azure, command, name, **fields).json["id"],
+        "inputs": given,
+    }
 
 
 def making(azure: StagedWorkspace) -> dict[str, Any]:
@@ -217,12 +294,26 @@ def making(azure: StagedWorkspace) -> dict[str, Any]:
 
 
 def taking(azure: StagedWorkspace, file: str = "word.txt") -> dict[str, Any]:
-    return node(azure, "take", f"cat ${{{{inputs.made}}}}/{file}", {"made": "${{parent.jobs.make.outputs.made}}"}, inputs={"made": FOLDER})
+    return node(
+        azure,
+        "take",
+        f"cat ${{{{inputs.made}}}}/{file}",
+        {"made": "${{parent.jobs.make.outputs.made}}"},
+        inputs={"made": FOLDER},
+    )
 
 
 def put_pipeline(azure: StagedWorkspace, jobs: Mapping[str, Any], **fields: Any) -> Answer:
-    settings = {"default_compute": f"{azure.state.path}/computes/cpu-cluster", "continue_on_step_failure": False, **fields.pop("settings", {})}
-    return put_job(azure, "Pipeline", **{"jobs": jobs, "inputs": {}, "outputs": {}, "settings": settings, "computeId": None, **fields})
+    settings = {
+        "default_compute": f"{azure.state.path}/computes/cpu-cluster",
+        "continue_on_step_failure": False,
+        **fields.pop("settings", {}),
+    }
+    return put_job(
+        azure,
+        "Pipeline",
+        **{"jobs": jobs, "inputs": {}, "outputs": {}, "settings": settings, "computeId": None, **fields},
+    )
 
 
 def steps_of(azure: StagedWorkspace, answer: Answer, status: str = "Completed") -> dict[str, Any]:
@@ -231,16 +322,29 @@ def steps_of(azure: StagedWorkspace, answer: Answer, status: str = "Completed") 
 
 
 @pytest.mark.parametrize(("continues", "after"), [(False, "Canceled"), (True, "Completed")])
-def test_failed_step_stops_pipeline_unless_set_to_continue(running: StagedWorkspace, continues: bool, after: str) -> None:
-    nodes = {"make": making(running), "take": taking(running, "none.txt"), "after": node(running, "after", f"sleep {0.5 if continues else 600}")}
+def test_failed_step_stops_pipeline_unless_set_to_continue(
+    running: StagedWorkspace, continues: bool, after: str
+) -> None:
+    nodes = {
+        "make": making(running),
+        "take": taking(running, "none.txt"),
+        "after": node(running, "after", f"sleep {0.5 if continues else 600}"),
+    }
     steps = steps_of(running, put_pipeline(running, nodes, settings={"continue_on_step_failure": continues}), "Failed")
-    assert {name: step.status for name, step in steps.items()} == {"make": "Completed", "take": "Failed", "after": after}
+    assert {name: step.status for name, step in steps.items()} == {
+        "make": "Completed",
+        "take": "Failed",
+        "after": after,
+    }
     assert "take" in str(running.state.runs["job_1"].error)
 
 
 def test_canceling_one_step_fails_the_pipeline(running: StagedWorkspace) -> None:
     put_pipeline(running, {"sleep": node(running, "sleep", "sleep 600")})
-    until(lambda: any(run.status == "Running" for run in running.state.runs.values() if run.parent_id), lambda: running.state.runs)
+    until(
+        lambda: any(run.status == "Running" for run in running.state.runs.values() if run.parent_id),
+        lambda: running.state.runs,
+    )
     step = trials(running)[0]
     assert call(running, "POST", f"/jobs/{step.run_id}/cancel").status == 400
     assert data_plane(running, "POST", "history/v1.0", f"/experiments/e/runs/{step.run_id}/cancel").status == 200
@@ -251,22 +355,35 @@ def test_canceling_one_step_fails_the_pipeline(running: StagedWorkspace) -> None
 def test_wrong_pipelines_and_components_are_refused(azure: StagedWorkspace) -> None:
     good = {"make": making(azure), "take": taking(azure)}
     fields = {"inputs": {"i": FOLDER}, "outputs": {"o": FOLDER}}
-    circle = {one: node(azure, one, "true", {"i": f"${{{{parent.jobs.{other}.outputs.o}}}}"}, **fields) for one, other in ("ab", "ba")}
+    circle = {
+        one: node(azure, one, "true", {"i": f"${{{{parent.jobs.{other}.outputs.o}}}}"}, **fields)
+        for one, other in ("ab", "ba")
+    }
     changes: list[tuple[dict[str, Any], int, str]] = [
         ({}, 400, "needs 'jobs'"),
         (circle, 400, "cycle: a, b"),
         ({"make": {"componentId": "/components/azureml_anonymous/versions/none"}}, 404, "Component .* not found"),
         ({"make": {"inputs": {}}}, 400, "jobs.make: the inputs word are missing"),
         ({"make": {"inputs": {"other": {"job_input_type": "literal", "value": "x"}}}}, 400, "no such input"),
-        ({"make": {"inputs": {"word": {"job_input_type": "literal", "value": "${{parent.inputs.none}}"}}}}, 400, "names nothing"),
+        (
+            {"make": {"inputs": {"word": {"job_input_type": "literal", "value": "${{parent.inputs.none}}"}}}},
+            400,
+            "names nothing",
+        ),
         ({"make": {"outputs": {"none": {"mode": "Upload"}}}}, 400, "no such output"),
         ({"take": {"inputs": {"made": {"value": "a ${{parent.jobs.make.outputs.made}}"}}}}, 400, "is no binding"),
     ]
     for jobs, status, message in changes:
-        changed = {name: step | jobs.get(name, {}) for name, step in good.items()} if jobs and jobs is not circle else jobs
+        changed = (
+            {name: step | jobs.get(name, {}) for name, step in good.items()} if jobs and jobs is not circle else jobs
+        )
         answer = put_pipeline(azure, changed)
         assert (answer.status, bool(re.search(message, answer.json["error"]["message"]))) == (status, True), answer.body
     assert azure.state.runs == {}
-    assert [component(azure, command, "1").status for command in ("echo ${{inputs.none}}", "true", "false")] == [400, 201, 200]
+    assert [component(azure, command, "1").status for command in ("echo ${{inputs.none}}", "true", "false")] == [
+        400,
+        201,
+        200,
+    ]
     assert component(azure, "true", "2", environment="azureml:none:1").status == 404
     assert azure.state.assets["components"]["azureml_anonymous"]["1"]["componentSpec"]["command"] == "true"

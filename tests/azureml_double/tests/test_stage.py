@@ -77,8 +77,25 @@ def test_asks_what_nobody_plays(stage):
 def test_asks_nothing(stage):
     pass
 """)
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(tmp_path), "-c", str(ROOT / "pyproject.toml")]
-    done = subprocess.run([sys.executable, "-m", "pytest", *options, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "--rootdir",
+        str(tmp_path),
+        "-c",
+        str(ROOT / "pyproject.toml"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     assert "2 passed, 1 error" in done.stdout, done.stdout + done.stderr
     assert "requests that the double does not play: ['GET management.azure.com/nothing -> 404" in done.stdout
 
@@ -103,7 +120,9 @@ def test_requests_are_logged_with_sizes_and_without_secrets(azure: StagedWorkspa
 def test_program_prints_variables_and_leaves_no_emulator(tmp_path: Path, is_killed: bool) -> None:
     command = [sys.executable, "-m", "tests.azureml_double", "--runs", "5", "--env_file", str(tmp_path / "env")]
     mark = uuid.uuid4().hex
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, MARK: mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, MARK: mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         lines = list(iter(process.stdout.readline, "# The double of Azure ML is running; Ctrl-C ends it.\n"))
         names = {line.removeprefix("export ").partition("=")[0] for line in lines}
@@ -129,7 +148,9 @@ def test_tokens_are_really_checked(azure: StagedWorkspace) -> None:
 
     good = token_for(stage, principal)
     head, body, seal = good.split(".")
-    assert [refused(token) for token in ("nonsense", f"{head}.{body}.AAAA", f"{head}.{body[:-4]}AAAA.{seal}")] == ["InvalidAuthenticationToken"] * 3
+    assert [refused(token) for token in ("nonsense", f"{head}.{body}.AAAA", f"{head}.{body[:-4]}AAAA.{seal}")] == [
+        "InvalidAuthenticationToken"
+    ] * 3
     assert refused("") == "AuthenticationFailed"
     assert refused(token_for(stage, principal, STORAGE)) == "InvalidAuthenticationTokenAudience"
     assert refused(token_for(stage, stage.workspace().state.principal)) == "InvalidAuthenticationTokenTenant"
@@ -162,16 +183,26 @@ def test_what_is_not_there_or_was_never_published_is_refused(azure: StagedWorksp
 def test_secrets_have_the_rights_that_were_recorded(azure: StagedWorkspace) -> None:
     azure.put_blob(DEFAULT, "a", b"content")
     secret = f"/datastores/{DEFAULT}/listSecrets{VERSION}"
-    assert call(azure, "POST", secret, {"expirableSecret": False}).json == {"secretsType": "AccountKey", "key": azure.state.storage.key}
+    assert call(azure, "POST", secret, {"expirableSecret": False}).json == {
+        "secretsType": "AccountKey",
+        "key": azure.state.storage.key,
+    }
     sas = call(azure, "POST", secret, {"expirableSecret": True, "expireAfterHours": 1}).json["sasToken"]
     terms = parse_qs(sas[1:])
     assert (sas[0], terms["srt"], terms["ss"], terms["sp"], "st" in terms) == ("?", ["co"], ["bf"], ["rcuwdl"], False)
-    assert ask(azure.stage, "GET", azure.state.storage.url(azure.state.default_datastore.container, "a") + sas).body == b"content"
-    place = call(azure, "POST", f"/codes/{uuid.uuid4()}/versions/1/startPendingUpload{VERSION}", {}).json["blobReferenceForConsumption"]
+    assert (
+        ask(azure.stage, "GET", azure.state.storage.url(azure.state.default_datastore.container, "a") + sas).body
+        == b"content"
+    )
+    place = call(azure, "POST", f"/codes/{uuid.uuid4()}/versions/1/startPendingUpload{VERSION}", {}).json[
+        "blobReferenceForConsumption"
+    ]
     container, _, sas = place["credential"]["sasUri"].partition("?")
     assert {name: parse_qs(sas)[name] for name in ("sr", "sp")} == {"sr": ["c"], "sp": ["rcwl"]}
     azure.state.storage.takes_keys = False
-    assert ask(azure.stage, "PUT", f"{container}/a?{sas}", headers=BLOCK_BLOB, body=b"new").status == 201, "it is no signature by the key"
+    assert ask(azure.stage, "PUT", f"{container}/a?{sas}", headers=BLOCK_BLOB, body=b"new").status == 201, (
+        "it is no signature by the key"
+    )
 
 
 def test_jobs_have_the_members_of_their_version_and_limits(azure: StagedWorkspace) -> None:
@@ -185,7 +216,11 @@ def test_jobs_have_the_members_of_their_version_and_limits(azure: StagedWorkspac
         ({"outputs": {"o": output | {"assetVersion": "1"}}}, "2024-10-01", told),
         ({"outputs": {"o": output | {"assetVersion": "1"}}}, "2024-01-01-preview", ""),
         ({"none": 1}, "2024-10-01", "Could not find member 'none' on object of type 'CommandJob'."),
-        ({"resources": {"none": 1}}, "2024-10-01", "Could not find member 'none' on object of type 'JobResourceConfiguration'."),
+        (
+            {"resources": {"none": 1}},
+            "2024-10-01",
+            "Could not find member 'none' on object of type 'JobResourceConfiguration'.",
+        ),
         ({"tags": {f"t{number}": "" for number in range(51)}}, "2024-10-01", "at most 50 tags"),
         ({"tags": {"t": "x" * 1001}}, "2024-10-01", "too long"),
         ({"tags": {"x" * 101: "t"}}, "2024-10-01", "too long"),
@@ -196,13 +231,23 @@ def test_jobs_have_the_members_of_their_version_and_limits(azure: StagedWorkspac
     for number, (more, version, reason) in enumerate(cases):
         answer = call(azure, "PUT", f"/jobs/job_{number}?api-version={version}", {"properties": form | more})
         assert (answer.status, reason in answer.body.decode()) == (400 if reason else 201, True), more
-        assert not reason.startswith("Could") or reason not in answer.json["error"]["message"], "only the details name it"
+        assert not reason.startswith("Could") or reason not in answer.json["error"]["message"], (
+            "only the details name it"
+        )
     pipeline = {"jobType": "Pipeline", "experimentName": "my runs", "jobs": {}}
-    assert "Experiment name" not in call(azure, "PUT", f"/jobs/pipeline{VERSION}", {"properties": pipeline}).body.decode()
+    assert (
+        "Experiment name" not in call(azure, "PUT", f"/jobs/pipeline{VERSION}", {"properties": pipeline}).body.decode()
+    )
     folder = f"https://{azure.state.storage.host}/{azure.state.default_datastore.container}/context/"
     for number, size in enumerate((1 << 20, 1)):
         azure.put_blob(DEFAULT, f"context/{number}", bytes(size))
-        body = {"properties": {"build": {"contextUri": folder, "dockerfilePath": "Dockerfile"}, "isAnonymous": False, "isArchived": False}}
+        body = {
+            "properties": {
+                "build": {"contextUri": folder, "dockerfilePath": "Dockerfile"},
+                "isAnonymous": False,
+                "isArchived": False,
+            }
+        }
         assert call(azure, "PUT", f"/environments/e/versions/{number + 2}{VERSION}", body).status == (201, 400)[number]
 
 
@@ -218,7 +263,12 @@ def test_searches_and_metrics_have_reported_and_documented_limits(azure: StagedW
         azure.state.short_searches = is_short
         found = data_plane(azure, "POST", "mlflow/v2.0", "/api/2.0/mlflow/runs/search", {**given, **more})
         assert found.status == status, more
-    for rows, text, status, errors in ((251, "x", 400, None), (250, "x", 200, 0), (1, "x" * 256, 200, 1), (1, "x" * 255, 200, 0)):
+    for rows, text, status, errors in (
+        (251, "x", 400, None),
+        (250, "x", 200, 0),
+        (1, "x" * 256, 200, 1),
+        (1, "x" * 255, 200, 0),
+    ):
         form = {"name": "note", "columns": {"note": "string"}, "value": [{"data": {"note": text}}] * rows}
         answer = data_plane(azure, "POST", "metric/v2.0", "/runs/run_1/batch", {"values": [form], "reportErrors": True})
         assert (answer.status, len(answer.json["errors"]) if errors is not None else None) == (status, errors)
@@ -232,7 +282,9 @@ def test_searches_that_need_no_mlflow_find_what_its_library_finds(azure: StagedW
     everywhere = {"experiment_ids": [each.experiment_id for each in azure.state.experiments.values()]}
 
     def found(what: str, text: str) -> Any:
-        return data_plane(azure, "POST", "mlflow/v2.0", f"/api/2.0/mlflow/{what}/search", {"filter": text, **everywhere}).json[what]
+        return data_plane(
+            azure, "POST", "mlflow/v2.0", f"/api/2.0/mlflow/{what}/search", {"filter": text, **everywhere}
+        ).json[what]
 
     for what, count, own, theirs in (
         ("runs", 2, "attributes.run_id IN ('run_3','run_2')", "attributes.run_id IN ('run_3',  'run_2')"),
@@ -249,8 +301,17 @@ def test_resource_manager_counts_requests_of_each_principal(azure: StagedWorkspa
     client = azure.state.principal.client_id
     azure.stage.azure.buckets[client, "reads"] = -1e9, time.monotonic()
     answer = call(azure, "GET", f"/computes{VERSION}")
-    assert (answer.status, answer.headers["retry-after"], answer.json["error"]["code"]) == (429, "1", "SubscriptionRequestsThrottled")
-    assert call(azure, "POST", f"/datastores/{DEFAULT}/listSecrets{VERSION}", {}).headers["x-ms-ratelimit-remaining-subscription-writes"] == "199"
+    assert (answer.status, answer.headers["retry-after"], answer.json["error"]["code"]) == (
+        429,
+        "1",
+        "SubscriptionRequestsThrottled",
+    )
+    assert (
+        call(azure, "POST", f"/datastores/{DEFAULT}/listSecrets{VERSION}", {}).headers[
+            "x-ms-ratelimit-remaining-subscription-writes"
+        ]
+        == "199"
+    )
 
 
 def test_storage_checks_role_of_identity_and_refuses_anonymous(azure: StagedWorkspace) -> None:
@@ -263,7 +324,10 @@ def test_storage_checks_role_of_identity_and_refuses_anonymous(azure: StagedWork
     write = ask(stage, "PUT", url, token=token, headers={**version, **BLOCK_BLOB}, body=b"new")
     assert (write.status, write.headers["x-ms-error-code"]) == (403, "AuthorizationPermissionMismatch")
     assert ask(stage, "GET", url, token=token_for(stage, stranger, STORAGE), headers=version).status == 403
-    assert ask(stage, "GET", url, token=token_for(stage, reader), headers=version).headers["x-ms-error-code"] == "InvalidAuthenticationInfo"
+    assert (
+        ask(stage, "GET", url, token=token_for(stage, reader), headers=version).headers["x-ms-error-code"]
+        == "InvalidAuthenticationInfo"
+    )
     assert ask(stage, "GET", url).headers["x-ms-error-code"] == "NoAuthenticationInformation"
     # Identities need a newer version of the protocol.
     assert ask(stage, "GET", url, token=token).status == 403
@@ -274,7 +338,9 @@ def test_https_only_sas_is_accepted_and_changed_one_refused(azure: StagedWorkspa
     azure.put_blob(DEFAULT, "a b/ü", b"content")
     storage, container = azure.state.storage, azure.state.default_datastore.container
     end = datetime.now(timezone.utc) + timedelta(minutes=5)
-    sas = generate_container_sas(storage.account, container, account_key=storage.key, permission="r", expiry=end, protocol="https")
+    sas = generate_container_sas(
+        storage.account, container, account_key=storage.key, permission="r", expiry=end, protocol="https"
+    )
     url = storage.url(container, "a b/ü")
     assert ask(azure.stage, "GET", f"{url}?{sas}").body == b"content"
     assert ask(azure.stage, "GET", f"{url}?{sas.replace('sp=r&', 'sp=rw&')}").status == 403
@@ -283,10 +349,15 @@ def test_https_only_sas_is_accepted_and_changed_one_refused(azure: StagedWorkspa
 
 def test_names_of_blobs_are_as_azure_storage_has_them(azure: StagedWorkspace) -> None:
     storage, container = azure.state.storage, azure.state.default_datastore.container
-    sas, expected = storage.container_sas(container, permissions="rcwl"), {"file...": "file", "dir./x.y": "dir/x.y", "a%5Cb": "a/b", "a%25/b%3F.": "a%/b?"}
+    sas, expected = (
+        storage.container_sas(container, permissions="rcwl"),
+        {"file...": "file", "dir./x.y": "dir/x.y", "a%5Cb": "a/b", "a%25/b%3F.": "a%/b?"},
+    )
     for sent in (*expected, "a%01b", "a/b%7F", "/".join("a" * 255)):
         url = f"https://{storage.host}/{container}/{quote(sent, safe='/%')}?{sas}"
-        assert ask(azure.stage, "PUT", url, headers=BLOCK_BLOB, body=b"new").status == (201 if sent in expected else 400)
+        assert ask(azure.stage, "PUT", url, headers=BLOCK_BLOB, body=b"new").status == (
+            201 if sent in expected else 400
+        )
     assert azure.blob_names(DEFAULT) == sorted(expected.values())
 
 
@@ -298,7 +369,9 @@ def link(azure: StagedWorkspace) -> str:
 
 
 @pytest.mark.parametrize(("fault", "is_orderly"), [(faults.Truncate(1234), True), (faults.Reset(1234), False)])
-def test_an_answer_breaks_off_within_its_body(azure: StagedWorkspace, link: str, fault: faults.Action, is_orderly: bool) -> None:
+def test_an_answer_breaks_off_within_its_body(
+    azure: StagedWorkspace, link: str, fault: faults.Action, is_orderly: bool
+) -> None:
     azure.stage.faults.add(fault, "/blob")
     host, path = azure.state.storage.host, link.removeprefix(f"https://{azure.state.storage.host}")
     context, broken = ssl.create_default_context(cafile=str(azure.stage.ca_file)), False
@@ -316,14 +389,19 @@ def test_an_answer_breaks_off_within_its_body(azure: StagedWorkspace, link: str,
 
 
 def test_uploads_break_before_or_after_they_are_carried_out(azure: StagedWorkspace, link: str) -> None:
-    for fault, content, found in ((faults.ResetUpload(1_000_000), bytes(8_000_000), BODY), (faults.Reset(), b"new", b"new")):
+    for fault, content, found in (
+        (faults.ResetUpload(1_000_000), bytes(8_000_000), BODY),
+        (faults.Reset(), b"new", b"new"),
+    ):
         azure.stage.faults.add(fault, "^PUT")
         with pytest.raises((OSError, http.client.HTTPException)):
             ask(azure.stage, "PUT", link, headers=BLOCK_BLOB, body=content)
         assert azure.get_blob(DEFAULT, "blob") == found
 
 
-@pytest.mark.parametrize("fault", [faults.Stall(0.2), faults.Stall(0.2, after=100), faults.Latency(0.2), faults.Drip(len(BODY) * 5)])
+@pytest.mark.parametrize(
+    "fault", [faults.Stall(0.2), faults.Stall(0.2, after=100), faults.Latency(0.2), faults.Drip(len(BODY) * 5)]
+)
 def test_a_slow_answer_is_whole_all_the_same(azure: StagedWorkspace, link: str, fault: faults.Action) -> None:
     azure.stage.faults.add(fault, "/blob")
     begun = time.monotonic()

@@ -92,7 +92,12 @@ class MemoryStore:
         name = request.blob.name
         self.fetched.append((name, request.offset))
         if name in self.broken:
-            sink.fail(request, NotAllowed(self.refusal.format(name=name), hint="ask") if self.refusal else ServiceFailed(f"no luck with {name}"))
+            sink.fail(
+                request,
+                NotAllowed(self.refusal.format(name=name), hint="ask")
+                if self.refusal
+                else ServiceFailed(f"no luck with {name}"),
+            )
             return
         body = bytearray(self.bodies.get(name, b"")[request.offset : request.offset + request.length])
         if self.damage.get(name, 0) > 0 and request.offset == 0:

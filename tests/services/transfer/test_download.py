@@ -23,7 +23,16 @@ from himl_cli.services.transfer.plan import DownloadRequest, Filters, TargetFold
 from himl_cli.services.transfer.state import TransferState
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.base import StoreSink
-from tests.services.transfer.stores import MemoryStore, bodies, files_in, let_through, numbers, pattern, rewrite_unnoticeably, stop_at
+from tests.services.transfer.stores import (
+    MemoryStore,
+    bodies,
+    files_in,
+    let_through,
+    numbers,
+    pattern,
+    rewrite_unnoticeably,
+    stop_at,
+)
 from tests.support.folders import state_of
 from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import write_files
@@ -32,7 +41,12 @@ from tests.support.runs import posix
 
 @pytest.mark.parametrize(("md5_in", "shuffle"), [("list", False), ("finish", True), ("ask", True)])
 def test_files_arrive_checked_and_are_not_fetched_again(tmp_path: Path, md5_in: str, shuffle: bool) -> None:
-    files = {**bodies(30), "outputs/empty": b"", "outputs/middle": pattern(SMALL + 5), "outputs/large": pattern(LARGE + PIECE + 3)}
+    files = {
+        **bodies(30),
+        "outputs/empty": b"",
+        "outputs/middle": pattern(SMALL + 5),
+        "outputs/large": pattern(LARGE + PIECE + 3),
+    }
     store = MemoryStore(files, md5_in=md5_in, shuffle=shuffle)
     events: list[Event] = []
     first = download(store, DownloadRequest(tmp_path / "out", under="run_1", workers=5), events.append)
@@ -43,15 +57,26 @@ def test_files_arrive_checked_and_are_not_fetched_again(tmp_path: Path, md5_in: 
     assert (numbers(first), first.problem()) == ((33, 0, 0), None)
     assert first.bytes == moved == sum(map(len, store.bodies.values()))
     assert (numbers(again), again.bytes, store.moved) == ((0, 33, 0), 0, moved)
-    assert sum(e.bytes for e in events if isinstance(e, Moved)) == sum(e.bytes for e in events if isinstance(e, Planned)) == moved
+    assert (
+        sum(e.bytes for e in events if isinstance(e, Moved))
+        == sum(e.bytes for e in events if isinstance(e, Planned))
+        == moved
+    )
     assert {e.name for e in events if isinstance(e, Finished)} == set(store.bodies)
 
 
 def test_file_with_a_wrong_md5_is_fetched_three_times_at_most(tmp_path: Path) -> None:
     fine = MemoryStore({"once": b"x"})
-    sizes_and_damaged_downloads = {"twice": (LARGE + 9, 1), "also twice": (SMALL + 5, 1), "three times": (100, 2), "in vain": (50, 99)}
+    sizes_and_damaged_downloads = {
+        "twice": (LARGE + 9, 1),
+        "also twice": (SMALL + 5, 1),
+        "three times": (100, 2),
+        "in vain": (50, 99),
+    }
     bodies_of = {name: pattern(size) for name, (size, _) in sizes_and_damaged_downloads.items()}
-    store = MemoryStore(fine.bodies | bodies_of, damage={name: damaged for name, (_, damaged) in sizes_and_damaged_downloads.items()})
+    store = MemoryStore(
+        fine.bodies | bodies_of, damage={name: damaged for name, (_, damaged) in sizes_and_damaged_downloads.items()}
+    )
     result = download(store, DownloadRequest(tmp_path / "checked"))
     problem = result.problem()
     assert files_in(tmp_path / "checked") == {name: body for name, body in store.bodies.items() if name != "in vain"}
@@ -65,7 +90,9 @@ def test_file_with_a_wrong_md5_is_fetched_three_times_at_most(tmp_path: Path) ->
 
 
 def test_file_whose_end_is_missing_is_fetched_again_without_md5(tmp_path: Path) -> None:
-    short, healed = ({f"{name}{size}": pattern(size) for size in (1000, SMALL + 1, LARGE + 1)} for name in ("short", "healed"))
+    short, healed = (
+        {f"{name}{size}": pattern(size) for size in (1000, SMALL + 1, LARGE + 1)} for name in ("short", "healed")
+    )
     store = MemoryStore({**short, **healed}, md5_in="", cut={**dict.fromkeys(short, 99), **dict.fromkeys(healed, 1)})
     result = download(store, DownloadRequest(tmp_path))
     assert files_in(tmp_path) == healed
@@ -110,7 +137,9 @@ def test_changed_blob_is_fetched_anew_failed_ones_stop_nothing(tmp_path: Path) -
 def test_transfer_ends_after_64_equal_refusals_and_no_file(tmp_path: Path) -> None:
     files = bodies(200)
     store = MemoryStore(dict(files), broken={*files}, refusal="You may not read here.")
-    with pytest.raises(NotAllowed, match=r"^You may not read here\. The first 64 files failed like this\. The others were not tried\.$") as caught:
+    with pytest.raises(
+        NotAllowed, match=r"^You may not read here\. The first 64 files failed like this\. The others were not tried\.$"
+    ) as caught:
         download(store, DownloadRequest(tmp_path / "all"))
     assert (caught.value.hint, len(store.fetched)) == ("ask", 64)
 
@@ -152,7 +181,10 @@ CHOICES: dict[str, tuple[Filters, set[str]]] = {
     "name of a file, which also begins another": (Filters("outputs/model.ckpt"), {"outputs/model.ckpt"}),
     "glob": (Filters(include=("*.txt",)), {"logs/a.txt", "outputs/model/x.txt", "outputs2/y.txt"}),
     "glob with an exception": (Filters(include=("*.txt",), exclude=("outputs*/**",)), {"logs/a.txt"}),
-    "folder without a folder of it": (Filters("outputs/", exclude=("model/",)), {"outputs/model.ckpt", "outputs/model.ckpt.md5"}),
+    "folder without a folder of it": (
+        Filters("outputs/", exclude=("model/",)),
+        {"outputs/model.ckpt", "outputs/model.ckpt.md5"},
+    ),
 }
 
 
@@ -162,7 +194,12 @@ def test_prefix_include_and_exclude_choose_files(tmp_path: Path, filters: Filter
     assert {*files_in(tmp_path)} == names
 
 
-STRIPPED = {"outputs": "a sub/b sub/b.txt", "outputs/": "a sub/b sub/b.txt", "outputs/sub/b": "b", "outputs/su": "sub/b sub/b.txt"}
+STRIPPED = {
+    "outputs": "a sub/b sub/b.txt",
+    "outputs/": "a sub/b sub/b.txt",
+    "outputs/sub/b": "b",
+    "outputs/su": "sub/b sub/b.txt",
+}
 
 
 @pytest.mark.parametrize(("prefix", "names"), STRIPPED.items())
@@ -197,7 +234,19 @@ def test_choice_of_no_file_or_folder_that_is_a_file_is_refused(tmp_path: Path) -
 
 
 def test_unsafe_names_are_refused_and_others_downloaded(tmp_path: Path) -> None:
-    bad = ["../evil", "a/../../evil", "/../evil", "a//b", "C:/evil", "..\\evil", "a\nb", "n" * 256, "x/.himl-transfer.db", "a/.b.himl-part", "a\0b"]
+    bad = [
+        "../evil",
+        "a/../../evil",
+        "/../evil",
+        "a//b",
+        "C:/evil",
+        "..\\evil",
+        "a\nb",
+        "n" * 256,
+        "x/.himl-transfer.db",
+        "a/.b.himl-part",
+        "a\0b",
+    ]
     store = MemoryStore({**dict.fromkeys(bad, b"evil"), "good": b"good", "/etc/good": b"below", "b" * 255: b"long"})
     result = download(store, DownloadRequest(tmp_path / "out" / "here"))
     assert files_in(tmp_path / "out" / "here") == {"good": b"good", "etc/good": b"below", "b" * 255: b"long"}
@@ -224,21 +273,41 @@ def test_planted_link_does_not_lead_out_of_folder(tmp_path: Path) -> None:
     result = download(store, DownloadRequest(target))
     assert ([one.name for one in result.refused], result.differing) == (["linked/a", "linked/deep/b"], ("file",))
     assert download(store, DownloadRequest(target, overwrite=True)).files == 1
-    assert ((target / "file").read_bytes(), (target / "file").is_symlink(), files_in(outside)) == (b"evil", False, {"empty": b""})
+    assert ((target / "file").read_bytes(), (target / "file").is_symlink(), files_in(outside)) == (
+        b"evil",
+        False,
+        {"empty": b""},
+    )
 
 
 def test_name_of_file_and_folder_or_of_local_files_is_refused(tmp_path: Path) -> None:
-    store = MemoryStore({"a": b"file", "a-b": b"1", "a/b": b"2", "a/b/c": b"3", "marker": b"", "marker/x": b"4", "dir/": b"", "dir/y": b"5"})
+    store = MemoryStore(
+        {
+            "a": b"file",
+            "a-b": b"1",
+            "a/b": b"2",
+            "a/b/c": b"3",
+            "marker": b"",
+            "marker/x": b"4",
+            "dir/": b"",
+            "dir/y": b"5",
+        }
+    )
     result = download(store, DownloadRequest(tmp_path))
     assert files_in(tmp_path) == {"a-b": b"1", "a/b/c": b"3", "marker/x": b"4", "dir/y": b"5"}
     assert sorted(one.name for one in result.refused) == ["a", "a/b"]
     (tmp_path / "a-b").write_text("mine")
     result = download(MemoryStore({"dir": b"1", "a-b/x": b"2", "ok": b"3"}), DownloadRequest(tmp_path, overwrite=True))
-    assert {one.name: one.reason for one in result.refused} == {"dir": "a local folder has this name", "a-b/x": "'a-b' is a local file"}
+    assert {one.name: one.reason for one in result.refused} == {
+        "dir": "a local folder has this name",
+        "a-b/x": "'a-b' is a local file",
+    }
     assert ((tmp_path / "a-b").read_text(), (tmp_path / "ok").read_bytes()) == ("mine", b"3")
 
 
-@pytest.mark.parametrize(("change", "moved"), [("another version", 3 * SMALL), ("damage", 3 * SMALL), ("damage, but all bytes", 2 * SMALL)])
+@pytest.mark.parametrize(
+    ("change", "moved"), [("another version", 3 * SMALL), ("damage", 3 * SMALL), ("damage, but all bytes", 2 * SMALL)]
+)
 def test_unusable_partial_file_is_fetched_anew(tmp_path: Path, change: str, moved: int) -> None:
     store = MemoryStore({"big": pattern(2 * SMALL)}, before_piece=stop_at(SMALL, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
@@ -297,11 +366,22 @@ def test_folder_or_file_is_uploaded_below_prefix_once(local: Path) -> None:
     events: list[Event] = []
     first = upload(store, UploadRequest(local, "/dataset/"), events.append)
     again = upload(store, UploadRequest(local, "dataset"))
-    assert store.bodies == {**before, "dataset/a": b"1", "dataset/a-b": b"22", "dataset/sub/c.txt": b"333", "dataset/sub/d": b""}
+    assert store.bodies == {
+        **before,
+        "dataset/a": b"1",
+        "dataset/a-b": b"22",
+        "dataset/sub/c.txt": b"333",
+        "dataset/sub/d": b"",
+    }
     assert (first.files, first.bytes, first.skipped, first.problem()) == (4, 6, 0, None)
     assert (again.files, again.bytes, again.skipped, store.moved) == (0, 0, 4, 6)
     assert sum(event.bytes for event in events if isinstance(event, Moved)) == 6
-    assert [event.name for event in events if isinstance(event, Finished)] == ["dataset/a", "dataset/a-b", "dataset/sub/c.txt", "dataset/sub/d"]
+    assert [event.name for event in events if isinstance(event, Finished)] == [
+        "dataset/a",
+        "dataset/a-b",
+        "dataset/sub/c.txt",
+        "dataset/sub/d",
+    ]
     for prefix in ("", ".", "/", "./"):
         store = MemoryStore()
         upload(store, UploadRequest(local, prefix))
@@ -313,7 +393,9 @@ def test_folder_or_file_is_uploaded_below_prefix_once(local: Path) -> None:
 
 
 def test_differing_blob_is_kept_and_listed_unless_overwrite(local: Path) -> None:
-    store = MemoryStore({"p/a": b"X", "p/a-0": b"", "p/a-1": b"", "p/a-b": b"longer", "p/b": b"", "p/sub/b": b"", "p/sub/c.txt": b"333"})
+    store = MemoryStore(
+        {"p/a": b"X", "p/a-0": b"", "p/a-1": b"", "p/a-b": b"longer", "p/b": b"", "p/sub/b": b"", "p/sub/c.txt": b"333"}
+    )
     left = upload(store, UploadRequest(local, "p"))
     kept = dict(store.bodies)
     replaced = upload(store, UploadRequest(local, "p", overwrite=True))
@@ -396,11 +478,40 @@ def test_links_pipes_workspaces_and_state_files_are_left_out(local: Path) -> Non
     assert {*store.bodies} == {"p/a", "p/a-b", "p/sub/c.txt", "p/sub/d"}
 
 
-OUTSIDE = ["", "/", "/a", "a/", "a//b", ".", "..", "a/..", "./a", "../../a", "C:", "c:/x", "C:\\x", "\\\\server\\share", "\\x", "a\\..\\b", "..\\x"]
+OUTSIDE = [
+    "",
+    "/",
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "..",
+    "a/..",
+    "./a",
+    "../../a",
+    "C:",
+    "c:/x",
+    "C:\\x",
+    "\\\\server\\share",
+    "\\x",
+    "a\\..\\b",
+    "..\\x",
+]
 UNPRINTABLE = ["a\0", "a\tb", "\x9b0m", "é" * 128, "a/" * 2100 + "b", "\ud800"]
 OWN = [".himl-transfer.db", "x/.HIML-TRANSFER.db-wal", ".himl-ranks/x", "a/.b.himl-part"]
 ONLY_POSIX = ["con", "a/NUL.txt", "com1", "LPT¹.log", "aux .x", "a:b", "a\\b", "what?", "end.", "end ", "a/b./c"]
-SAFE = ["outputs/epoch=3.ckpt", "a b/ü", "...", "..a", "a..", ".hidden", "x/" * 50 + "y", "n" * 255, "console.txt", "lock.himl-part"]
+SAFE = [
+    "outputs/epoch=3.ckpt",
+    "a b/ü",
+    "...",
+    "..a",
+    "a..",
+    ".hidden",
+    "x/" * 50 + "y",
+    "n" * 255,
+    "console.txt",
+    "lock.himl-part",
+]
 
 
 def test_unsafe_names_are_refused_and_names_fold(tmp_path: Path) -> None:
@@ -429,7 +540,11 @@ def test_partial_file_name_fits_limit_and_is_unique(base: str) -> None:
 
 def test_names_that_glob_admits_quickly() -> None:
     for glob, admitted, others in (
-        ("checkpoints/*", ["outputs/checkpoints/last.ckpt"], ["outputs/my_checkpoints/last.ckpt", "outputs/checkpoints/sub/last.ckpt"]),
+        (
+            "checkpoints/*",
+            ["outputs/checkpoints/last.ckpt"],
+            ["outputs/my_checkpoints/last.ckpt", "outputs/checkpoints/sub/last.ckpt"],
+        ),
         ("checkpoints/**", ["outputs/checkpoints/sub/last.ckpt"], []),
         ("checkpoints/", ["outputs/checkpoints/sub/last.ckpt"], []),
         ("/a*", ["ab"], ["outputs/a"]),

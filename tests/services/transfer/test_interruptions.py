@@ -32,7 +32,16 @@ from himl_cli.services.transfer.ranks import IDLE_SECONDS, rank_zero_only
 from himl_cli.services.transfer.state import KEPT_DAYS
 from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, BlockReader, MemoryBudget
 from tests.conftest import lacking
-from tests.services.transfer.stores import MemoryStore, bodies, files_in, let_through, numbers, pattern, rewrite_unnoticeably, stop_at
+from tests.services.transfer.stores import (
+    MemoryStore,
+    bodies,
+    files_in,
+    let_through,
+    numbers,
+    pattern,
+    rewrite_unnoticeably,
+    stop_at,
+)
 from tests.support.folders import SmallDisk, meetings, state_of
 from tests.support.running import write_files
 from tests.support.stores import sending
@@ -84,7 +93,9 @@ def test_killed_download_is_resumed_and_verified_by_content(tmp_path: Path) -> N
     assert (result.files, result.skipped) == (2 + len(missing), 599 - len(missing))
     assert result.differing == ("outputs/00003.bin",)
     assert files_in(tmp_path) == {**store.bodies, "outputs/00003.bin": victim.read_bytes()}
-    assert store.moved <= PIECE + 4 + sum(map(len, missing.values())), "only what is missing of the large file, and the last one"
+    assert store.moved <= PIECE + 4 + sum(map(len, missing.values())), (
+        "only what is missing of the large file, and the last one"
+    )
     assert download(store, DownloadRequest(tmp_path)).differing == ("outputs/00003.bin",)
 
 
@@ -107,7 +118,9 @@ def test_after_a_restart_only_ranges_that_were_flushed_count(tmp_path: Path) -> 
 
     def ranges(action: str, start: str = "") -> str:
         prefix = ["unshare", "-m", "sh", "-c", f'{start} && exec "$@"', str(other)] if start else []
-        done = subprocess.run([*prefix, *script(source), str(tmp_path), action], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [*prefix, *script(source), str(tmp_path), action], cwd=ROOT, capture_output=True, text=True
+        )
         if start and done.returncode and ("mount" in done.stderr or "unshare" in done.stderr):
             lacking("root, for another start of the machine")
         assert done.returncode == 0, done.stderr
@@ -127,7 +140,9 @@ def test_another_himl_in_the_same_folder_is_waited_for(tmp_path: Path) -> None:
 
     download(MemoryStore(dict(bodies(3)), before_piece=tell), DownloadRequest(folder), lambda event: None)
     """
-    with subprocess.Popen([*script(source), str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(
+        [*script(source), str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
         assert first.stdout is not None
         assert first.stdin is not None
         assert first.stdout.readline() == "begun\n"
@@ -178,7 +193,13 @@ def test_full_disk_is_an_error_and_leaves_no_half_file(small_disk: SmallDisk) ->
     attempt(store, folder / "new")
     print(json.dumps(outcomes))
     """
-    done = subprocess.run([*small_disk.prefix, *script(source), str(small_disk.folder)], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [*small_disk.prefix, *script(source), str(small_disk.folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 0, done.stderr
     full, kept, parts, again, complete, large, nothing, no_room, _ = json.loads(done.stdout)
     assert (full[0], full[2], "no space left" in full[1]) == ("disk_full", 1, True)
@@ -239,7 +260,9 @@ def downloaded(store: MemoryStore, folder: Path, **options: Any) -> tuple[int, i
 
 
 def test_moved_target_is_resumed_by_md5(tmp_path: Path) -> None:
-    store = MemoryStore({"a": b"content", "b": b"1", "big": pattern(2 * SMALL)}, before_piece=stop_at(SMALL, KeyboardInterrupt()))
+    store = MemoryStore(
+        {"a": b"content", "b": b"1", "big": pattern(2 * SMALL)}, before_piece=stop_at(SMALL, KeyboardInterrupt())
+    )
     downloaded(MemoryStore({"a": b"content", "b": b"1"}), tmp_path / "old")
     with pytest.raises(KeyboardInterrupt):
         downloaded(store, tmp_path / "old")
@@ -319,27 +342,50 @@ for number, order in enumerate(orders):
             "LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": "8", "LAUNCH": str(number)}
         running[rank] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         time.sleep(pause)
-    said = {rank: [json.loads(line) for line in process.stdout.read().splitlines()] for rank, process in running.items()}
+    lines = {rank: process.stdout.read().splitlines() for rank, process in running.items()}
+    said = {rank: [json.loads(line) for line in printed] for rank, printed in lines.items()}
     for process in running.values():
         process.wait()
     print(json.dumps(said))
 """
-"""It collects exit codes after all ranks have ended. A process that ended remains visible until its code is collected."""
+"""It collects exit codes after all ranks have ended. A process that ended remains visible until its code is
+collected.
+"""
 
 
 X = {"steps": [{"say": "x", "key": "k"}]}
-LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS /proc to know the launcher, and when a rank began")
+LINUX = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="NEEDS /proc to know the launcher, and when a rank began"
+)
 
 
 def launches(
-    folder: Path, orders: Sequence[Sequence[int]], plan: Mapping[str, Any], *, pause: float = 0.0, variables: Mapping[str, str] = MappingProxyType({})
+    folder: Path,
+    orders: Sequence[Sequence[int]],
+    plan: Mapping[str, Any],
+    *,
+    pause: float = 0.0,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, list[list[Any]]]]:
     """Run a launcher that starts ranks in these *orders*, each after all ranks of the previous one have ended.
 
     Return the output of each rank. LAUNCH is the number of the order.
     """
-    command = [sys.executable, "-c", LAUNCHER, json.dumps(orders), str(pause), sys.executable, "-c", RANK, str(folder), json.dumps(plan)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=100)
+    command = [
+        sys.executable,
+        "-c",
+        LAUNCHER,
+        json.dumps(orders),
+        str(pause),
+        sys.executable,
+        "-c",
+        RANK,
+        str(folder),
+        json.dumps(plan),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -351,7 +397,9 @@ def acted(folder: Path) -> list[str]:
 def test_ranks_do_not_wait_for_a_rank_0_that_died(tmp_path: Path) -> None:
     (said,) = launches(tmp_path, [[0, 1, 2]], {"steps": [{"say": "die", "key": "k", "sleep": 0.5}]})
     assert said["0"] == []
-    assert [(said[rank][0][0], "died" in said[rank][0][1], said[rank][0][3]) for rank in "12"] == [("failed", True, 1)] * 2
+    assert [(said[rank][0][0], "died" in said[rank][0][1], said[rank][0][3]) for rank in "12"] == [
+        ("failed", True, 1)
+    ] * 2
 
 
 @LINUX
@@ -371,11 +419,16 @@ def test_wait_for_rank_0_is_bounded_and_its_outcome_handed_over(tmp_path: Path) 
         rank_zero_only(tmp_path, "again", TransferResult, environment={"LOCAL_RANK": rank})
     with pytest.raises(HimlError, match=r"local rank 1 \(LOCAL_RANK\)\.$"):
         rank_zero_only(tmp_path, "again", TransferResult, environment={"LOCAL_RANK": "1"}, wait_seconds=0.1)
-    result = TransferResult(1, 2, 3.5, 4, 5, ("d",), (Refused("r\udcff", "why"),), (FileFailure("f", "m", "integrity_failed"),))
+    result = TransferResult(
+        1, 2, 3.5, 4, 5, ("d",), (Refused("r\udcff", "why"),), (FileFailure("f", "m", "integrity_failed"),)
+    )
     environment = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     assert rank_zero_only(tmp_path, "handed", lambda: result, environment=environment) == result
     assert rank_zero_only(tmp_path, "handed", TransferResult, environment={**environment, "LOCAL_RANK": "1"}) == result
-    seconds = [rank_zero_only(tmp_path, "s", lambda: TransferResult(seconds=0.04996), environment={"LOCAL_RANK": rank}).seconds for rank in "01"]
+    seconds = [
+        rank_zero_only(tmp_path, "s", lambda: TransferResult(seconds=0.04996), environment={"LOCAL_RANK": rank}).seconds
+        for rank in "01"
+    ]
     assert seconds == [0.05, 0.05]
 
     def fail() -> TransferResult:

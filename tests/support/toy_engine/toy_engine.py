@@ -98,7 +98,9 @@ def _state(handle: str, found: Mapping[str, Mapping[str, object]]) -> JobState:
     if is_gone:
         status = RunStatus.canceled if (_queue() / f"{handle}.canceled").exists() else None
         return JobState(ENDED, "its process is gone", status, handle=handle)
-    is_held = bool(command) and b"supervisor\0" not in command  # it is empty for a moment, while the process becomes the supervisor
+    is_held = (
+        bool(command) and b"supervisor\0" not in command
+    )  # it is empty for a moment, while the process becomes the supervisor
     return JobState(QUEUED, "held", handle=handle) if is_held else JobState(RUNNING, handle=handle)
 
 

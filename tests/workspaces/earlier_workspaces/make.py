@@ -1,8 +1,7 @@
 """Make `0.1.0.tar.gz` with himl 0.1.0: `python make.py HIML`, where HIML is its program.
 
-The archive has a project with its local workspace, and `said.json`, what that himl says of the runs. Words stand for the folder of the project and for the
-interpreter. A checkout of commit 771067be has himl 0.1.0.
-"""
+The archive has a project with its local workspace, and `said.json`, what that himl says of the runs. Words stand for
+the folder of the project and for the interpreter. A checkout of commit 771067be has himl 0.1.0."""
 
 from __future__ import annotations
 
@@ -68,7 +67,9 @@ def main(program: str) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith("HIML_")} | {"HOME": str(home)}
 
         def himl(words: str) -> str:
-            done = subprocess.run([program, *words.split()], cwd=project, env=env, stdout=subprocess.PIPE, text=True, check=False)
+            done = subprocess.run(
+                [program, *words.split()], cwd=project, env=env, stdout=subprocess.PIPE, text=True, check=False
+            )
             return done.stdout
 
         runs = {}
@@ -79,7 +80,9 @@ def main(program: str) -> None:
         himl(f"runs archive {runs['an archived run']}")
         shown = {what: json.loads(himl(f"runs show {run} --json")) for what, run in runs.items()}
         listed = json.loads(himl("runs list --num_runs all --json"))
-        (project / "said.json").write_text(json.dumps({"version": himl("--version").strip(), "runs": shown, "list": listed}, indent=1))
+        (project / "said.json").write_text(
+            json.dumps({"version": himl("--version").strip(), "runs": shown, "list": listed}, indent=1)
+        )
         rename(project, str(project), PROJECT)
         rename(project, str(Path(program).with_name("python")), PYTHON)
         with tarfile.open(ARCHIVE, "w:gz") as archive:

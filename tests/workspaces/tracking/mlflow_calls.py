@@ -1,4 +1,6 @@
-"""Calls of MLflow's client in training scripts. Each function runs in its own process, with any version of the client."""
+"""Calls of MLflow's client in training scripts. Each function runs in its own process, with any version of the
+client.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +60,23 @@ def log_values() -> str:
         seen, run_id = mlflow.get_run(run.info.run_id), run.info.run_id
         assert seen.info.run_id == os.environ["EXPECTED_RUN"], seen.info
         assert seen.data.metrics == {"loss": 0.25, "val/accuracy": 0.75, "f1": 1.0}, seen.data.metrics
-        assert seen.data.params == {"rate": "0.1", "layers": "[3, 2]", "note": "größer", "api_key": "***", "mask_token": "<mask>"}, seen.data.params
+        assert seen.data.params == {
+            "rate": "0.1",
+            "layers": "[3, 2]",
+            "note": "größer",
+            "api_key": "***",
+            "mask_token": "<mask>",
+        }, seen.data.params
         assert (seen.data.tags["kind"], "gone" in seen.data.tags) == ("first", False), seen.data.tags
         history = [point.value for point in client.get_metric_history(run_id, "loss")]
         assert (history[0], math.isnan(history[1]), history[2:]) == (0.5, True, [math.inf, -math.inf, 0.25]), history
         assert mlflow.artifacts.load_text(f"runs:/{run_id}/notes/read me.txt") == "some words"
-        assert {entry.path for entry in client.list_artifacts(run_id)} == {"notes", "config.json", "with space.txt", "folder"}
+        assert {entry.path for entry in client.list_artifacts(run_id)} == {
+            "notes",
+            "config.json",
+            "with space.txt",
+            "folder",
+        }
     return str(mlflow.__version__)
 
 
@@ -135,7 +148,9 @@ def use_other_address() -> None:
 def search_runs() -> None:
     with mlflow.start_run() as parent:
         for number in range(4):
-            with mlflow.start_run(run_name=f"trial {number}", nested=True, tags={"kind": "even" if number % 2 == 0 else "odd"}):
+            with mlflow.start_run(
+                run_name=f"trial {number}", nested=True, tags={"kind": "even" if number % 2 == 0 else "odd"}
+            ):
                 mlflow.log_param("depth", number)
                 mlflow.log_metric("val/loss", 1.0 - number / 10)
 
@@ -145,11 +160,20 @@ def search_runs() -> None:
     def names(text: str, **options: Any) -> list[str]:
         return [run.info.run_name for run in page(text, **options)]
 
-    of_job = f"tags.mlflow.parentRunId = '{parent.info.run_id}' and attributes.run_name LIKE 'trial%' and attributes.status = 'FINISHED'"
-    assert names("metrics.`val/loss` < 0.85 and params.depth != '1'", order_by=["metrics.`val/loss` ASC"]) == ["trial 3", "trial 2"]
+    of_job = (
+        f"tags.mlflow.parentRunId = '{parent.info.run_id}' and attributes.run_name LIKE 'trial%' and "
+        "attributes.status = 'FINISHED'"
+    )
+    assert names("metrics.`val/loss` < 0.85 and params.depth != '1'", order_by=["metrics.`val/loss` ASC"]) == [
+        "trial 3",
+        "trial 2",
+    ]
     assert names(of_job, order_by=["params.depth DESC"], max_results=2) == ["trial 3", "trial 2"]
     first = page("params.depth ILIKE '%'", order_by=["run_name"], max_results=3)
-    assert (len(first), names("params.depth ILIKE '%'", order_by=["run_name"], max_results=3, page_token=first.token)) == (3, ["trial 3"])
+    assert (
+        len(first),
+        names("params.depth ILIKE '%'", order_by=["run_name"], max_results=3, page_token=first.token),
+    ) == (3, ["trial 3"])
     assert code_of(names, "metrics.loss ~ 3") == "INVALID_PARAMETER_VALUE"
 
 
@@ -180,7 +204,9 @@ def own_client() -> None:
 
 
 def meet_refusals() -> None:
-    """Meet the refusals of the job's server: a changed parameter, as on MLflow's own server, and unsupported requests."""
+    """Meet the refusals of the job's server: a changed parameter, as on MLflow's own server, and unsupported
+    requests.
+    """
     with mlflow.start_run() as run:
         for _ in range(2):
             mlflow.log_param("rate", 0.1)
@@ -242,7 +268,12 @@ def register_models() -> None:
     client.delete_model_version_tag("mine", "2", "gone")
     client.set_registered_model_alias("mine", "champion", "2")
     found = client.get_model_version_by_alias("mine", "champion")
-    assert (int(found.version), found.description, found.tags, list(found.aliases)) == (2, "better", {"kind": "second"}, ["champion"])
+    assert (int(found.version), found.description, found.tags, list(found.aliases)) == (
+        2,
+        "better",
+        {"kind": "second"},
+        ["champion"],
+    )
     for source in ("models:/mine/1", "models:/mine@champion"):
         assert Path(mlflow.artifacts.download_artifacts(source)).joinpath("MLmodel").is_file()
     client.transition_model_version_stage("mine", "1", "Production")
@@ -251,10 +282,14 @@ def register_models() -> None:
     client.transition_model_version_stage("mine", "2", "Production", archive_existing_versions=True)
     assert client.get_model_version("mine", "1").current_stage == "Archived"
 
-    assert numbers(client.search_model_versions("name = 'mine' and version_number > 0", order_by=["version_number ASC"])) == [1, 2]
+    assert numbers(
+        client.search_model_versions("name = 'mine' and version_number > 0", order_by=["version_number ASC"])
+    ) == [1, 2]
     assert numbers(client.search_model_versions(f"run_id = '{run.info.run_id}' and tags.kind = 'second'")) == [2]
     copy = client.copy_model_version("models:/mine/2", "copy")
-    assert client.get_model_version_download_uri("copy", copy.version) == client.get_model_version_download_uri("mine", "2")
+    assert client.get_model_version_download_uri("copy", copy.version) == client.get_model_version_download_uri(
+        "mine", "2"
+    )
     client.create_registered_model("empty", tags={"team": "blue"}, description="none yet")
     client.set_registered_model_tag("empty", "old", "1")
     client.delete_registered_model_tag("empty", "old")
@@ -264,7 +299,9 @@ def register_models() -> None:
         ("tags.team = 'blue'", ["name DESC"], None, ["empty"]),
         (None, [], None, ["copy", "empty", "mine"]),
     ):
-        assert [model.name for model in client.search_registered_models(text, order_by=order, page_token=token)] == names, text
+        assert [
+            model.name for model in client.search_registered_models(text, order_by=order, page_token=token)
+        ] == names, text
     client.rename_registered_model("empty", "named")
     client.update_registered_model("named", "still none")
     named = client.get_registered_model("named")
@@ -303,7 +340,9 @@ def log_model() -> None:
 
         for uri in (first.model_uri, "models:/lines/1"):
             assert np.allclose(mlflow.pyfunc.load_model(uri).predict(features), [2.0, 4.0, 6.0])
-        assert np.allclose(mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model").predict(features), [2.0, 4.0, 6.0])
+        assert np.allclose(
+            mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model").predict(features), [2.0, 4.0, 6.0]
+        )
         assert MlflowClient().get_model_version("lines", "1").run_id == run.info.run_id
         seen = mlflow.get_run(run.info.run_id)
         assert seen.inputs is not None
@@ -317,7 +356,9 @@ def log_model() -> None:
         mlflow.log_metric("val", 0.25, model_id=second.model_id)
         found = mlflow.search_logged_models(filter_string="metrics.val < 0.5", output_format="list")
         assert [item.model_id for item in found] == [second.model_id], found
-        newest = mlflow.search_logged_models(order_by=[{"field_name": "creation_timestamp", "ascending": False}], output_format="list")
+        newest = mlflow.search_logged_models(
+            order_by=[{"field_name": "creation_timestamp", "ascending": False}], output_format="list"
+        )
         assert [item.model_id for item in newest] == [second.model_id, first.model_id], newest
         assert mlflow.get_logged_model(second.model_id).tags["stage"] == "best"
         outputs = mlflow.get_run(run.info.run_id).outputs

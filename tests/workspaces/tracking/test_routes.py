@@ -49,7 +49,11 @@ def test_a_run_of_another_job_does_not_exist(job: TrackedJob) -> None:
     for route, fields in routes.items():
         assert job.post(f"runs/{route}", run_id="other_1700000000_00000000", **fields).error == MISSING, route
         assert job.post(f"runs/{route}", **fields).error == INVALID, route
-    assert job.get("runs/get?run_id=nobody").error == job.get("metrics/get-history?run_id=nobody&metric_key=m").error == MISSING
+    assert (
+        job.get("runs/get?run_id=nobody").error
+        == job.get("metrics/get-history?run_id=nobody&metric_key=m").error
+        == MISSING
+    )
     assert job.get("runs/get").error == INVALID
 
 
@@ -57,7 +61,10 @@ def test_a_run_shows_its_info_its_names_and_its_user(job: TrackedJob) -> None:
     info = job.get(f"runs/get?run_id={JOB}").body["run"]["info"]
     wanted = {"run_id": JOB, "run_uuid": JOB, "run_name": "the job", "status": "RUNNING", "lifecycle_stage": "active"}
     assert {name: info[name] for name in wanted} == wanted
-    assert (info["artifact_uri"].endswith(f"/runs%20with%20space%20%231/{JOB}/artifacts"), "end_time" in info) == (True, False)
+    assert (info["artifact_uri"].endswith(f"/runs%20with%20space%20%231/{JOB}/artifacts"), "end_time" in info) == (
+        True,
+        False,
+    )
     child = job.new_child(tags={"mlflow.runName": "by tag"})
     assert job.run(child).display_name == "by tag"
     job.post("runs/update", run_id=child, run_name="by update")
@@ -69,14 +76,22 @@ def test_a_run_shows_its_info_its_names_and_its_user(job: TrackedJob) -> None:
     job.post("runs/set-tag", run_id=JOB, key="mlflow.note.content", value="the **best**")
     assert job.run().description == "the **best**"
     assert job.run(job.new_child(tags={"mlflow.note.content": "a fold"})).description == "a fold"
-    for child, user in ((job.new_child(user_id="ada"), "ada"), (job.new_child(tags={"mlflow.user": "eve"}, user_id="ada"), "eve")):
+    for child, user in (
+        (job.new_child(user_id="ada"), "ada"),
+        (job.new_child(tags={"mlflow.user": "eve"}, user_id="ada"), "eve"),
+    ):
         assert job.run(child).tags == {"mlflow.user": user, PARENT: JOB}
         assert job.get(f"runs/get?run_id={child}").body["run"]["info"]["user_id"] == user
 
 
 def test_only_a_client_of_a_child_decides_its_state(job: TrackedJob) -> None:
     child = job.new_child("child", start_time=1_700_000_000_000)
-    for status, expected in (("FINISHED", RunStatus.completed), ("FAILED", RunStatus.failed), ("RUNNING", RunStatus.running), ("KILLED", RunStatus.canceled)):
+    for status, expected in (
+        ("FINISHED", RunStatus.completed),
+        ("FAILED", RunStatus.failed),
+        ("RUNNING", RunStatus.running),
+        ("KILLED", RunStatus.canceled),
+    ):
         job.post("runs/update", run_id=child, status=status, end_time=1_700_000_060_000)
         job.post("runs/update", run_id=JOB, status=status, end_time=1_700_000_060_000)
         assert job.run(child).status is expected
@@ -88,7 +103,10 @@ def test_only_a_client_of_a_child_decides_its_state(job: TrackedJob) -> None:
 
 def test_deleted_child_run_is_restorable_until_server_closes(job: TrackedJob) -> None:
     kept, gone = job.new_child("kept"), job.new_child("gone")
-    inner, stray = job.new_child("inner", {"mlflow.parentRunId": gone}), job.new_child("stray", {"mlflow.parentRunId": "of another job"})
+    inner, stray = (
+        job.new_child("inner", {"mlflow.parentRunId": gone}),
+        job.new_child("stray", {"mlflow.parentRunId": "of another job"}),
+    )
     assert [job.run(run_id).parent for run_id in (kept, inner, stray)] == [JOB, gone, JOB]
     for run_id in (kept, gone, inner):
         job.artifacts(run_id).mkdir(parents=True)
@@ -118,7 +136,11 @@ def test_search_knows_the_job_itself_pages_and_refuses(job: TrackedJob) -> None:
     assert job.found("dataset.name = 'iris' and datasets.context LIKE 'tr%'") == ["c2"]
     assert job.found("metrics.m > 1", max_results=1) == ["c2"]
     assert job.post("runs/search", experiment_ids=["999"]).body == {"runs": []}
-    wrongs: dict[str, tuple[object, ...]] = {"max_results": (0, 50_001), "run_view_type": ("SOME",), "page_token": ("-1",)}
+    wrongs: dict[str, tuple[object, ...]] = {
+        "max_results": (0, 50_001),
+        "run_view_type": ("SOME",),
+        "page_token": ("-1",),
+    }
     for name, values in {**wrongs, "filter": (5, *texts(BAD)), "order_by": [[clause] for clause in BAD_ORDERS]}.items():
         for value in values:
             assert job.post("runs/search", **{name: value}).error == INVALID, (name, value)
@@ -128,16 +150,29 @@ def test_a_script_has_the_experiment_of_its_job_and_those_that_it_creates(job: T
     own = job.get("experiments/get?experiment_id=0").body["experiment"]
     assert (own["name"], own["lifecycle_stage"], own["experiment_id"]) == ("train", "active", "0")
     assert job.get("experiments/get-by-name?experiment_name=train").body == {"experiment": own}
-    assert job.get("experiments/get-by-name?experiment_name=x").error == job.get("experiments/get?experiment_id=5").error == MISSING
+    assert (
+        job.get("experiments/get-by-name?experiment_name=x").error
+        == job.get("experiments/get?experiment_id=5").error
+        == MISSING
+    )
     x = job.post("experiments/create", name="x", tags=[{"key": "k", "value": "v"}]).body["experiment_id"]
-    assert job.post("experiments/create", name="x").error == job.post("experiments/create", name="train").error == (400, "RESOURCE_ALREADY_EXISTS")
+    assert (
+        job.post("experiments/create", name="x").error
+        == job.post("experiments/create", name="train").error
+        == (400, "RESOURCE_ALREADY_EXISTS")
+    )
     found = job.get("experiments/get-by-name?experiment_name=x").body["experiment"]
     assert (found["experiment_id"], found["name"], found["tags"]) == (x, "x", [{"key": "k", "value": "v"}])
 
     def names(**fields: object) -> list[str]:
         return [each["name"] for each in job.post("experiments/search", **fields).body["experiments"]]
 
-    assert (names(), names(filter="name LIKE 't%'"), names(filter="tags.k = 'v'"), names(view_type="DELETED_ONLY")) == (["x", "train"], ["train"], ["x"], [])
+    assert (names(), names(filter="name LIKE 't%'"), names(filter="tags.k = 'v'"), names(view_type="DELETED_ONLY")) == (
+        ["x", "train"],
+        ["train"],
+        ["x"],
+        [],
+    )
     assert (names(order_by=["name"]), names(order_by=["name DESC"], max_results=1)) == (["train", "x"], ["x"])
     job.post("experiments/set-experiment-tag", experiment_id=x, key="k", value="w")
     assert job.get(f"experiments/get?experiment_id={x}").body["experiment"]["tags"] == [{"key": "k", "value": "w"}]
@@ -161,7 +196,9 @@ def test_the_first_run_of_a_rank_is_that_of_the_job(job: TrackedJob) -> None:
     def created(rank: int, **fields: object) -> str:
         token = job.server.environment({}, str(rank))["MLFLOW_TRACKING_TOKEN"]
         body = json.dumps({"tags": tags, **fields}).encode()
-        run_id: str = job.send("POST", f"{API}runs/create", body, {"Authorization": f"Bearer {token}"}).body["run"]["info"]["run_id"]
+        run_id: str = job.send("POST", f"{API}runs/create", body, {"Authorization": f"Bearer {token}"}).body["run"][
+            "info"
+        ]["run_id"]
         return run_id
 
     nested = job.new_child("nested")
@@ -232,18 +269,33 @@ def test_a_full_disk_is_told_at_once(small_disk: SmallDisk) -> None:
 
 
 def test_values_steps_and_times_that_fit_are_kept(job: TrackedJob) -> None:
-    kept: dict[object, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf, 1: 1.0, "0.5": 0.5, 1e308: 1e308}
+    kept: dict[object, float] = {
+        "NaN": math.nan,
+        "Infinity": math.inf,
+        "-Infinity": -math.inf,
+        1: 1.0,
+        "0.5": 0.5,
+        1e308: 1e308,
+    }
     for number, (sent, number_kept) in enumerate(kept.items()):
         job.post("runs/log-metric", run_id=JOB, key=f"m{number}", value=sent)
         assert job.values(f"m{number}") == [pytest.approx(number_kept, nan_ok=True)], sent
-    data = {metric["key"]: metric["value"] for metric in job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["metrics"]}
+    data = {
+        metric["key"]: metric["value"] for metric in job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["metrics"]
+    }
     assert data == {"m0": "NaN", "m1": "Infinity", "m2": "-Infinity", "m3": 1.0, "m4": 0.5, "m5": 1e308}
     wrongs: tuple[object, ...] = (True, "much", None, [])
     for wrong in wrongs:
         assert job.post("runs/log-metric", run_id=JOB, key="m", value=wrong).error == INVALID, wrong
     assert job.values("m") == []
-    fit: dict[str, tuple[object, ...]] = {"step": ("5", -(2**63), 2**63 - 1, 5.0), "timestamp": (0, 253_370_764_799_999)}
-    unfit: dict[str, tuple[object, ...]] = {"step": (2**63, 5.5, True, "five", "٥"), "timestamp": (1_700_000_000_000_000_000, -1)}
+    fit: dict[str, tuple[object, ...]] = {
+        "step": ("5", -(2**63), 2**63 - 1, 5.0),
+        "timestamp": (0, 253_370_764_799_999),
+    }
+    unfit: dict[str, tuple[object, ...]] = {
+        "step": (2**63, 5.5, True, "five", "٥"),
+        "timestamp": (1_700_000_000_000_000_000, -1),
+    }
     for name in fit:
         for number, value in enumerate(fit[name]):
             key = f"{name}{number}"
@@ -272,7 +324,11 @@ def test_points_have_an_order_and_are_kept_once(job: TrackedJob) -> None:
 
 
 def test_history_comes_in_pages_and_an_interval_is_thinned(job: TrackedJob) -> None:
-    job.post("runs/log-batch", run_id=JOB, metrics=[{"key": "m", "value": step, "step": step, "timestamp": 1} for step in range(5)])
+    job.post(
+        "runs/log-batch",
+        run_id=JOB,
+        metrics=[{"key": "m", "value": step, "step": step, "timestamp": 1} for step in range(5)],
+    )
     seen: list[float] = []
     token = ""
     for _ in range(3):
@@ -299,14 +355,26 @@ def test_a_batch_has_mlflows_limits(job: TrackedJob) -> None:
 
 def test_a_batch_with_a_changed_parameter_is_refused_whole(job: TrackedJob) -> None:
     job.post("runs/log-parameter", run_id=JOB, key="p", value="1")
-    for params in ([{"key": "q", "value": "1"}, {"key": "p", "value": "2"}], [{"key": "r", "value": "1"}, {"key": "r", "value": "2"}]):
-        reply = job.post("runs/log-batch", run_id=JOB, metrics=[{"key": "m", "value": 1}], params=params, tags=[{"key": "t", "value": "1"}])
+    for params in (
+        [{"key": "q", "value": "1"}, {"key": "p", "value": "2"}],
+        [{"key": "r", "value": "1"}, {"key": "r", "value": "2"}],
+    ):
+        reply = job.post(
+            "runs/log-batch",
+            run_id=JOB,
+            metrics=[{"key": "m", "value": 1}],
+            params=params,
+            tags=[{"key": "t", "value": "1"}],
+        )
         assert reply.error == INVALID
     assert (job.parameters(), job.values("m"), job.run().tags) == ({"p": "1"}, [], {"git": "abc"})
 
 
 def test_a_repeated_batch_is_stored_once(job: TrackedJob) -> None:
-    points = [{"key": "m", "value": value, "step": step, "timestamp": 1} for step, value in enumerate([1, "NaN", "Infinity", 4])]
+    points = [
+        {"key": "m", "value": value, "step": step, "timestamp": 1}
+        for step, value in enumerate([1, "NaN", "Infinity", 4])
+    ]
     for metrics in (points, points, points[:2], [{**points[0], "value": 2}]):
         assert job.post("runs/log-batch", run_id=JOB, metrics=metrics).status == 200
     assert job.values("m") == [1, 2, pytest.approx(math.nan, nan_ok=True), math.inf, 4]
@@ -320,8 +388,15 @@ def test_the_work_of_a_write_does_not_grow_with_the_values_before_it(job: Tracke
     assert series_of(job.store.database, [JOB], "own") == {}, "the values of a nested run are not those of its parent"
     batches = [
         {"metrics": [{"key": f"name {number}", "value": 1} for number in numbers]},
-        *({"metrics": [{"key": "m", "value": n, "step": n, "timestamp": k, "model_id": model} for n in numbers]} for k in (1, 2, 3)),
-        *({what: [{"key": f"p{100 * k + n}", "value": "1"} for n in range(100)]} for k in range(20) for what in ("params", "tags")),
+        *(
+            {"metrics": [{"key": "m", "value": n, "step": n, "timestamp": k, "model_id": model} for n in numbers]}
+            for k in (1, 2, 3)
+        ),
+        *(
+            {what: [{"key": f"p{100 * k + n}", "value": "1"} for n in range(100)]}
+            for k in range(20)
+            for what in ("params", "tags")
+        ),
     ]
     writes: dict[str, dict[str, object]] = {
         "runs/log-metric": {"key": "m", "value": 1, "model_id": model},
@@ -388,13 +463,22 @@ def test_logged_models_live_in_the_runs_artifacts(job: TrackedJob) -> None:
     assert folders == ["model", "Model-2", "taken-2", "model-3"]
     first = models[0]["model_id"]
     assert models[0]["status"] == "LOGGED_MODEL_PENDING"
-    ready = job.send("PATCH", f"{API}logged-models/{first}", json.dumps({"model_id": first, "status": "LOGGED_MODEL_READY"}).encode())
+    ready = job.send(
+        "PATCH", f"{API}logged-models/{first}", json.dumps({"model_id": first, "status": "LOGGED_MODEL_READY"}).encode()
+    )
     assert ready.body["model"]["info"]["status"] == "LOGGED_MODEL_READY"
-    job.send("PATCH", f"{API}logged-models/{first}/tags", b'{"tags": [{"key": "a/b", "value": "1"}, {"key": "c", "value": "2"}]}')
+    job.send(
+        "PATCH",
+        f"{API}logged-models/{first}/tags",
+        b'{"tags": [{"key": "a/b", "value": "1"}, {"key": "c", "value": "2"}]}',
+    )
     job.send("DELETE", f"{API}logged-models/{first}/tags/a%2Fb")
     job.post(f"logged-models/{first}/params", params=[{"key": "p", "value": "1"}])
     seen = job.get(f"logged-models/{first}").body["model"]
-    assert (seen["info"]["tags"], seen["data"]["params"]) == ([{"key": "c", "value": "2"}], [{"key": "p", "value": "1"}])
+    assert (seen["info"]["tags"], seen["data"]["params"]) == (
+        [{"key": "c", "value": "2"}],
+        [{"key": "p", "value": "1"}],
+    )
     assert job.send("DELETE", f"{API}logged-models/{first}").status == 200
     assert job.get(f"logged-models/{first}").error == MISSING
     assert job.get(f"logged-models/{first}?allow_deleted=true").status == 200
@@ -407,22 +491,44 @@ def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
     with tracked_job(tmp_path) as job:
         child, kept, resumed, other = (job.new_child(name) for name in ("child", "kept", "", ""))
         for run_id in (JOB, child):
-            job.post("runs/log-batch", run_id=run_id, params=[{"key": "start", "value": "0"}, {"key": "lr", "value": "1"}])
-            job.post("runs/log-batch", run_id=run_id, metrics=[{"key": "m", "value": step, "step": step} for step in range(5)])
+            job.post(
+                "runs/log-batch", run_id=run_id, params=[{"key": "start", "value": "0"}, {"key": "lr", "value": "1"}]
+            )
+            job.post(
+                "runs/log-batch",
+                run_id=run_id,
+                metrics=[{"key": "m", "value": step, "step": step} for step in range(5)],
+            )
         job.post("runs/log-inputs", run_id=child, datasets=[iris])
-        model = job.post("logged-models", name="net", source_run_id=child, tags=[{"key": "t", "value": "1"}]).body["model"]["info"]
+        model = job.post("logged-models", name="net", source_run_id=child, tags=[{"key": "t", "value": "1"}]).body[
+            "model"
+        ]["info"]
         job.post("runs/log-metric", run_id=child, key="acc", value="NaN", step=1, model_id=model["model_id"])
         # The model's metrics are stored at once, as the job may be killed.
         assert [point["run_id"] for point in json_metrics_of(job.metric_store, model["model_id"])] == [child]
     with tracked_job(tmp_path) as job:
         for run_id in (JOB, child):
-            found = {point["key"]: point["value"] for point in job.get(f"runs/get?run_id={run_id}").body["run"]["data"]["metrics"]}
+            found = {
+                point["key"]: point["value"]
+                for point in job.get(f"runs/get?run_id={run_id}").body["run"]["data"]["metrics"]
+            }
             assert found["m"] == 4
             for value, answer in (("3", 200), ("3", 200), ("5", 400)):
                 assert job.post("runs/log-parameter", run_id=run_id, key="start", value=value).status == answer
-            job.post("runs/log-batch", run_id=run_id, metrics=[{"key": "m", "value": 10 + step, "step": step} for step in range(3)])
-            found = {point["key"]: point["value"] for point in job.get(f"runs/get?run_id={run_id}").body["run"]["data"]["metrics"]}
-            assert (found["m"], job.values("m", run_id), job.parameters(run_id)) == (12, [10, 11, 12], {"lr": "1", "start": "3"})
+            job.post(
+                "runs/log-batch",
+                run_id=run_id,
+                metrics=[{"key": "m", "value": 10 + step, "step": step} for step in range(3)],
+            )
+            found = {
+                point["key"]: point["value"]
+                for point in job.get(f"runs/get?run_id={run_id}").body["run"]["data"]["metrics"]
+            }
+            assert (found["m"], job.values("m", run_id), job.parameters(run_id)) == (
+                12,
+                [10, 11, 12],
+                {"lr": "1", "start": "3"},
+            )
         job.post("runs/log-inputs", run_id=child, datasets=[digits])
         job.post("runs/outputs", run_id=child, models=[{"model_id": model["model_id"], "step": 3}])
         assert job.get(f"runs/get?run_id={child}").body["run"]["inputs"]["dataset_inputs"] == [iris, digits]
@@ -438,7 +544,9 @@ def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
     with tracked_job(tmp_path) as job:
         found_model = job.get(f"logged-models/{model['model_id']}").body["model"]
         assert found_model["info"] == model
-        assert [(point["key"], point["value"], point["run_id"]) for point in found_model["data"]["metrics"]] == [("acc", "NaN", child)]
+        assert [(point["key"], point["value"], point["run_id"]) for point in found_model["data"]["metrics"]] == [
+            ("acc", "NaN", child)
+        ]
         experiment = "0"
         listed = job.post("logged-models/search", experiment_ids=[experiment]).body["models"]
         assert [each["info"]["model_id"] for each in listed] == [later["model_id"], model["model_id"]]
@@ -446,8 +554,13 @@ def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
 
 
 def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None:
-    ids = [job.post("logged-models", name=name, source_run_id=JOB).body["model"]["info"]["model_id"] for name in ("one", "two")]
-    job.post("runs/log-metric", run_id=JOB, key="acc", value=0.9, model_id=ids[1], dataset_name="iris", dataset_digest="d")
+    ids = [
+        job.post("logged-models", name=name, source_run_id=JOB).body["model"]["info"]["model_id"]
+        for name in ("one", "two")
+    ]
+    job.post(
+        "runs/log-metric", run_id=JOB, key="acc", value=0.9, model_id=ids[1], dataset_name="iris", dataset_digest="d"
+    )
     job.post("runs/log-metric", run_id=JOB, key="acc", value="NaN", model_id=ids[0])
 
     def found(**fields: object) -> list[str]:
@@ -470,8 +583,17 @@ def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None
         for dataset in (by_name, by_digest, {**by_name, **by_digest}):
             assert found(order_by=[{"field_name": "metrics.dice", **dataset}]) == names, dataset
     iris = {"dataset_name": "iris"}
-    assert found(datasets=[iris]) == found(datasets=[{**iris, "dataset_digest": "d"}]) == found(filter="metrics.acc > 0.5", datasets=[iris]) == ["two"]
-    assert found(datasets=[{**iris, "dataset_digest": "other"}]) == found(filter="metrics.acc > 0.95", datasets=[iris]) == []
+    assert (
+        found(datasets=[iris])
+        == found(datasets=[{**iris, "dataset_digest": "d"}])
+        == found(filter="metrics.acc > 0.5", datasets=[iris])
+        == ["two"]
+    )
+    assert (
+        found(datasets=[{**iris, "dataset_digest": "other"}])
+        == found(filter="metrics.acc > 0.95", datasets=[iris])
+        == []
+    )
     assert job.get(f"logged-models/{ids[1]}").body["model"]["data"]["metrics"][0]["dataset_name"] == "iris"
     assert job.post("logged-models/search", filter="colour = 'x'").error == INVALID
     job.send("DELETE", f"{API}logged-models/{ids[0]}")
@@ -506,7 +628,9 @@ def test_missing_entities_are_named_as_in_mlflow(job: TrackedJob) -> None:
     assert (no_tag.error, no_tag.body["message"]) == (MISSING, "No trace tag with key 't' for trace with ID 'tr-2'")
     no_tag = job.post("experiments/delete-experiment-tag", experiment_id="0", key="t")
     assert (no_tag.error, no_tag.body["message"]) == (MISSING, "No tag with name: t in experiment with id 0")
-    assert job.post("runs/delete-tag", run_id=JOB, key="t").body["message"] == f"No tag with name: t in run with id {JOB}"
+    assert (
+        job.post("runs/delete-tag", run_id=JOB, key="t").body["message"] == f"No tag with name: t in run with id {JOB}"
+    )
     assert job.post("registered-models/create", name="m").body["message"] == "Registered Model (name=m) already exists."
 
 
@@ -519,13 +643,21 @@ def test_the_registry_has_mlflows_orders_aliases_and_prompts(job: TrackedJob) ->
         return [each["name"] for each in job.get(f"{what.replace('_', '-')}/search?filter={quote(filter)}").body[what]]
 
     for what in ("registered_models", "model_versions"):
-        assert (names(what), names(what, "tags.`mlflow.prompt.is_prompt` = 'true'"), names(what, "name = 'prompt'")) == (["model"], ["prompt"], [])
+        assert (
+            names(what),
+            names(what, "tags.`mlflow.prompt.is_prompt` = 'true'"),
+            names(what, "name = 'prompt'"),
+        ) == (["model"], ["prompt"], [])
     job.post("model-versions/create", name="model", source="s")
     before = job.get("model-versions/get?name=model&version=1").body["model_version"]["last_updated_timestamp"]
     until(lambda: now_ms() > before + 1)
     body = json.dumps({"name": "model", "version": "1", "description": "changed"}).encode()
-    assert job.send("PATCH", f"{API}model-versions/update", body).body["model_version"]["last_updated_timestamp"] > before
-    assert [each["version"] for each in job.get("model-versions/search").body["model_versions"]] == ["1", "2"], "the last changed first"
+    assert (
+        job.send("PATCH", f"{API}model-versions/update", body).body["model_version"]["last_updated_timestamp"] > before
+    )
+    assert [each["version"] for each in job.get("model-versions/search").body["model_versions"]] == ["1", "2"], (
+        "the last changed first"
+    )
     job.post("registered-models/create", name="another")
     job.post("model-versions/create", name="another", source="s")
     found = job.get("model-versions/search?order_by=version_number+ASC").body["model_versions"]
@@ -537,7 +669,10 @@ def test_the_registry_has_mlflows_orders_aliases_and_prompts(job: TrackedJob) ->
     for model_id in (logged, logged, "m-of-another-job"):
         assert job.post("model-versions/create", name="later", source="s", model_id=model_id).status == 200
     (tag,) = job.get(f"logged-models/{logged}").body["model"]["info"]["tags"]
-    assert tag == {"key": "mlflow.modelVersions", "value": '[{"name": "later", "version": 1}, {"name": "later", "version": 2}]'}
+    assert tag == {
+        "key": "mlflow.modelVersions",
+        "value": '[{"name": "later", "version": 1}, {"name": "later", "version": 2}]',
+    }
     time = job.get("registered-models/get?name=model").body["registered_model"]["last_updated_timestamp"]
     assert time < job.get("model-versions/get?name=model&version=1").body["model_version"]["last_updated_timestamp"]
     for alias, status in (("best-1", 200), ("latest", 400), ("v2", 400), ("a b", 400), ("best", 404)):
@@ -577,28 +712,45 @@ def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -
         ("experiments/create", "Invalid experiment name: ''", {}),
         ("runs/create", "The tag 'mlflow.runName' must be the run_name 'a', if both are set.", two_names),
         ("registered-models/create", "Parameter 'description' must be a string.", {"name": "n", "description": 5}),
-        ("model-versions/create", "Parameter 'tags' must be a list of objects.", {"name": "n", "source": "x", "tags": 5}),
+        (
+            "model-versions/create",
+            "Parameter 'tags' must be a list of objects.",
+            {"name": "n", "source": "x", "tags": 5},
+        ),
         *((route, f"Missing value for required parameter '{name}'.", fields) for route, name, fields in missing),
     ]
     for route, message, fields in wrongs:
         reply = job.post(route, **({"run_id": JOB} if route.startswith("runs/") else {}), **fields)
         assert (reply.error, reply.body["message"]) == (INVALID, message), route
-    assert job.get(f"metrics/get-history?run_id={JOB}").body["message"] == "Missing value for required parameter 'metric_key'."
+    assert (
+        job.get(f"metrics/get-history?run_id={JOB}").body["message"]
+        == "Missing value for required parameter 'metric_key'."
+    )
     model = job.post("logged-models", name="model").body["model"]["info"]["model_id"]
     assert job.send("PATCH", f"{API}logged-models/{model}", b'{"status": "DONE"}').error == INVALID
     assert job.send("DELETE", f"{API}logged-models/{model}/tags/none").error == MISSING
     job.post("registered-models/create", name="registered")
     job.post("model-versions/create", name="registered", source=f"models:/{model}")
-    assert job.post("model-versions/transition-stage", name="registered", version="1", stage="up").body["message"].startswith("Invalid stage 'up'.")
+    assert (
+        job.post("model-versions/transition-stage", name="registered", version="1", stage="up")
+        .body["message"]
+        .startswith("Invalid stage 'up'.")
+    )
     change = {"name": "registered", "version": "1", "archive_existing_versions": True}
     for stage, status in (("None", 400), ("archived", 400), ("staging", 200)):
         assert job.post("model-versions/transition-stage", **change, stage=stage).status == status, stage
     job.post("traces", trace={"trace_info": {"trace_id": "tr-1"}})
     assert job.send("PATCH", f"{API}traces/tr-1", b'{"tags": 5}').error == INVALID
-    assert job.send("PATCH", f"{API}traces/tr-1/tags", b'{"value": "v"}').body["message"] == "Missing value for required parameter 'key'."
+    assert (
+        job.send("PATCH", f"{API}traces/tr-1/tags", b'{"value": "v"}').body["message"]
+        == "Missing value for required parameter 'key'."
+    )
     for query in ("order_by=name+up", "filter=name+up", "max_results=0"):
         assert job.get(f"registered-models/search?{query}").error == INVALID, query
-    assert job.send("POST", f"{API}runs/search", b"[]").body == {"error_code": "BAD_REQUEST", "message": "The request's body must be a JSON object."}
+    assert job.send("POST", f"{API}runs/search", b"[]").body == {
+        "error_code": "BAD_REQUEST",
+        "message": "The request's body must be a JSON object.",
+    }
     assert job.send("POST", f"{API}runs/search", b"{").body["error_code"] == "BAD_REQUEST"
 
 
@@ -673,7 +825,10 @@ def test_orders_put_what_has_no_value_last() -> None:
         ("tags.`t`,created ASC", "dabc"),
     ):
         assert "".join(sort_items(items, [parse_order(clause) for clause in clauses.split(",") if clause])) == expected
-    given = [(Searchable(params={"p": text} if text else {}), text or "-") for text in ("9", "nan", "", "10", "NaN", "1e1", "-inf")]
+    given = [
+        (Searchable(params={"p": text} if text else {}), text or "-")
+        for text in ("9", "nan", "", "10", "NaN", "1e1", "-inf")
+    ]
     for clause, found in (("p", "-inf 9 10 1e1 nan NaN -"), ("-params.p", "10 1e1 9 -inf nan NaN -")):
         assert sort_items(given, [parse_order(clause, is_short=True)], is_short=True) == found.split()
     assert sort_items(given, [parse_order("params.p")]) == ["-inf", "10", "1e1", "9", "NaN", "nan", "-"]
@@ -687,17 +842,67 @@ ROUTES = {
         registered-models/create registered-models/rename
         registered-models/set-tag registered-models/get-latest-versions registered-models/alias
         model-versions/create model-versions/transition-stage""",
-    "GET": "registered-models/search registered-models/alias model-versions/get model-versions/get-download-uri model-versions/search traces/tr-1/info",
-    "PATCH": "logged-models/MODEL logged-models/MODEL/tags registered-models/update model-versions/update traces/tr-1 traces/tr-1/tags",
-    "DELETE": "logged-models/MODEL/tags/x registered-models/delete-tag registered-models/alias model-versions/delete traces/tr-1/tags",
+    "GET": "registered-models/search registered-models/alias model-versions/get model-versions/get-download-uri "
+    "model-versions/search traces/tr-1/info",
+    "PATCH": "logged-models/MODEL logged-models/MODEL/tags registered-models/update model-versions/update "
+    "traces/tr-1 traces/tr-1/tags",
+    "DELETE": "logged-models/MODEL/tags/x registered-models/delete-tag registered-models/alias model-versions/delete "
+    "traces/tr-1/tags",
 }
-NAMES = "run_id key value metrics params tags filter order_by max_results page_token datasets models name ascending version alias stage source trace_info"
+NAMES = (
+    "run_id key value metrics params tags filter order_by max_results page_token datasets models name "
+    "ascending version alias stage source trace_info"
+)
 ITEM = {"key": "k", "value": "\ud800", "step": 2**63, "timestamp": 253_402_300_800_000}
 ODD: list[object] = [
-    *(None, True, 0, -1, 5.5, 2**63, 10**400, math.nan, "", JOB, "1", "NaN", "FINISHED", "\ud800", "\x00", "é" * 300, "metrics.m > 1", "model", "tr-1"),
-    *("models:/model/1", [], ["x"], {}, [{}], [ITEM], [{"key": "", "value": {}}], [{"dataset": {"name": "n"}}], {"name": "n"}, {"trace_id": 5}),
+    *(
+        None,
+        True,
+        0,
+        -1,
+        5.5,
+        2**63,
+        10**400,
+        math.nan,
+        "",
+        JOB,
+        "1",
+        "NaN",
+        "FINISHED",
+        "\ud800",
+        "\x00",
+        "é" * 300,
+        "metrics.m > 1",
+        "model",
+        "tr-1",
+    ),
+    *(
+        "models:/model/1",
+        [],
+        ["x"],
+        {},
+        [{}],
+        [ITEM],
+        [{"key": "", "value": {}}],
+        [{"dataset": {"name": "n"}}],
+        {"name": "n"},
+        {"trace_id": 5},
+    ),
 ]
-WRONG = (b"", b"{", b"[]", b"null", b"5", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 10_000, b"\x00" * 1000, b"\xef\xbb\xbf{}")
+WRONG = (
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"5",
+    b'"x"',
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b"9" * 10_000,
+    b"\x00" * 1000,
+    b"\xef\xbb\xbf{}",
+)
 
 
 def test_whatever_is_sent_is_answered_and_stays_readable(job: TrackedJob) -> None:

@@ -40,8 +40,18 @@ def test_a_job_is_told_its_server_and_to_be_silent_but_no_run_that_others_lack(j
         "MLFLOW_TRACKING_TOKEN": "s3",
         **dict.fromkeys(("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"), "true"),
     }
-    seen = job.server.environment({"MLFLOW_TRACKING_USERNAME": "someone", "MLFLOW_TRACKING_PASSWORD": "something", "MLFLOW_TRACKING_AWS_SIGV4": "true"})
-    assert [name for name in seen if name.startswith(("MLFLOW_TRACKING_USER", "MLFLOW_TRACKING_PASS", "MLFLOW_TRACKING_AWS"))] == []
+    seen = job.server.environment(
+        {
+            "MLFLOW_TRACKING_USERNAME": "someone",
+            "MLFLOW_TRACKING_PASSWORD": "something",
+            "MLFLOW_TRACKING_AWS_SIGV4": "true",
+        }
+    )
+    assert [
+        name
+        for name in seen
+        if name.startswith(("MLFLOW_TRACKING_USER", "MLFLOW_TRACKING_PASS", "MLFLOW_TRACKING_AWS"))
+    ] == []
     numbers = [experiment_number(name) for name in ("train", "train", "évaluation", "")]
     assert (numbers[0] == numbers[1], len(set(numbers))) == (True, 3)
     assert all(number.isdigit() and number != "0" for number in numbers)
@@ -71,7 +81,11 @@ def test_secret_is_sent_another_way_beside_credentials_of_others(tmp_path: Path)
     assert "MLFLOW_TRACKING_PASSWORD" not in variables({}, tmp_path)
     write_files(tmp_path, {".mlflow/credentials": ""})
     found = variables({}, tmp_path)
-    assert (found["MLFLOW_TRACKING_USERNAME"], found["MLFLOW_TRACKING_PASSWORD"], found["MLFLOW_TRACKING_URI"]) == ("himl", "s3", "http://127.0.0.1:5")
+    assert (found["MLFLOW_TRACKING_USERNAME"], found["MLFLOW_TRACKING_PASSWORD"], found["MLFLOW_TRACKING_URI"]) == (
+        "himl",
+        "s3",
+        "http://127.0.0.1:5",
+    )
 
 
 GET_RUN = f"{API}runs/get?run_id={JOB}"
@@ -93,7 +107,12 @@ def raw(job: TrackedJob, request: bytes) -> bytes:
 
 def test_the_token_opens_as_bearer_as_password_or_in_the_path(job: TrackedJob) -> None:
     password = b64encode(f"himl:{job.secret}".encode()).decode()
-    for prefix, authorization in (("", f"Bearer {job.secret}"), ("", f"Basic {password}"), (f"/{job.secret}", ""), (f"/{job.secret}", "Basic c29tZW9uZTp4")):
+    for prefix, authorization in (
+        ("", f"Bearer {job.secret}"),
+        ("", f"Basic {password}"),
+        (f"/{job.secret}", ""),
+        (f"/{job.secret}", "Basic c29tZW9uZTp4"),
+    ):
         assert job.send("GET", prefix + GET_RUN, headers={"Authorization": authorization}).status == 200
     for authorization in ("", "Bearer", "Bearer x", "Bearer " + "0" * 48, "Basic c29tZW9uZTp4", "Bearer \xe9"):
         for prefix in ("", "/" + "0" * 48, "/x"):
@@ -159,20 +178,45 @@ def test_one_connection_serves_many_requests_also_after_errors(job: TrackedJob) 
         connection.connect()
         first = connection.sock
         codes = []
-        for method, target, headers in (("POST", f"{API}runs/none", {}), ("POST", GET_RUN, {"Authorization": "x"}), ("GET", GET_RUN, {})):
-            connection.request(method, target, b"{}" if method == "POST" else None, {"Authorization": f"Bearer {job.secret}", **headers})
+        for method, target, headers in (
+            ("POST", f"{API}runs/none", {}),
+            ("POST", GET_RUN, {"Authorization": "x"}),
+            ("GET", GET_RUN, {}),
+        ):
+            connection.request(
+                method,
+                target,
+                b"{}" if method == "POST" else None,
+                {"Authorization": f"Bearer {job.secret}", **headers},
+            )
             response = connection.getresponse()
             response.read()
             codes.append(response.status)
         assert (codes, connection.sock is first) == ([404, 401, 200], True)
 
 
-def test_the_token_stands_in_no_answer_and_no_log(job: TrackedJob, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_token_stands_in_no_answer_and_no_log(
+    job: TrackedJob, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Clients print the server's messages, and their output is in the job's log."""
     with caplog.at_level(logging.DEBUG):
         assert job.send("GET", f"/{job.secret}{GET_RUN}").status == 200
-        for line in ("GET /{}/x y HTTP/1.1", "GET /{} HTTP/9.9", "BREW /{} HTTP/1.1", "{} / HTTP/1.1", "GET /x/{} HTTP/1.1"):
-            reply = raw(job, head(job, f"Host: 127.0.0.1:{job.server.port}", f"Authorization: Bearer {job.secret}", line=line.format(job.secret)))
+        for line in (
+            "GET /{}/x y HTTP/1.1",
+            "GET /{} HTTP/9.9",
+            "BREW /{} HTTP/1.1",
+            "{} / HTTP/1.1",
+            "GET /x/{} HTTP/1.1",
+        ):
+            reply = raw(
+                job,
+                head(
+                    job,
+                    f"Host: 127.0.0.1:{job.server.port}",
+                    f"Authorization: Bearer {job.secret}",
+                    line=line.format(job.secret),
+                ),
+            )
             assert reply.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
             assert job.secret.encode() not in reply, line
     written = capfd.readouterr()
@@ -183,7 +227,14 @@ def test_a_parameter_set_by_all_at_once_has_one_value(job: TrackedJob) -> None:
     # One attempt is not enough, because the moment between reading and writing is short.
     for number in range(20):
         with ThreadPoolExecutor(8) as pool:
-            codes = list(pool.map(lambda value, name=f"p{number}": job.post("runs/log-parameter", run_id=JOB, key=name, value=str(value)).status, range(8)))
+            codes = list(
+                pool.map(
+                    lambda value, name=f"p{number}": (
+                        job.post("runs/log-parameter", run_id=JOB, key=name, value=str(value)).status
+                    ),
+                    range(8),
+                )
+            )
         assert sorted(codes) == [200] + [400] * 7
         assert job.parameters()[f"p{number}"] == str(codes.index(200))
 
@@ -192,7 +243,10 @@ def test_closing_answers_what_arrived_and_refuses_the_rest(job: TrackedJob, tmp_
     kept: list[int] = []
 
     def log() -> None:
-        with closing(http.client.HTTPConnection("127.0.0.1", job.server.port, timeout=60)) as connection, suppress(OSError, http.client.HTTPException):
+        with (
+            closing(http.client.HTTPConnection("127.0.0.1", job.server.port, timeout=60)) as connection,
+            suppress(OSError, http.client.HTTPException),
+        ):
             for step in range(100_000):
                 body = json.dumps({"run_id": JOB, "key": "m", "value": step, "step": step})
                 connection.request("POST", f"{API}runs/log-metric", body, {"Authorization": f"Bearer {job.secret}"})
@@ -217,8 +271,13 @@ def test_closing_answers_what_arrived_and_refuses_the_rest(job: TrackedJob, tmp_
 
 def test_importing_the_server_is_cheap() -> None:
     code = "import sys, himl_cli.workspaces.local.tracking.tracking_server; print(*sys.modules)"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-    assert loaded & {"http.server", "http.client", "logging", "ssl", "email", "filelock", "msgspec", "rich", "mlflow"} == set()
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert (
+        loaded & {"http.server", "http.client", "logging", "ssl", "email", "filelock", "msgspec", "rich", "mlflow"}
+        == set()
+    )
 
 
 HASTY = Limits(most=8, grace=0.1, silence=0.4, drained=1 << 20)
@@ -280,7 +339,9 @@ def is_answered(job: TrackedJob, client: socket.socket) -> bool:
 
 def test_a_stranger_who_falls_silent_is_left(hasty: TrackedJob, capfd: pytest.CaptureFixture[str]) -> None:
     with idle(hasty, 3) as strangers:
-        for client, said in zip(strangers, (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nabc"), strict=True):
+        for client, said in zip(
+            strangers, (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nabc"), strict=True
+        ):
             with suppress(ConnectionError):  # left before it spoke, on a slow machine
                 client.sendall(said)
                 assert client.recv(1) == b""

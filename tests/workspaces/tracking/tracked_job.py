@@ -70,7 +70,9 @@ class TrackedJob:
     def secret(self) -> str:
         return self.server.environment({})["MLFLOW_TRACKING_TOKEN"]
 
-    def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+    def send(
+        self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
         """Send one request, with the job's token unless *headers* has another one."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)) as connection:
             connection.request(method, target, body, {"Authorization": f"Bearer {self.secret}", **(headers or {})})
@@ -92,7 +94,9 @@ class TrackedJob:
 
     def found(self, filter: str = "", order_by: Sequence[str] = (), **fields: object) -> list[str]:
         """Return the names of the runs that a search finds."""
-        reply = self.post("runs/search", **{"experiment_ids": ["0"], "filter": filter, "order_by": list(order_by), **fields})
+        reply = self.post(
+            "runs/search", **{"experiment_ids": ["0"], "filter": filter, "order_by": list(order_by), **fields}
+        )
         assert reply.status == 200, reply
         return [run["info"]["run_name"] for run in reply.body["runs"]]
 
@@ -104,13 +108,19 @@ def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]
     database = Database(folder / "workspace.db", create=True)
     store = RunStore(database)
     if store.get(JOB) is None:
-        store.add(Run(JOB, "train", RunStatus.running, display_name="the job", tags={"git": "abc"}, started=as_time(now_ms())))
+        store.add(
+            Run(JOB, "train", RunStatus.running, display_name="the job", tags={"git": "abc"}, started=as_time(now_ms()))
+        )
     else:
         begin_attempt(database, JOB)
         store.tag(JOB, {"himl.try": str(store.attempt(JOB) + 1)})
     numbers = itertools.count(len(store.ids()))
     server = TrackingServer(
-        database, JOB, artifacts_of=lambda run_id: folder / run_id / "artifacts", new_child_id=lambda: f"train_1700000000_{next(numbers):08x}", limits=limits
+        database,
+        JOB,
+        artifacts_of=lambda run_id: folder / run_id / "artifacts",
+        new_child_id=lambda: f"train_1700000000_{next(numbers):08x}",
+        limits=limits,
     )
     server.serve()
     with closing(database), closing(server):
