@@ -312,8 +312,8 @@ import himl_cli
 tenant, client, secret, subscription, group, name = json.loads(sys.stdin.read())
 with ClientSecretCredential(tenant, client, secret) as credential:
     theirs = MLClient(credential, subscription, group, name)
-    ours, run, job = himl_cli.get_workspace(theirs), himl_cli.fetch_run(theirs, "train:train_1_aa"),
-        theirs.jobs.get("train_1_aa")
+    ours, run = himl_cli.get_workspace(theirs), himl_cli.fetch_run(theirs, "train:train_1_aa")
+    job = theirs.jobs.get("train_1_aa")
     assert ours == himl_cli.Workspace(subscription, group, name)
     answers = [[ours.name, theirs.workspace_name], [ours.resource_group, theirs.resource_group_name],
         [ours.subscription_id, theirs.subscription_id]]

@@ -786,7 +786,7 @@ BAD_ORDERS = ("", "metrics.m upwards", "metrics.m ASC DESC", "colour", "dataset.
 
 
 def texts(block: str) -> list[str]:
-    return re.split(r"; |\n    ", block)[1:]
+    return re.split(r"; |;?\n    ", block)[1:]
 
 
 def test_filters() -> None:
