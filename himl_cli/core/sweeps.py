@@ -133,6 +133,11 @@ def best_of(goal: str, values: Iterable[float]) -> float | None:
     return min(finite, default=None) if goal == "minimize" else max(finite, default=None)
 
 
+def best_trial_of(tags: Mapping[str, str]) -> str:
+    """The run id of the recorded best trial of a search, from its tags. Empty for other runs, and folds and seeds."""
+    return "" if tags.get(MANY) in REPEATED else tags.get(BEST_TRIAL, "")
+
+
 def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
     """The values of a trial by name, from its tags. Empty for other runs. Leading dashes of a name, as in azureml's
     `--lr`, are removed."""

@@ -66,6 +66,7 @@ from himl_cli.core.sweeps import (
     SWEPT,
     TRIAL,
     TRIALS,
+    best_trial_of,
     hyperparameters_of,
     short_text,
     value_text,
@@ -138,6 +139,15 @@ RUN_COLUMNS = (
     ),
 )
 
+TRIAL_COLUMN = Column(  # whose values those of a sweep are
+    "TRIAL",
+    lambda run: best_trial_of(run.tags).removeprefix(f"{run.id}_"),
+    plain=lambda run: best_trial_of(run.tags),
+    rank=1,
+    least=5,
+    right=True,
+)
+
 WORKSPACE_COLUMN = Column(
     "WORKSPACE",
     lambda run: "local" if run.workspace.startswith("local workspace") else run.workspace.removeprefix("workspace "),
@@ -174,6 +184,8 @@ def run_columns(runs: Sequence[Run], listed: ListedRuns | None = None) -> Sequen
         metrics = [_metric_column(listed, name, rank) for rank, name in enumerate(listed.metrics, 1)]
         sizes = [_size_column(listed.sizes)] if listed.sizes else []
         columns = (*columns[:-1], *sizes, *_given_columns(runs, listed), *metrics, columns[-1])
+        if metrics and any(best_trial_of(run.tags) for run in runs):
+            columns = (*columns[:-1], TRIAL_COLUMN, columns[-1])
     return (*columns, WORKSPACE_COLUMN) if len({run.workspace for run in runs}) > 1 else columns
 
 
@@ -227,9 +239,11 @@ def listed_form(listed: ListedRuns, run: Run) -> dict[str, Any]:
     """A run of a list as JSON, with the values that have columns."""
     results = listed.results.get(run.id, RunResults())
     metrics = {name: json_form(results.last[name]) for name in listed.metrics if name in results.last}
+    trial = best_trial_of(run.tags) if metrics else ""
     return (
         run_form(run)
         | ({"metrics": metrics} if listed.metrics else {})
+        | ({"best_trial": trial} if trial else {})
         | ({"parameters": given_of(run, results)} if listed.has_parameters else {})
         | ({"size": listed.sizes[run.id]} if listed.sizes else {})
     )

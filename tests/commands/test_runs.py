@@ -442,7 +442,50 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
     empty.add("trial_a", parent="sweep_3")
     empty.log("trial_a", [("val/loss", 0.25, 1, 1)])
     header, sweep, *_ = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
-    assert (header[7], sweep[7]) == ("val/loss", "0.25")
+    assert (header[7:9], sweep[7:9]) == (["val/loss", "trial"], ["0.25", "trial_a"])
+
+
+def test_values_of_a_sweep_are_those_of_its_best_trial(himl: Himl, empty: RecordedRuns) -> None:
+    """Sorted, filtered and shown like those of other runs, and named. Folds have no best one."""
+    for name, value in (("train_1", 0.5), ("train_2", 2.0)):
+        empty.add(name)
+        empty.log(name, [("val/loss", value, 0, 1), ("val/acc", value / 10, 0, 1)], {"lr": "7"})
+    search = {PRIMARY_METRIC: "val/loss", GOAL: "minimize"}
+    for number, (kind, trials) in enumerate((("sweep", (4.0, 1.0)), ("crossval", (0.1, 0.2)), ("sweep", ())), 3):
+        best = {BEST_TRIAL: f"{kind}_{number}_1"} if trials else {}
+        empty.add(f"{kind}_{number}", tags={MANY: kind, **search, **best})
+        for index, value in enumerate(trials):
+            trial = f"{kind}_{number}_{index}"
+            empty.add(trial, parent=f"{kind}_{number}", tags={TRIAL: str(index), HYPERPARAMETERS: '{"lr": 3}'})
+            empty.log(trial, [("val/loss", 0.25, 0, 1), ("val/loss", value, 1, 1), ("val/acc", value / 10, 1, 1)])
+    assert himl.ok("runs", "list", "--where", "val/loss <= 1", "--sort", "val/loss", "-q").stdout.split() == [
+        "train_1",
+        "sweep_3",
+    ]
+    for options, shown_loss in (((), "1.0"), (("--best",), "0.25")):
+        asked = ("runs", "list", "--sort", "-val/acc", "--metrics", "val/*", "--params", *options)
+        rows = [line.split("\t") for line in himl.ok(*asked).stdout.splitlines()]
+        found = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows}
+        assert [*found][:4] == ["id", "train_2", "sweep_3", "train_1"]
+        picked = {run: (row["val/acc"], row["val/loss"], row["trial"]) for run, row in found.items() if run != "id"}
+        assert picked == {
+            "train_1": ("0.05", "0.5", ""),
+            "train_2": ("0.2", "2.0", ""),
+            "sweep_3": ("0.1", shown_loss, "sweep_3_1"),
+            "crossval_4": ("", "", ""),
+            "sweep_5": ("", "", ""),
+        }
+        forms = {run["id"]: run for run in himl.ok(*asked, "--json").json()}
+        assert {run: form["best_trial"] for run, form in forms.items() if "best_trial" in form} == {
+            "sweep_3": "sweep_3_1"
+        }
+        assert forms["sweep_3"]["parameters"] == {}
+    shown = screen(himl, "runs", "list", "--sort", "val/loss").splitlines()
+    assert [shown[0].split()[-2:], shown[2].split()[-2:], max(map(len, shown)) <= 80] == [
+        ["val/loss", "TRIAL"],
+        ["1", "1"],
+        True,
+    ]
 
 
 @posix

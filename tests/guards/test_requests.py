@@ -18,6 +18,8 @@ import pytest
 
 from himl_cli.core.events import ignore
 from himl_cli.core.logged import WatchedRuns
+from himl_cli.core.runs import RunQuery
+from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.services.runs.watch import watch_runs
 from tests.azureml_double.faults import Latency
 from tests.azureml_double.log import Seen
@@ -200,6 +202,23 @@ def test_commands_for_several_runs_make_requests_in_proportion_and_at_once(
             counts.append(len(azure.stage.log.all()))
         assert 0 < counts[1] <= 2 * counts[0], (name, counts)
         assert most_at_once(azure.stage.log.all()) > 2, name
+
+
+def test_metrics_of_sweeps_in_a_list_take_no_request_each(azure_environment: StagedWorkspace, project: Path) -> None:
+    """Those of their best trials, also to sort the list, take the same requests for 3 sweeps as for 12."""
+    azure, counts = azure_environment, []
+    for first, last in ((0, 1), (1, 3), (3, 12)):
+        for number in range(first, last):
+            values: list[dict[str, float]] = [{"lr": number - 0.5}, {"lr": number + 0.5}]
+            add_sweep(azure, f"sweep_{number}", values, lambda _, values: {"accuracy": [float(values["lr"])]})
+        with opened(azure, project) as workspace:
+            azure.stage.log.clear()
+            listed = list_runs(workspace, RunQuery("tuning"), ListRequest(sort="-accuracy"))
+        counts.append(len(azure.stage.log.all()))
+        assert [(run.id, listed.results[run.id].last["accuracy"]) for run in listed.runs] == [
+            (f"sweep_{number}", number + 0.5) for number in reversed(range(last))
+        ]
+    assert counts[1] == counts[2] > 0, counts
 
 
 def most_at_once(seen: Sequence[Seen]) -> int:

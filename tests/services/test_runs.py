@@ -212,6 +212,10 @@ def test_metric_order_counts_last_attempts_and_nested_runs(runs: RecordedRuns) -
         ["low", "high", "nested", "again", "nan", "missing"],
         {"loss": "low"},
     )
+    runs.add("inner_2", parent="nested")
+    runs.log("inner_2", [("loss", 8.0, 0, 1)])
+    listed = list_runs(runs.workspace, RunQuery(), ListRequest(sort="loss"))
+    assert ([run.id for run in listed.runs][1], listed.results["nested"].last["loss"]) == ("nested", 2.0)
     runs.add("given", command="python train.py --loss 4")
     assert [run.id for run in list_runs(runs.workspace, RunQuery(limit=4), ListRequest(sort="loss")).runs][-2:] == [
         "again",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from himl_cli.core.errors import BadUsage, NotFound
@@ -13,7 +14,7 @@ from himl_cli.core.logged import SYSTEM, ListedRuns, RunResults, given_of, goal_
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Goal, Run, RunQuery
 from himl_cli.core.search import ANY, Clause, Comparison, Searchable, parse_filter, parse_order, sort_items
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, PRIMARY_METRIC, SweepSpec, best_of
+from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC, SweepSpec, best_of, best_trial_of
 from himl_cli.core.text import near_matches, with_and
 from himl_cli.services.runs.lookup import runs_of_experiment, sizes_of
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
@@ -76,18 +77,29 @@ def list_runs(workspace: Workspace, query: RunQuery, asked: ListRequest, notify:
 
 
 def primary_metrics(workspace: Workspace, runs: Sequence[Run]) -> ListedRuns:
-    """*runs* with the primary metrics that they logged: the recorded ones, and the default one of `--primary_metric`.
-    The value of a sweep is that of its best trial."""
+    """*runs* with the primary metrics that they have: the recorded ones, and the default one of `--primary_metric`."""
     names = [*dict.fromkeys([*(run.tags.get(PRIMARY_METRIC, "") for run in runs), SweepSpec.primary_metric])]
-    sources = {run.id: run.tags.get(BEST_TRIAL, run.id) for run in runs}
-    trials = [replace(run, id=sources[run.id]) for run in runs if BEST_TRIAL in run.tags]
-    found: Mapping[str, RunResults]
+    ask = partial(_current, workspace)
     if isinstance(workspace, FolderWorkspace):
-        found = workspace.results([*trials, *runs], wanted=names.__contains__, whole=False)
-    else:  # one request. With the sweeps, Azure ML needs none for the experiments of their trials
-        found = {run_id: values for run_id, (_, values) in workspace.refresh([*trials, *runs]).items()}
-    results = {run_id: found[source] for run_id, source in sources.items() if source in found}
+        ask = partial(workspace.results, wanted=names.__contains__, whole=False)
+    results = _with_best_trials(runs, ask)
     return ListedRuns(runs, results, [name for name in names if any(name in each.last for each in results.values())])
+
+
+def _current(workspace: Workspace, runs: Sequence[Run]) -> Mapping[str, RunResults]:
+    return {run_id: values for run_id, (_, values) in workspace.refresh(runs).items()}
+
+
+def _with_best_trials(
+    runs: Sequence[Run], ask: Callable[[Sequence[Run]], Mapping[str, RunResults]]
+) -> Mapping[str, RunResults]:
+    """The logged values of each of *runs* from *ask*. Values of the recorded best trial of a sweep count as those of
+    the sweep, like those of nested runs."""
+    best = {run.id: trial for run in runs if (trial := best_trial_of(run.tags))}
+    trials = [replace(run, id=best[run.id]) for run in runs if run.id in best]
+    # Asked at once. With the sweeps, Azure ML needs no request for the experiments of their trials
+    found, none = ask([*trials, *runs]), RunResults()
+    return {run.id: found.get(run.id, none).filled(found.get(best.get(run.id, ""), none)) for run in runs}
 
 
 def _by_metrics(
@@ -129,11 +141,10 @@ class _Values:
         for start in range(0, len(waiting), RUNS_PER_REQUEST):
             chunk = waiting[start : start + RUNS_PER_REQUEST]
             if self._asked.has_best:
-                found = self._workspace.results(chunk, wanted=lambda name: True, whole=True)
+                found = _with_best_trials(chunk, partial(self._workspace.results, wanted=lambda name: True, whole=True))
                 self._results |= {run.id: self._with_best(run, found[run.id]) for run in chunk}
             else:
-                current = self._workspace.refresh(chunk)
-                self._results |= {run.id: current[run.id][1] if run.id in current else RunResults() for run in chunk}
+                self._results |= _with_best_trials(chunk, partial(_current, self._workspace))
 
     def _with_best(self, run: Run, results: RunResults) -> RunResults:
         best = {}

@@ -306,11 +306,15 @@ def last_numbers(
     database = store.database
     rows, _ = store.matching(query, lost, f"id, {LAST}, {IS_GIVEN}", *[name] * 5)
     last: dict[str, float] = {row["id"]: float(row["last"]) for row in rows if row["last"] is not None}
-    nested = dict(store.nested_in([row["id"] for row in rows if row["last"] is None]))
-    again = [*attempt_ends(database, [*last]), *nested]
-    for run_id, points in last_points(database, again, name.__eq__).items():
+    silent = [row["id"] for row in rows if row["last"] is None]
+    best = store.best_trials(silent)
+    nested = dict(store.nested_in([*silent, *best.values()]))
+    again = [*attempt_ends(database, [*last]), *best.values(), *nested]
+    # Of several nested runs, the first one counts
+    for run_id, points in reversed(last_points(database, again, name.__eq__).items()):
         if name in points:
             last[nested.get(run_id, run_id)] = points[name][1]
+    last |= {run_id: last[trial] for run_id, trial in best.items() if trial in last and run_id not in last}
     if not last or (not is_metric and any(row["given"] for row in rows)):
         return None
     return {row["id"]: last.get(row["id"]) for row in rows}

@@ -39,7 +39,7 @@ from himl_cli.core.runs import (
     job_tag,
     queued_in,
 )
-from himl_cli.core.sweeps import MANY, TRIAL
+from himl_cli.core.sweeps import BEST_TRIAL, MANY, TRIAL, best_trial_of
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, END, FREE_SPACE, RunFolder
 from himl_cli.workspaces.local.schema import OF_RUNS, SCHEMA_VERSION, prepare, read_as_series
@@ -705,6 +705,14 @@ class RunStore:
         for row in self.database.rows_among(tree, run_ids, TRIAL, STEP, REPEATED_BY):
             if row["id"] not in asked and _ids([row["id"]]):
                 yield row["id"], row["root"]
+
+    def best_trials(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """The recorded best trials of those of *run_ids* that are searches."""
+        found: dict[str, dict[str, str]] = {}
+        statement = "SELECT run, name, value FROM tags WHERE run IN ({}) AND name IN (?, ?)"
+        for run_id, name, value in self.database.rows_among(statement, run_ids, MANY, BEST_TRIAL):
+            found.setdefault(run_id, {})[name] = value
+        return {run_id: trial for run_id, tags in found.items() if (trial := best_trial_of(tags))}
 
     def query(
         self, wanted: RunQuery, lost: Iterable[str] = (), reasons: Mapping[str, str] | None = None
