@@ -6,7 +6,6 @@ Functions import the services that they use, to keep help fast.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,42 +20,15 @@ from himl_cli.commands.scripts import (
     script_arguments,
     value_sources,
 )
-from himl_cli.commands.submit_options import SubmitOptions
-from himl_cli.core.errors import BadUsage
+from himl_cli.commands.submit_options import SubmitOptions, by_ssh
 from himl_cli.core.processes import standby
 from himl_cli.workspaces.local import SUPERVISOR
-from himl_cli.workspaces.remote.address import PREFIX, is_remote
+from himl_cli.workspaces.remote.address import is_remote
 
 if TYPE_CHECKING:
-    from himl_cli.services.submission.request import SubmitRequest
+    pass
 
 app = group()
-
-
-def _by_ssh(request: SubmitRequest, workspace_opts: WorkspaceOptions) -> tuple[SubmitRequest, WorkspaceOptions]:
-    """A job for `--cluster ssh:NAME`, or for a Slurm behind a login node, as one in the workspace of that machine.
-    Raises BadUsage for options that such a job does not take."""
-    from himl_cli.core.engines import SLURM
-    from himl_cli.core.jobs import HERE
-
-    if is_remote(request.cluster or ""):
-        if workspace_opts.names != (None, None):
-            hint = "Name the folder there: --cluster ssh:HOST:FOLDER"
-            raise BadUsage(f"--cluster {request.cluster} and --workspace cannot be combined.", hint=hint)
-        workspace_opts = WorkspaceOptions(workspace=request.cluster)
-        request = replace(request, cluster=HERE)
-    elif request.engine == SLURM and workspace_opts.names == (None, None):
-        from himl_cli.services.submission.engine_options import login_host
-
-        if host := login_host(str(request.queue and request.queue[1]), request.cwd):
-            workspace_opts = WorkspaceOptions(workspace=f"{PREFIX}{host}")
-    if is_remote(workspace_opts.workspace or ""):
-        if request.is_mirrored:
-            raise BadUsage("--record_in azure cannot be used on another machine.", hint="Omit it.")
-        if request.is_typed("python"):
-            hint = "Name the Python there in the settings: python in the table [remote.HOST]."
-            raise BadUsage("--python names a Python of this machine.", hint=hint)
-    return request, workspace_opts
 
 
 @command(app, "submit", cls=ScriptCommand)
@@ -97,7 +69,7 @@ def submit(
         return None
     print_misplaced(ctx, output_opts)
     request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
-    request, workspace_opts = _by_ssh(request, workspace_opts)
+    request, workspace_opts = by_ssh(request, workspace_opts)
     from himl_cli.core.jobs import is_job_file
     from himl_cli.services.submission.request import THIS_MACHINE
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,15 @@ from himl_cli.commands.options import OutputOptions, WorkspaceOptions, options_o
 from himl_cli.commands.scripts import TYPED
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.commands.submit_options import SubmitOptions
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
+from himl_cli.core.errors import (
+    BadUsage,
+    HimlError,
+    Interrupted,
+    JobFailed,
+    NotFound,
+    RunNotFound,
+    WorkspaceNotFound,
+)
 from himl_cli.core.events import Notify
 from himl_cli.core.files import WORKSPACE_FOLDER, is_same_place, temporary_folder
 from himl_cli.core.jobs import HERE, STEP, JobSpec, is_job_file
@@ -124,6 +132,11 @@ class Submission(NamedTuple):
     def is_by_ssh(self) -> bool:
         """Whether the job runs on a machine that himl reaches by SSH."""
         return is_remote(self.workspace_opts.workspace or "")
+
+    @property
+    def names_workspace(self) -> bool:
+        """Whether the user named a workspace, rather than only the place of the job."""
+        return any(self.sources[name] != "default" for name in options_of(WorkspaceOptions))
 
     def makes_cluster(self) -> bool:
         """Whether --create_cluster was typed. As a setting, it only applies to pipelines."""
@@ -380,15 +393,20 @@ def _resume(call: Submission, reference: str) -> Run:
 
 def _repeat(call: Submission, reference: str) -> Run | None:
     """Submit the job of the run *reference* again, as `read_repeat`. Returns and raises like `submit_script`."""
-    from himl_cli.services.submission.repeat import check_same_environment, read_repeat, repeated_run
+    from himl_cli.commands.submit_options import by_ssh
+    from himl_cli.services.submission.repeat import check_same_environment, read_repeat
     from himl_cli.services.submission.repeat_pipeline import repeat_pipeline
 
     options, pipeline = call.options, None
     with temporary_folder() as folder:
         place = Path(os.path.realpath(folder))
-        with open_session(call.workspace_opts, call.output_opts, For.runs) as session:
+        with ExitStack() as stack:
+            session, run = _repeated_run(stack, call, reference)
             workspace, notify = session.workspace, session.notify
-            run = repeated_run(workspace, reference, call.request, notify)
+            there = run.workspace.removeprefix("workspace ")
+            if is_remote(there) and not call.is_by_ssh and not call.request.is_typed("cluster"):
+                request, opts = by_ssh(replace(call.request, cluster=there), WorkspaceOptions())
+                call = call._replace(request=request, workspace_opts=opts)
             stored = workspace.stored_pipeline(run.id) if MANY in run.tags else None
             if stored is not None:
                 given = _given_again(call.request) if call.request.target else {}
@@ -414,6 +432,22 @@ def _repeat(call: Submission, reference: str) -> Run | None:
             for spec in jobs[:1] if options.same_environment else ():
                 check_same_environment(workspace, run, spec)
         return submit_script(call) if pipeline is None else _run_pipeline(call, pipeline, is_repeated=True)
+
+
+def _repeated_run(stack: ExitStack, call: Submission, reference: str) -> tuple[Session, Run]:
+    """The run *reference* of --from, and a session that *stack* closes. A machine that --cluster names for the new run
+    need not have the old one. Raises RunNotFound, BadUsage."""
+    from himl_cli.services.submission.repeat import repeated_run
+
+    def found(opts: WorkspaceOptions) -> tuple[Session, Run]:
+        session = stack.enter_context(open_session(opts, call.output_opts, For.runs))
+        return session, repeated_run(session.workspace, reference, call.request, session.notify)
+
+    if call.is_by_ssh and not call.names_workspace:
+        with suppress(RunNotFound, WorkspaceNotFound):
+            return found(WorkspaceOptions())
+        stack.close()
+    return found(call.workspace_opts)
 
 
 def _given_again(request: SubmitRequest) -> Mapping[str, tuple[str, Sequence[str]]]:

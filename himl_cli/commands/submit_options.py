@@ -7,15 +7,18 @@ OPTIONS declares each option once. Help, settings in himl.toml, environment vari
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from himl_cli.commands.options import Bundle, Option, option, parse_list, parse_pairs
+from himl_cli.commands.options import Bundle, Option, WorkspaceOptions, option, parse_list, parse_pairs
 from himl_cli.commands.scripts import (
     COMMON,
     TYPED,
 )
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import non_blank
+from himl_cli.workspaces.remote.address import PREFIX, is_remote
 
 if TYPE_CHECKING:
     from himl_cli.services.submission.request import SubmitRequest
@@ -204,3 +207,29 @@ class SubmitOptions(Bundle):
 
 for _name, _option in OPTIONS.items():
     setattr(SubmitOptions, _name, _option)
+
+
+def by_ssh(request: SubmitRequest, workspace_opts: WorkspaceOptions) -> tuple[SubmitRequest, WorkspaceOptions]:
+    """A job for `--cluster ssh:NAME`, or for a Slurm behind a login node, as one in the workspace of that machine.
+    Raises BadUsage for options that such a job does not take."""
+    from himl_cli.core.engines import SLURM
+    from himl_cli.core.jobs import HERE
+
+    if is_remote(request.cluster or ""):
+        if workspace_opts.names != (None, None):
+            hint = "Name the folder there: --cluster ssh:HOST:FOLDER"
+            raise BadUsage(f"--cluster {request.cluster} and --workspace cannot be combined.", hint=hint)
+        workspace_opts = WorkspaceOptions(workspace=request.cluster)
+        request = replace(request, cluster=HERE)
+    elif request.engine == SLURM and workspace_opts.names == (None, None):
+        from himl_cli.services.submission.engine_options import login_host
+
+        if host := login_host(str(request.queue and request.queue[1]), request.cwd):
+            workspace_opts = WorkspaceOptions(workspace=f"{PREFIX}{host}")
+    if is_remote(workspace_opts.workspace or ""):
+        if request.is_mirrored:
+            raise BadUsage("--record_in azure cannot be used on another machine.", hint="Omit it.")
+        if request.is_typed("python"):
+            hint = "Name the Python there in the settings: python in the table [remote.HOST]."
+            raise BadUsage("--python names a Python of this machine.", hint=hint)
+    return request, workspace_opts

@@ -236,8 +236,8 @@ class Workspace(Protocol):
         pipeline, and a run that a program recorded. Raises RunNotFound."""
 
     def stored_pipeline(self, run_id: str) -> StoredPipeline | None:
-        """The pipeline of the run, or of a trial, for another submission. None for other runs, and for pipelines of
-        another machine. Raises RunNotFound, DiskFailed, and BadUsage for a step that himl cannot submit."""
+        """The pipeline of the run, or of a trial, for another submission. None for other runs. Raises RunNotFound,
+        DiskFailed, and BadUsage for a step that himl cannot submit."""
         return None
 
     def output_files(self, run_id: str, key: str) -> BlobStore:

@@ -491,6 +491,36 @@ def test_a_pipeline_and_a_job_file_run_on_the_other_machine(box: SshServer, himl
     assert himl("runs", "list", "-q").stdout.split() == [run["id"]]
     followed = himl("submit", "job.yml", "--cluster", "ssh:box", "--follow")
     assert (followed.code, "has made\n" in followed.stdout) == (0, True), followed.stderr
+    # Both can be repeated with their own code, also one step with its data, which stays there
+    (project / "makes.py").write_text("raise SystemExit(3)")
+    step = f"{run['id']}_step2"
+    for words, is_there in (([run["id"]], True), ([step], True), ([run["id"], "--cluster", "local"], False)):
+        again = himl("submit", "--from", *words, "--wait", "--json")
+        assert (again.code, "sent" in again.stderr) == (0, False), again.stderr
+        found = again.json()
+        assert (found["status"], found["workspace"] == "ssh:box") == ("Completed", is_there)
+    assert himl("runs", "diff", run["id"], found["id"], "--json").json()["code"] == []
+
+
+def test_a_run_is_repeated_where_it_ran_or_where_the_user_says(box: SshServer, himl: Himl, project: Path) -> None:
+    """`--cluster ssh:box` names the place of the new run only."""
+    write_files(project, {"train.py": "import sys\nprint(*sys.argv[1:])"})
+    here = himl.ok("submit", "train.py", "-q", "--", "--lr", "1").stdout.split()[-1]
+    for reference, words, shown in (
+        (here, ("--cluster", "ssh:box", "--", "--lr", "2"), "--lr 2"),
+        ("latest", ("--", "--lr", "3"), "--lr 3"),
+        ("latest", ("--cluster", "ssh:box"), "--lr 3"),
+    ):
+        sent = himl("submit", "--from", reference, "--follow", *words)
+        assert (sent.code, f"{shown}\n" in sent.stdout) == (0, True), sent.stderr
+        assert himl("runs", "show", "--json").json()["workspace"] == "ssh:box"
+    (project / ".himl" / "pointers").rename(project / "gone")
+    run = himl("runs", "list", "-q", *THERE).stdout.split()[0]
+    assert himl("submit", "--from", run, "--cluster", "ssh:box", "--wait").code == 0
+    refused = himl("submit", "--from", "latest", "--python", sys.executable)
+    assert (refused.code, "--python names a Python of this machine" in refused.stderr) == (2, True)
+    back = himl("submit", "--from", "latest", "--cluster", "local")
+    assert (back.code, back.stdout) == (0, "--lr 3\n"), back.stderr
 
 
 def test_tensorboard_gets_new_bytes_only(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:

@@ -293,6 +293,13 @@ class LocalWorkspace(FolderWorkspace):
         above = self._up_to_plan(run_id)
         return stored_pipeline(self._folder_of(above[-1].id), above)
 
+    def pipeline_code(self, run_id: str, root: str) -> BlobStore:
+        """The code of `stored_pipeline` with the snapshot *root*, for another machine. Raises NotFound."""
+        found = self.stored_pipeline(run_id)
+        if found is None or Path(root) not in found.code:
+            raise NotFound(f"Run '{run_id}' has no code from '{root}'.")
+        return found.code[Path(root)]
+
     def output_files(self, run_id: str, key: str) -> BlobStore:
         self.run(run_id)
         outputs: Mapping[str, str] = self._folder_of(run_id).read(RECORD).get("outputs", {})

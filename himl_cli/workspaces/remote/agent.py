@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from io import BufferedReader, BufferedWriter, FileIO
 from pathlib import Path
@@ -22,8 +23,8 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.documents import from_document
 from himl_cli.core.errors import BadUsage, HimlError, WorkspaceNotFound
 from himl_cli.core.files import named_folder
-from himl_cli.core.jobs import JobSpec, PipelineSpec
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec, StoredJob
+from himl_cli.workspaces.base import BlobStore, StoredPipeline
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.remote.channel import (
     ALIVE_EVERY,
@@ -157,6 +158,11 @@ class _Agent:
         if method in (PREPARE, RESUME):
             arguments["notify"] = partial(send_notice, self._channel)
         found = getattr(self._workspace, method)(**arguments)
+        if isinstance(found, StoredJob):
+            found = replace(found, spec=self._with_names(found.spec))
+        elif isinstance(found, StoredPipeline):
+            steps = [replace(step, job=self._with_names(step.job)) for step in found.spec.steps]
+            found = replace(found, spec=replace(found.spec, steps=steps))
         if method == "runs":
             page = []
             for run in found:
@@ -167,6 +173,20 @@ class _Agent:
             self._channel.send(FrameKind.page, packed(page))
             found = None
         self._result(found)
+
+    def _with_names(self, job: JobSpec) -> JobSpec:
+        """*job* with the names of inputs in datastores in place of their paths, which mean nothing to the client."""
+        places = {Path(store.location): store.name for store in self._workspace.datastores()}
+
+        def named(item: DataSpec) -> DataSpec:
+            path = Path(item.local or "")
+            place = next((place for place in places if item.local and path.is_relative_to(place)), None)
+            if place is None:
+                return item
+            name = path.relative_to(place).as_posix()
+            return replace(item, local=None, name=name, datastore=places[place], is_folder=True)
+
+        return replace(job, inputs=[named(item) for item in job.inputs])
 
     def _ask_store(self, store: BlobStore, method: str, arguments: dict[str, Any]) -> None:
         if method == "fetch":

@@ -30,7 +30,7 @@ from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
 from himl_cli.core.jobs import JobSpec, PipelineSpec, StoredJob
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, is_run_id
-from himl_cli.workspaces.base import BlobStore, ManagedWorkspace
+from himl_cli.workspaces.base import BlobStore, ManagedWorkspace, StoredPipeline
 
 Unpacked = TypeVar("Unpacked")
 
@@ -43,8 +43,6 @@ ALIVE_EVERY = 10.0  # seconds
 
 POSITION = struct.Struct(">IQ")  # before the bytes of a file: the number of its request, and the offset
 _HEADER = struct.Struct(">cI")
-# Records with numbers in their users' spelling and arguments of any type
-_AS_DOCUMENTS = (JobSpec, PipelineSpec, StoredJob)
 
 
 class ChannelClosed(ServiceFailed):
@@ -162,6 +160,19 @@ class StoreFacts:
 
 
 @dataclass(frozen=True)
+class PipelineFacts:
+    """A `StoredPipeline` with the *roots* of its snapshots, whose files the store `pipeline_code` has."""
+
+    spec: PipelineSpec
+    missing: Sequence[str]
+    roots: Sequence[str]
+
+
+# Records with numbers in their users' spelling and arguments of any type
+_AS_DOCUMENTS = (JobSpec, PipelineSpec, StoredJob, PipelineFacts)
+
+
+@dataclass(frozen=True)
 class CallFailure:
     """An error, by the name of its class in `core.errors`. `similar` and those below belong to RunNotFound."""
 
@@ -201,12 +212,13 @@ RESUME, PREPARE = "resume", "prepare"  # calls with notices
 # The methods that a client may call. Arguments that are functions do not travel
 OF_WORKSPACE = {
     *("run", "known_ids", "runs", "experiments", "tag", "rename", "archive", "cancel", "metrics", "values"),
-    *("parameters", "environment", "stored_job", "datastores", "results", "refresh", "delete_rest", "delete"),
+    *("parameters", "environment", "stored_job", "stored_pipeline", "datastores", "results", "refresh"),
+    *("delete_rest", "delete"),
     *("start_run", "log", "log_parameters", "log_position", "end_run", PREPARE, RESUME),
 }
 SUBMIT = "submit"  # a call that also sends the files of the job which the other end lacks
 OF_STORE = {"list", "stat", "md5", "read", "fetch", "store"}
-STORES = {"run_files", "code_files", "output_files", "datastore"}
+STORES = {"run_files", "code_files", "output_files", "datastore", "pipeline_code"}
 # Methods of which a second call may have another outcome
 ONCE = {"delete", "delete_rest", RESUME}
 
@@ -234,6 +246,8 @@ def roots_of(spec: JobSpec | PipelineSpec) -> Sequence[str]:
 
 def packed(value: Any) -> bytes:
     """*value*, which may be or contain himl's records, as MessagePack."""
+    if isinstance(value, StoredPipeline):
+        value = PipelineFacts(value.spec, value.missing, [*map(str, value.code)])
     value = to_document(value) if isinstance(value, _AS_DOCUMENTS) else value
     return msgspec.msgpack.encode(value, enc_hook=_plain)
 

@@ -20,7 +20,16 @@ from himl_cli.core.jobs import JobSpec, NewCode, PipelineSpec
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery, new_run_id
 from himl_cli.core.webhook import Webhook
-from himl_cli.workspaces.base import BlobStore, FetchSink, JobTaker, ManagedWorkspace, RunRecorder, StoreSink, Workspace
+from himl_cli.workspaces.base import (
+    BlobStore,
+    FetchSink,
+    JobTaker,
+    ManagedWorkspace,
+    RunRecorder,
+    StoredPipeline,
+    StoreSink,
+    Workspace,
+)
 from himl_cli.workspaces.remote.address import PREFIX, RemoteAddress
 from himl_cli.workspaces.remote.channel import (
     BYTES_PER_FRAME,
@@ -31,6 +40,7 @@ from himl_cli.workspaces.remote.channel import (
     CallFailure,
     ChannelClosed,
     FrameKind,
+    PipelineFacts,
     SentFile,
     StoreFacts,
     packed,
@@ -262,6 +272,13 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
 
     def run_files(self, run_id: str) -> BlobStore:
         return self._store("run_files", run_id)
+
+    def stored_pipeline(self, run_id: str) -> StoredPipeline | None:
+        facts = self.connection.call(PipelineFacts | None, "stored_pipeline", {"run_id": run_id})
+        if facts is None:
+            return None
+        code = {Path(root): self._store("pipeline_code", run_id, root) for root in facts.roots}
+        return StoredPipeline(facts.spec, facts.missing, code)
 
     def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
         opened = self._opened("code_files", run_id)
