@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.aggregate import SWEEP, record_sweep
@@ -62,8 +63,9 @@ from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
 LATENCY = 0.2
-SETTLED, MEASURED = 16.0, 20.0
-"""Seconds until a waiting command is measured, after the first sample of its job's resources, and while it is."""
+SETTLED, MEASURED, PERIODS = 16.0, 10.0, 3
+"""Seconds until a waiting command is measured, after the first sample of its resources, the length of a period, with one
+sample, and the number of periods. The median leaves out a period in which the machine did other work."""
 HOUR = 3600.0
 MOVED = 300.0  # seconds in which code goes to the store, at most
 RUNS, POINTS = 10, 1_900
@@ -313,24 +315,28 @@ def while_waiting(command: Sequence[str], folder: Path) -> dict[str, float]:
             if (found := re.match(r"(\d+\.\d+) \w+\(", line))
         ]
     begin = times[0] + SETTLED
-    return {**used, "operations": sum(begin <= each < begin + MEASURED for each in times) / MEASURED}
+    seconds = MEASURED * PERIODS
+    return {**used, "operations": sum(begin <= each < begin + seconds for each in times) / seconds}
 
 
 def in_terminal(command: Sequence[str], folder: Path, read: Callable[[int], dict[str, float]]) -> dict[str, float]:
-    """The growth per hour of what *read* returns for the process, while it waits. Then Ctrl-C ends it."""
+    """The growth per hour of what *read* returns for the process, in the median of the periods in which it waits. Then
+    Ctrl-C ends it."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
         os.execvpe(command[0], list(command), {**clean_environment(), "TERM": "xterm", "COLUMNS": "120", "LINES": "40"})
     drain(terminal, SETTLED)
-    before = read(pid)
-    drain(terminal, MEASURED)
-    after = read(pid)
+    found = [read(pid)]
+    for _ in range(PERIODS):
+        drain(terminal, MEASURED)
+        found.append(read(pid))
     os.write(terminal, b"\x03")
     while os.waitpid(pid, os.WNOHANG)[0] == 0:
         drain(terminal, 0.1)
     os.close(terminal)
-    return {name: (after[name] - before[name]) / MEASURED * HOUR for name in before}
+    growth = {name: [after[name] - before[name] for before, after in pairwise(found)] for name in found[0]}
+    return {name: statistics.median(each) / MEASURED * HOUR for name, each in growth.items()}
 
 
 def drain(terminal: int, seconds: float) -> None:

@@ -31,7 +31,7 @@ from himl_cli.core.files import WORKSPACE_FOLDER, is_same_place, temporary_folde
 from himl_cli.core.jobs import HERE, STEP, JobSpec, is_job_file
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.runs import Run, RunQuery, RunSelection, queued_in
-from himl_cli.core.signals import interruptions, unbuffered_terminal
+from himl_cli.core.signals import Interruptions, interruptions, unbuffered_terminal
 from himl_cli.core.sweeps import MANY, REPEATED
 from himl_cli.core.text import non_blank
 from himl_cli.core.webhook import Webhook
@@ -626,7 +626,7 @@ def _run_mirrored(call: Submission, waits: bool) -> Run:
 
 
 def _wait_here(
-    session: Session, run: Run, interrupted: list[int], *, start: int = 0, spec: JobSpec | None = None
+    session: Session, run: Run, interrupted: Interruptions, *, start: int = 0, spec: JobSpec | None = None
 ) -> Run:
     """Print the log of a local job from byte *start* until its end, and return the ended run.
 
@@ -649,7 +649,7 @@ def _wait_here(
         )
 
 
-def _watch_sweep(session: Session, run: Run, interrupted: list[int] | None = None) -> Callable[[], Run] | None:
+def _watch_sweep(session: Session, run: Run, interrupted: Interruptions | None = None) -> Callable[[], Run] | None:
     """A function that shows the trials of a sweep on the terminal until it ends. None for other runs and without a
     terminal. A signal in *interrupted* cancels the run."""
     output = session.output

@@ -11,16 +11,41 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 
+class Interruptions(list[int]):
+    """The SIGINT and SIGTERM that arrived. A thread can wait for the first one without looking again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from queue import SimpleQueue
+
+        self._news = SimpleQueue[None]()  # a handler of signals may put into it, even while another one does
+
+    def note(self, number: int) -> None:
+        """Collect a signal, and end the wait."""
+        self.append(number)
+        self.end_wait()
+
+    def end_wait(self) -> None:
+        """Let `wait` return in the thread that waits, or that waits next."""
+        self._news.put(None)
+
+    def wait(self) -> bool:
+        """Wait for a signal or for `end_wait`. Returns whether a signal arrived."""
+        if not self:
+            self._news.get()
+        return bool(self)
+
+
 @contextmanager
-def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int]]:
+def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[Interruptions]:
     """Provide a list that collects SIGINT and SIGTERM, which do not end this process. *react* is called for each.
 
     A second signal raises KeyboardInterrupt. Outside the main thread the list stays empty.
     """
-    seen: list[int] = []
+    seen = Interruptions()
 
     def note(number: int, frame: object) -> None:
-        seen.append(number)
+        seen.note(number)
         if len(seen) > 1:
             raise KeyboardInterrupt
         react()

@@ -1172,6 +1172,29 @@ def test_interrupting_waiting_submit_cancels_the_job(
     until(lambda: processes_below(project) == [])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="NEEDS /proc")
+def test_only_the_main_thread_of_a_waiting_submit_wakes_up(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time\nprint('up', flush=True); time.sleep(600)\n"})
+    process = started(himl, project)
+
+    def wakes() -> dict[int, int]:
+        """How often each thread has slept, by its id."""
+        tasks = {int(task.name): (task / "status").read_text() for task in Path(f"/proc/{process.pid}/task").iterdir()}
+        return {
+            task: int(found[1])
+            for task, text in tasks.items()
+            if (found := re.search(r"\nvoluntary_ctxt_switches:\s*(\d+)", text))
+        }
+
+    before = wakes()
+    until(lambda: wakes()[process.pid] >= before[process.pid] + 45)
+    after = wakes()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=100)
+    assert len(after) > 1
+    assert sum(after.values()) - after[process.pid] <= sum(before.values()) - before[process.pid] + 2  # its start
+
+
 @posix
 def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print('ran')"})

@@ -32,9 +32,9 @@ from himl_cli.services.runs.lookup import sweep_view
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 from himl_cli.workspaces.retry import Pauses
 
-# Seconds between checks of the folder of a local run, and between reads of its record while the folder does not change,
-# on a file system of this machine, and on one that many jobs may share
-OWN_PAUSES, SHARED_PAUSES = (0.2, 2.0), (5.0, 90.0)
+# Seconds between checks of the folder of a local run, while its log grows and at most, and between reads of its record
+# while the folder does not change, on a file system of this machine, and on one that many jobs may share
+OWN_PAUSES, SHARED_PAUSES = (0.2, 0.4, 2.0), (5.0, 5.0, 90.0)
 FRESH_SECONDS = 1.0  # after a change in the folder, in which the record may change
 # himl polls a run this much less often when only its end matters.
 SELDOM = 3
@@ -69,13 +69,18 @@ class FolderWatch:
 
     def __init__(self, workspace: FolderWorkspace, run_id: str) -> None:
         self._workspace, self._run_id = workspace, run_id
-        self._longest, self._seldom = OWN_PAUSES if is_local_folder(workspace.folder) else SHARED_PAUSES
-        self._changed, self._begin = 0, 0.0
+        pauses = OWN_PAUSES if is_local_folder(workspace.folder) else SHARED_PAUSES
+        self._while_growing, self._longest, self._seldom = pauses
+        self._changed, self._begin, self._grown = 0, 0.0, 0.0
 
     @property
     def is_fresh(self) -> bool:
         """Whether the folder has just changed."""
         return time.monotonic() - self._begin < FRESH_SECONDS
+
+    def note_growth(self) -> None:
+        """Make the next pauses shorter, since the run's log has grown."""
+        self._grown = time.monotonic()
 
     def pauses(self) -> Iterator[None]:
         """Yields after each pause without a change in the run's folder. Ends when the record should be read: soon after
@@ -86,7 +91,8 @@ class FolderWatch:
             changed = self._workspace.folder_changed(self._run_id)
             if changed != self._changed:
                 self._changed, self._begin = changed, time.monotonic()
-            time.sleep(min(self._longest, max(0.0025, (time.monotonic() - self._begin) / 10)))
+            changed_ago, grown_ago = (time.monotonic() - each for each in (self._begin, self._grown))
+            time.sleep(min(self._longest, max(0.0025, changed_ago / 10), max(self._while_growing, grown_ago / 10)))
             if self.is_fresh or time.monotonic() - begin >= self._seldom:
                 return
             yield
@@ -176,6 +182,7 @@ class _GrowingLog:
                 self._is_due = True  # another attempt has replaced it
                 return
             if facts.st_size > self._done:
+                watch.note_growth()
                 yield from self._new_pieces(files, log)
             if self._is_due:
                 return

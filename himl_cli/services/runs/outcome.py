@@ -17,6 +17,7 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.logged import RunResults, SweepView
 from himl_cli.core.runs import FAILED_RANK, LAST_ATTEMPT, Run, RunStatus
+from himl_cli.core.signals import Interruptions
 from himl_cli.core.sweeps import MANY, SWEPT
 from himl_cli.core.text import named
 from himl_cli.core.webhook import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Webhook
@@ -51,7 +52,7 @@ def await_outcome(
     start: int = 0,
     spec: JobSpec | None = None,
     webhook: Webhook | None = None,
-    interrupted: Sequence[int] | None = None,
+    interrupted: Interruptions | None = None,
     cwd: Path | None = None,
 ) -> Run:
     """Wait for the end of *run*, *show* its outcome, and return the ended run.
@@ -93,25 +94,22 @@ def await_outcome(
 
 
 def wait_for_run(
-    workspace: Workspace, run_id: str, follow: Callable[[], Run], notify: Notify, interrupted: Sequence[int]
+    workspace: Workspace, run_id: str, follow: Callable[[], Run], notify: Notify, interrupted: Interruptions
 ) -> Run:
     """Call *follow*, which shows the run until it has ended. Return the ended run.
 
     A signal in *interrupted* cancels the run, and Interrupted is raised after its end. The list comes from
     `core.signals.interruptions`, which must begin before the job starts, so that no signal is lost.
     """
-    is_over = threading.Event()
 
     def cancel_once_interrupted() -> None:
         """Run in a thread, because the reader of the output may block the main one."""
-        while not is_over.wait(0.2):
-            if interrupted:
-                notify(Notice(f"Canceling run '{run_id}'. It has 10 seconds to exit."))
-                try:
-                    workspace.cancel(run_id)
-                except HimlError as err:
-                    notify(Notice(f"{err} {err.hint}".strip()))
-                return
+        if interrupted.wait():
+            notify(Notice(f"Canceling run '{run_id}'. It has 10 seconds to exit."))
+            try:
+                workspace.cancel(run_id)
+            except HimlError as err:
+                notify(Notice(f"{err} {err.hint}".strip()))
 
     watcher = threading.Thread(target=cancel_once_interrupted, daemon=True)
     try:
@@ -119,7 +117,7 @@ def wait_for_run(
         try:
             run = follow()
         finally:
-            is_over.set()
+            interrupted.end_wait()
             watcher.join()
     except KeyboardInterrupt as err:
         raise Interrupted(
