@@ -64,8 +64,8 @@ from tests.support.runs import RecordedRuns
 
 LATENCY = 0.2
 SETTLED, MEASURED, PERIODS = 16.0, 10.0, 3
-"""Seconds until a waiting command is measured, after the first sample of its resources, the length of a period, with one
-sample, and the number of periods. The median leaves out a period in which the machine did other work."""
+"""Seconds until a waiting command is measured, after the first sample of its resources, the length of a period, with
+one sample, and the number of periods. The median leaves out a period in which the machine did other work."""
 HOUR = 3600.0
 MOVED = 300.0  # seconds in which code goes to the store, at most
 RUNS, POINTS = 10, 1_900
