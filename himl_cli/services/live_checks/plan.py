@@ -92,10 +92,11 @@ def announcement(plan: CheckPlan, *, keeps: bool) -> Iterator[str]:
     if plan.report.jobs:
         yield f"himl continues an earlier call, which started {len(plan.report.jobs)} of the runs."
     if new:
+        jobs, run = ("a short job", "It runs") if len(new) == 1 else (f"{len(new)} short jobs", "They run")
         yield (
-            f"himl submits {len(new)} short jobs to cluster '{plan.cluster}', in the experiment '{LIVE_EXPERIMENT}'. "
-            "They run for seconds, most of them on one node. Azure charges for the nodes, also while they start and "
-            "idle."
+            f"himl submits {jobs} to cluster '{plan.cluster}', in the experiment '{LIVE_EXPERIMENT}'. {run} for "
+            f"seconds{', most of them on one node' * (len(new) > 1)}. Azure charges for the nodes, also while they "
+            "start and idle."
         )
     yield f"himl stores a few MB in the workspace. At the end, it {'keeps' if keeps else 'deletes'} its runs and files."
     yield f"The results go to {JSON_FILE} and {REPORT_PAGE} in this folder, without names and secrets."
