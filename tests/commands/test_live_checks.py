@@ -266,6 +266,7 @@ def test_an_interrupted_call_continues_without_new_jobs(
         path.write_text(json.dumps(report), encoding="utf-8")
         jobs.release()
         said = himl.ok(*words).stderr
+        assert "himl submits a short job to cluster 'cpu-cluster'" in said
         assert ("himl continues an earlier call, which started 1 of the runs." in said, REMAIN in said) == (
             True,
             False,
