@@ -63,7 +63,7 @@ class ListedRun(Run, total=False):
     """A run of a list, with the values that options request."""
 
     metrics: Annotated[dict[str, Number], Meta(description="Last values by name, with --metrics or --sort METRIC.")]
-    best_trial: Annotated[RunId, Meta(description="The trial of a sweep whose metrics these are.")]
+    best_trial: Annotated[RunId, Meta(description="The trial of a sweep whose metrics and parameters these are.")]
     parameters: Annotated[dict[str, str], Meta(description="Parameters and arguments by name, with --params.")]
     size: Annotated[int, Meta(description="Bytes of the files of the run and its child runs, with --size.")]
 

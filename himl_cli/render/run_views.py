@@ -21,6 +21,7 @@ from himl_cli.core.logged import (
     RunResults,
     SweepView,
     TrialView,
+    Value,
     given_of,
     machine_use,
     system_summary,
@@ -184,7 +185,7 @@ def run_columns(runs: Sequence[Run], listed: ListedRuns | None = None) -> Sequen
         metrics = [_metric_column(listed, name, rank) for rank, name in enumerate(listed.metrics, 1)]
         sizes = [_size_column(listed.sizes)] if listed.sizes else []
         columns = (*columns[:-1], *sizes, *_given_columns(runs, listed), *metrics, columns[-1])
-        if metrics and any(best_trial_of(run.tags) for run in runs):
+        if (metrics or listed.has_parameters) and any(best_trial_of(run.tags) for run in runs):
             columns = (*columns[:-1], TRIAL_COLUMN, columns[-1])
     return (*columns, WORKSPACE_COLUMN) if len({run.workspace for run in runs}) > 1 else columns
 
@@ -239,7 +240,7 @@ def listed_form(listed: ListedRuns, run: Run) -> dict[str, Any]:
     """A run of a list as JSON, with the values that have columns."""
     results = listed.results.get(run.id, RunResults())
     metrics = {name: json_form(results.last[name]) for name in listed.metrics if name in results.last}
-    trial = best_trial_of(run.tags) if metrics else ""
+    trial = best_trial_of(run.tags) if metrics or listed.has_parameters else ""
     return (
         run_form(run)
         | ({"metrics": metrics} if listed.metrics else {})
@@ -255,10 +256,7 @@ def diff_view(diff: RunDiff, *, has_text: bool) -> Iterator[str]:
     parts = {"Run": diff.facts, "Arguments": diff.arguments, "Parameters": diff.parameters}
     parts |= {"Metrics": diff.metrics, "Tags": diff.tags, "Environment": diff.environment, "Packages": diff.packages}
     for title, values in parts.items():
-        rows = [
-            (one_line(name), *("" if value is None else one_line(value_text(value)) for value in pair))
-            for name, pair in values.items()
-        ]
+        rows = [(one_line(name), *map(one_line, _pair_texts(pair))) for name, pair in values.items()]
         yield from _table(title, ("NAME", "FIRST", "SECOND"), rows, ranks=(1, 2, 3), cut=(0, 1, 2))
     if diff.code:
         yield from ("", styled("Code", "bold"))
@@ -270,6 +268,13 @@ def diff_view(diff: RunDiff, *, has_text: bool) -> Iterator[str]:
             yield styled(shown_line(line), style) if style else shown_line(line)
     if not diff.code and not any(parts.values()):
         yield "No differences." if diff.code is not None else "No differences except perhaps in the code."
+
+
+def _pair_texts(pair: Sequence[Value]) -> Sequence[str]:
+    """Two values as texts, for a terminal with as many digits as distinguish the numbers."""
+    texts = ["" if value is None else value_text(value) for value in pair]
+    short = [number_text(value) if isinstance(value, float) else text for value, text in zip(pair, texts, strict=True)]
+    return short if sys.stdout.isatty() and len({*short}) == len({*texts}) else texts
 
 
 def shown_line(line: str) -> str:

@@ -445,6 +445,17 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
     assert (header[7:9], sweep[7:9]) == (["val/loss", "trial"], ["0.25", "trial_a"])
 
 
+def test_diff_on_a_screen_has_the_digits_that_differ(himl: Himl, empty: RecordedRuns) -> None:
+    values = {"train_1": (0.1 + 0.2, 0.5), "train_2": (0.1 + 0.7, 0.5000000001)}
+    for name, (loss, other) in values.items():
+        empty.add(name)
+        empty.log(name, [("loss", loss, 0, 1), ("other", other, 0, 1)])
+    lines = [line.split() for line in screen(himl, "runs", "diff", "train_1", "train_2").splitlines()]
+    assert ["loss", "0.3", "0.8"] in lines
+    assert ["other", "0.5", "0.5000000001"] in lines
+    assert "0.30000000000000004" in himl.ok("runs", "diff", "train_1", "train_2").stdout
+
+
 def test_values_of_a_sweep_are_those_of_its_best_trial(himl: Himl, empty: RecordedRuns) -> None:
     """Sorted, filtered and shown like those of other runs, and named. Folds have no best one."""
     for name, value in (("train_1", 0.5), ("train_2", 2.0)):
@@ -457,7 +468,9 @@ def test_values_of_a_sweep_are_those_of_its_best_trial(himl: Himl, empty: Record
         for index, value in enumerate(trials):
             trial = f"{kind}_{number}_{index}"
             empty.add(trial, parent=f"{kind}_{number}", tags={TRIAL: str(index), HYPERPARAMETERS: '{"lr": 3}'})
-            empty.log(trial, [("val/loss", 0.25, 0, 1), ("val/loss", value, 1, 1), ("val/acc", value / 10, 1, 1)])
+            empty.log(
+                trial, [("val/loss", 0.25, 0, 1), ("val/loss", value, 1, 1), ("val/acc", value / 10, 1, 1)], {"lr": "3"}
+            )
     assert himl.ok("runs", "list", "--where", "val/loss <= 1", "--sort", "val/loss", "-q").stdout.split() == [
         "train_1",
         "sweep_3",
@@ -479,7 +492,9 @@ def test_values_of_a_sweep_are_those_of_its_best_trial(himl: Himl, empty: Record
         assert {run: form["best_trial"] for run, form in forms.items() if "best_trial" in form} == {
             "sweep_3": "sweep_3_1"
         }
-        assert forms["sweep_3"]["parameters"] == {}
+        assert [forms[run]["parameters"] for run in ("sweep_3", "crossval_4")] == [{"lr": "3"}, {}]
+        assert [found[run]["lr"] for run in ("sweep_3", "crossval_4")] == ["3", ""]
+    assert himl.ok("runs", "list", "--where", "lr < 5", "-q").stdout == "sweep_3\n"
     shown = screen(himl, "runs", "list", "--sort", "val/loss").splitlines()
     assert [shown[0].split()[-2:], shown[2].split()[-2:], max(map(len, shown)) <= 80] == [
         ["val/loss", "TRIAL"],

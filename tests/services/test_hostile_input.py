@@ -5,6 +5,7 @@ paths.
 from __future__ import annotations
 
 import json
+import random
 import re
 import sqlite3
 import sys
@@ -454,6 +455,25 @@ def test_archive_has_files_in_a_thousand_folders(tmp_path: Path) -> None:
         export_runs(near.workspace, [near.workspace.run("train_1_aa")], tmp_path / "runs.zip", ignore)
         import_runs(far, tmp_path / "runs.zip", ignore)
         assert b"".join(far.run_files("train_1_aa").read(name)) == b"deep"
+
+
+def test_damaged_archive_is_said_to_be_damaged(tmp_path: Path) -> None:
+    """Wherever it was cut, or a byte of its text changed, and however it is compressed."""
+    near, far = RecordedRuns(tmp_path / "near"), RecordedRuns(tmp_path / "far").workspace
+    near.add("train_1_aa", files={"outputs/a.txt": "good " * 1000})
+    export_runs(near.workspace, [near.workspace.run("train_1_aa")], tmp_path / "runs.zip", ignore)
+    whole, chance = (tmp_path / "runs.zip").read_bytes(), random.Random(1)
+    with ZipFile(tmp_path / "runs.zip") as archive:
+        info = archive.getinfo("himl-runs.json")
+    begin = info.header_offset + 30 + len(info.filename)
+    for number in range(40):
+        place = chance.randrange(begin, begin + info.compress_size)
+        changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        (tmp_path / "bad.zip").write_bytes(changed if number % 2 else whole[:place])
+        with pytest.raises(IntegrityFailed, match="is damaged") as caught:
+            import_runs(far, tmp_path / "bad.zip", ignore)
+        assert caught.value.hint == "Copy the archive again."
+    assert [*far.runs(RunQuery())] == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS names with control characters")

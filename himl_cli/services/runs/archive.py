@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -36,6 +37,8 @@ from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 MANIFEST, CRATE, FORMAT = "himl-runs.json", "ro-crate-metadata.json", 1
+BEGIN_OF_ZIP = b"PK\3\4"
+COPY_AGAIN = "Copy the archive again."
 IMPORTED = "himl.imported_from"  # the tag of an imported run with the workspace that it comes from
 LARGEST_MANIFEST = 1 << 28  # bytes
 OTHER_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -240,7 +243,8 @@ def _is_safe(name: str) -> bool:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[Path]:
-    """Yield the folder with the contents of *source*, for a zip a temporary one. Raises NotFound, BadUsage."""
+    """Yield the folder with the contents of *source*, for a zip a temporary one. Raises NotFound, BadUsage,
+    IntegrityFailed."""
     if source.is_dir():
         yield source
         return
@@ -259,8 +263,12 @@ def _opened(source: Path) -> Iterator[Path]:
                         make_folder((folder / name).parent)
                         with archive.open(info) as stream, (folder / name).open("xb") as copy:
                             shutil.copyfileobj(stream, copy)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeError) as err:
-            raise _invalid(source, str(err)) from err
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeError, zlib.error) as err:
+            with source.open("rb") as stream:
+                is_zip = stream.read(len(BEGIN_OF_ZIP)) == BEGIN_OF_ZIP
+            if not is_zip:
+                raise _invalid(source, str(err)) from err
+            raise IntegrityFailed(f"'{source}' is damaged: {err}.", hint=COPY_AGAIN) from err
         except OSError as err:
             raise DiskFailed(f"Cannot unpack '{source}': {err.strerror or err}.") from err
         yield folder
@@ -298,7 +306,7 @@ def _checked(folder: Path, source: Path) -> Sequence[Mapping[str, Any]]:
         is_inside = os.path.realpath(path) == os.path.join(root, *PurePosixPath(name).parts)  # no link on its way
         if not is_inside or not path.is_file() or _facts(path) != {"size": facts["size"], "sha256": facts["sha256"]}:
             problem = f"'{name}' of '{source}' is missing or differs from its checksum."
-            raise IntegrityFailed(problem, hint="Copy the archive again.")
+            raise IntegrityFailed(problem, hint=COPY_AGAIN)
     records = _manifest(folder, source).get("runs")
     if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
         raise _invalid(source, "it has no runs")

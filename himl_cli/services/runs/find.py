@@ -93,13 +93,17 @@ def _current(workspace: Workspace, runs: Sequence[Run]) -> Mapping[str, RunResul
 def _with_best_trials(
     runs: Sequence[Run], ask: Callable[[Sequence[Run]], Mapping[str, RunResults]]
 ) -> Mapping[str, RunResults]:
-    """The logged values of each of *runs* from *ask*. Values of the recorded best trial of a sweep count as those of
-    the sweep, like those of nested runs."""
+    """The logged values of each of *runs* from *ask*. Values and parameters of the recorded best trial of a sweep count
+    as those of the sweep, like those of nested runs."""
     best = {run.id: trial for run in runs if (trial := best_trial_of(run.tags))}
     trials = [replace(run, id=best[run.id]) for run in runs if run.id in best]
     # Asked at once. With the sweeps, Azure ML needs no request for the experiments of their trials
     found, none = ask([*trials, *runs]), RunResults()
-    return {run.id: found.get(run.id, none).filled(found.get(best.get(run.id, ""), none)) for run in runs}
+    results = {run.id: found.get(run.id, none) for run in runs}
+    for run_id, trial in best.items():
+        own, other = results[run_id], found.get(trial, none)
+        results[run_id] = replace(own.filled(other), parameters={**other.parameters, **own.parameters})
+    return results
 
 
 def _by_metrics(
