@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,9 +24,6 @@ from himl_cli.commands.submit_options import SubmitOptions, by_ssh
 from himl_cli.core.processes import standby
 from himl_cli.workspaces.local import SUPERVISOR
 from himl_cli.workspaces.remote.address import is_remote
-
-if TYPE_CHECKING:
-    pass
 
 app = group()
 
