@@ -91,7 +91,8 @@ def list_runs(
     if watch:
         _check_watch(output_opts)
         if not request.is_empty:
-            raise BadUsage("--watch cannot be combined with --metrics, --params, --sort, --where, --best or --size.")
+            excluded = "--metrics, --params, --sort, --where, --best or --size"
+            raise BadUsage(f"--watch cannot be combined with {excluded}.", hint="Omit one of them.")
     with open_session(workspace_opts, output_opts) as session:
         from himl_cli.services.runs.find import matching_runs
 

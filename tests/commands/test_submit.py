@@ -905,6 +905,11 @@ def test_a_run_is_repeated_only_with_the_same_packages(himl: Himl, project: Path
         f"packages differ from those of run '{run}': pytest 1.0 -> {pytest.__version__}, torch 2.4 -> missing."
         in refused.stderr
     )
+    found["packages"] |= {f"a{number}": "1" for number in range(200)}
+    place.write_text(json.dumps({**found, "version": "3.9"}))
+    refused = himl("submit", "--from", run, "--same_environment")
+    assert (refused.stderr.count(" -> "), " and 183 more.\n" in refused.stderr) == (20, True), refused.stderr
+    assert f"'{run}': python 3.9 -> " in refused.stderr
 
 
 @pytest.mark.parametrize(

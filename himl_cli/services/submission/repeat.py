@@ -41,6 +41,7 @@ from himl_cli.workspaces.base import BlobStore, LocalStore, Workspace
 # Options that a repeated run cannot change
 OF_SNAPSHOT = ("target", "module", "snapshot_root", "ignored_folders", "include_secret", "in_place", "set_values")
 OF_SWEEP = ("max_trials", "max_concurrent", "max_failures", "primary_metric", "goal")
+MOST_NAMED = 20  # packages in an error
 OPTIONS_BEFORE = ("-m", "--command")  # the target of a submission
 _OPTION = re.compile(r"-+[^\W\d]")
 _OVERRIDE = re.compile(r"([+~]*[\w./@]+=)")
@@ -327,10 +328,13 @@ def check_same_environment(workspace: Workspace, run: Run, spec: JobSpec) -> Non
         if each.packages is None:
             raise BadUsage(f"--same_environment: the packages are unknown: {each.problem}.", hint="Omit it.")
     first, second = ({"python": each.version, **(each.packages or {})} for each in (old or new, new))
-    names = sorted(name for name in {*first, *second} if first.get(name) != second.get(name))
+    names = [name for name in {*first, *second} if first.get(name) != second.get(name)]
+    names.sort(key=lambda name: (name != "python", name))
     if names:
         changes = [f"{name} {first.get(name, 'missing')} -> {second.get(name, 'missing')}" for name in names]
+        more = f" and {len(changes) - MOST_NAMED} more" if len(changes) > MOST_NAMED else ""
+        named = f"{', '.join(changes[:MOST_NAMED])}{more}"
         raise BadUsage(
-            f"--same_environment: packages differ from those of run '{run.id}': {', '.join(changes)}.",
+            f"--same_environment: packages differ from those of run '{run.id}': {named}.",
             hint=f"Install its packages: himl runs show {run.id} --environment, or omit --same_environment.",
         )
