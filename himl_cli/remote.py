@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from himl_cli.workspaces.remote.agent import serve
+import gc
+
+gc.set_threshold(60_000)  # as in `himl_cli.__main__`
+
+from himl_cli.workspaces.remote.agent import serve  # noqa: E402
 
 if __name__ == "__main__":
     serve()

@@ -20,6 +20,7 @@ from himl_cli.core.errors import (
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import NAMED, listed, named
 
+Bytes = bytes | memoryview
 MOST_CHECKED = 4 << 20  # bytes of a range for which Azure Storage computes an MD5
 
 

@@ -21,12 +21,14 @@ from himl_cli.core.records import dataclass
 PART_SUFFIX = ".himl-part"
 # Bookkeeping of earlier versions beside a user's files
 STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"
+# Names of files with folders, of which no part is special in any file system but that of Windows
+PLAIN_NAME = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)
 WORKSPACE_FOLDER = ".himl"
 LATEST_RUN_FILE = "most_recent_run.txt"
 LONG_PATH = 3500  # bytes, less than what Linux and macOS allow with another name of 255 bytes (4096)
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
 COPIED_AT_ONCE = 8 << 20  # bytes that are copied between checks for a request to stop
-_BINARY = getattr(os, "O_BINARY", 0)
+BINARY = getattr(os, "OBINARY", 0)
 T = TypeVar("T")
 
 
@@ -128,7 +130,7 @@ def _has_link(start: str, below: str) -> bool:
     return False
 
 
-def real_path(descriptor: int, path: Path) -> str:
+def real_path(descriptor: int, path: str) -> str:
     """The real path of the file that was opened at *path*. On Linux, that is so even if a link replaced it
     meanwhile."""
     try:
@@ -281,7 +283,7 @@ def copy_file(
     Skips a file that was deleted since it was listed, such as an editor's temporary file.
     """
     try:
-        original = os.open(source, os.O_RDONLY | _BINARY)
+        original = os.open(source, os.O_RDONLY | BINARY)
     except FileNotFoundError:
         return None
     copy = -1
@@ -311,7 +313,7 @@ def copy_file(
 
 def _create(target: str | Path, mode: int) -> int:
     """The handle of the file *target*, which is new or empty. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY
     try:
         return os.open(target, flags, mode)
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
+from himl_cli.core.blobs import BlobInfo, Bytes, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
 from himl_cli.core.installed import RunEnvironment
@@ -41,8 +41,9 @@ Answer = TypeVar("Answer")
 class FetchSink(Protocol):
     """Receives the bytes of a bulk fetch. Called from the thread that called `fetch`, one call at a time."""
 
-    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
-        """Write *data* at *offset* of the blob. Pieces of one request come in order."""
+    def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
+        """Write *data*, which is valid during the call, at *offset* of the blob. Pieces of one request come in
+        order."""
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
         """All bytes of *request* were written. *md5* is the service's for the whole blob, if it has one."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotFound
 from himl_cli.core.files import is_bookkeeping
 from himl_cli.services.transfer.download import download
@@ -200,7 +200,7 @@ def test_fetch_brings_blobs_and_ranges_and_tells_no_wrong_md5(store: BlobStore) 
     assert {md5 for md5 in some.md5s.values() if md5 is not None} <= {hashlib.md5(body).digest()}
 
     class Full(Received):
-        def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
             raise HimlError("no space")
 
     with pytest.raises(HimlError, match="no space"):
@@ -218,7 +218,7 @@ def test_what_changed_since_or_while_it_is_fetched_is_no_mixture(seeded: Opened)
     assert named(store, "outputs/c0").etag != before.etag
 
     class Disturbing(Received):
-        def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
             super().write(request, offset, data)
             put("outputs/large", BODIES["outputs/large"][:-1] + b"!")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError
 from himl_cli.workspaces.base import BlobStore
 
@@ -21,7 +21,7 @@ class Received:
     md5s: dict[tuple[str, int], bytes | None] = field(default_factory=dict)
     errors: dict[str, HimlError] = field(default_factory=dict)
 
-    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+    def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
         key = (request.blob.name, request.offset)
         assert key not in self.md5s, "nothing comes after the end"
         assert offset == request.offset + len(self.bodies.get(key, b"")), "pieces of one request come in order"

@@ -26,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from himl_cli.core.blobs import FetchRequest, StoreRequest
+from himl_cli.core.blobs import Bytes, FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, NotFound, RunNotFound
 from himl_cli.core.events import Event
 from himl_cli.core.files import walk_files
@@ -935,7 +935,7 @@ def test_a_file_that_is_replaced_while_it_is_fetched_has_changed(run: tuple[RunF
     path.write_bytes(b"old" * 1_000_000)
 
     class Replacing(Received):
-        def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
             if offset == 0:
                 path.with_name("new").write_bytes(b"new" * 1_000_000)
                 os.replace(path.with_name("new"), path)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias, cast
 
-from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
+from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, Bytes, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
 from himl_cli.core.files import PART_SUFFIX, is_board_file, is_event_file, make_folder, walk_files
 from himl_cli.core.records import dataclass
@@ -240,7 +240,7 @@ class CopiedSource(EventSource):
         path = self._folder.joinpath(*parts)
         return not any(os.path.islink(one) for one in (path, *path.parents[: len(parts)]))
 
-    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+    def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
         self.stats.received += self._copies[request.blob.name].write(offset, data)
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
@@ -397,7 +397,7 @@ class GrowingCopy:
             raise disk_error(err, f"Cannot read '{self.path}'") from err
         return int(found.st_mtime)
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: Bytes) -> int:
         """Write the new bytes among those from *offset*. Returns their number, or 0 if the original was replaced by
         another file. Raises DiskFailed."""
         known = max(0, self.size - offset)

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest, TransferResult
+from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
 from himl_cli.core.files import flush
@@ -185,7 +185,7 @@ class _Download:
                     break
                 yield request
 
-    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+    def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
         if self._complete or self._checked:
             self._settle(wait=False)
         file = self._active[request.blob.name]
@@ -393,7 +393,7 @@ class PartialFile:
         else:
             self._descriptor = open_new(self.part)
 
-    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+    def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
         position, end = self._positions.get(request.offset, request.offset), offset + len(data)
         if offset != position or end > request.offset + request.length:
             self.error = IntegrityFailed(f"'{request.blob.name}' arrived with bytes that were not requested.")

@@ -14,16 +14,15 @@ import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 
+from himl_cli.core.blobs import Bytes
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
-from himl_cli.core.files import PART_SUFFIX, is_bookkeeping
+from himl_cli.core.files import PART_SUFFIX, PLAIN_NAME, is_bookkeeping
 
 OPEN_FLAGS = (
     os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 )
 LONGEST = 255  # bytes of a part of a name
 DEEPEST_FOLDER = 2000  # nested folders. Azure allows 254, and Linux 2,047 in a path.
-# Names that need further checks on Windows only.
-PLAIN = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)
 DRIVE = re.compile(r"[A-Za-z]:")
 WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[1-9¹²³]", re.IGNORECASE)
 
@@ -44,7 +43,7 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     parts = tuple(name.split("/"))
     if len(parts) - 1 > DEEPEST_FOLDER:
         raise UnsafeName(f"it is nested in more than {DEEPEST_FOLDER} folders")
-    if not windows and PLAIN.fullmatch(name):
+    if not windows and PLAIN_NAME.fullmatch(name):
         return parts
     for part in parts:
         _check_part(part, windows)
@@ -78,7 +77,7 @@ def part_name(base: str, mark: str) -> str:
     """Temporary name beside the file *base*, within the file system's limit. Each *mark* gives another name."""
     end = f".{mark}{PART_SUFFIX}"
     plain = f".{base}{end}"
-    if len(plain.encode("utf-8", "surrogateescape")) <= LONGEST:
+    if len(plain) * 4 <= LONGEST or len(plain.encode("utf-8", "surrogateescape")) <= LONGEST:
         return plain
     raw = base.encode("utf-8", "surrogateescape")
     digest = hashlib.sha256(raw).hexdigest()[:16]
@@ -118,7 +117,7 @@ def open_new(path: str) -> int:
         return os.open(path, OPEN_FLAGS | os.O_EXCL, 0o666)
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: Bytes) -> None:
     written = os.write(descriptor, data)
     while written < len(data):
         written += os.write(descriptor, memoryview(data)[written:])

@@ -105,8 +105,8 @@ class TransferState(AbstractContextManager["TransferState"]):
 
     def part_of(self, path: str) -> str:
         """Path of the partial file for *path*. Processes with another state use other names."""
-        folder, base = os.path.split(path)
-        return os.path.join(folder, part_name(base, self._mark))
+        folder, separator, base = path.rpartition(os.sep)
+        return folder + separator + part_name(base, self._mark)
 
     def find(self, target: str) -> FetchedFile | None:
         statement = "SELECT source, etag, size, mtime_ns, md5, clean FROM files WHERE target = ?"

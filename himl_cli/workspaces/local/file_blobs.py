@@ -14,15 +14,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from functools import cache
 from heapq import merge
-from io import FileIO
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
 from himl_cli.core.files import (
+    BINARY,
     PART_SUFFIX,
+    PLAIN_NAME,
     FoundFile,
     flush,
     is_bookkeeping,
@@ -42,18 +45,25 @@ CHUNK = 1 << 20
 RECORD_AT_ONCE, STORE_SECONDS = 200, 0.5
 FORBIDDEN, FORBIDDEN_ON_WINDOWS = "\0", '\0\\:<>"|?*'
 OLD_PART, OLD_SECONDS = re.compile(rf"\.([0-9a-f]{{16}}|\d+-\d+){re.escape(PART_SUFFIX)}"), 86400.0
-_swept: set[Path] = set()
-Parts = list[tuple[StoreRequest, Path, bytes]]  # complete files beside their final paths, with their MD5
+_swept: set[str] = set()
+Parts = list[tuple[StoreRequest, str, bytes]]  # complete files beside their final paths, with their MD5
+Has = Callable[[str], bool]  # whether a path leads to a place in a store
 
 
 def etag_of(status: os.stat_result) -> str:
     """An etag that changes when the file is written to or replaced."""
-    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    return "-".join(f"{number:x}" for number in _state(status))
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[str, ...] | None:
     """The folders and the file of *name*, None for a name that no stored file can have (`..`, absolute, empty)."""
     parts = tuple(name.split("/"))
+    if sys.platform != "win32" and PLAIN_NAME.fullmatch(name):
+        return parts
     forbidden = set(FORBIDDEN_ON_WINDOWS if windows else FORBIDDEN)
     if any(part in ("", ".", "..") or is_bookkeeping(part) or forbidden & set(part) for part in parts):
         return None
@@ -76,21 +86,34 @@ class FileStore:
         """All files with names that start with *prefix*, sorted by name. Adds links that lead out to *omitted*."""
         return self._walk(self.folder, prefix, omitted)
 
-    def _path(self, parts: Sequence[str]) -> Path | None:
+    def _path(self, parts: Sequence[str], has: Has) -> str | None:
         """The path of the file whose name has the valid *parts*, which need not exist. None for one that leads out of
-        the store."""
-        path = self.folder.joinpath(*parts)
-        return path if self._has(path) else None
+        the store, which does not have it."""
+        path = os.path.join(self.folder, *parts)
+        return path if has(path) else None
 
     def path_of(self, name: str) -> Path | None:
         """The path of the file *name*, which need not exist. None for an invalid name, and for one that leads out of
         the store."""
+        path = self._path_of(name, self._has)
+        return None if path is None else Path(path)
+
+    def _path_of(self, name: str, has: Has) -> str | None:
         parts = safe_parts(name)
-        return self._path(parts) if parts is not None else None
+        return None if parts is None else self._path(parts, has)
 
     def _has(self, path: str | Path) -> bool:
         """Whether *path* leads to a place in the store."""
         return self.follows_links or not self.root or is_inside(path, self.root)
+
+    def _has_by_folder(self) -> Has:
+        """`_has` for many files of few folders at one time, which looks at each folder once."""
+        has_folder = cache(self._has)
+
+        def has(path: str) -> bool:
+            return has_folder(os.path.dirname(path)) and (not os.path.islink(path) or self._has(path))
+
+        return has if self.root and not self.follows_links else self._has
 
     def _walk(self, folder: Path, prefix: str, omitted: list[str], start: str = "") -> Iterator[FoundFile]:
         """The files of the store in *folder*, whose names get *start*. Adds links that lead out to *omitted*."""
@@ -106,11 +129,13 @@ class FileStore:
         else:
             omitted.append(start)
 
-    def _opened(self, path: Path) -> FileIO:
-        """The file at *path*. Raises OSError, also if a link was made meanwhile that leads out of the store."""
-        source = open(path, "rb", buffering=0)  # noqa: SIM115  # the caller closes it
-        if not self._has(real_path(source.fileno(), path)):
-            source.close()
+    def _opened(self, path: str) -> int:
+        """A handle of the file at *path*. Raises OSError, also if a link was made meanwhile that leads out of the
+        store."""
+        source = os.open(path, os.O_RDONLY | BINARY)
+        has_all = self.follows_links or not self.root
+        if not has_all and not real_path(source, path).startswith(os.path.join(self.root, "")):
+            os.close(source)
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return source
 
@@ -138,11 +163,11 @@ class FileStore:
             log.warning("%s To include them, add --follow_links to himl download or himl tb.", links)
 
     def stat(self, name: str) -> BlobInfo | None:
-        path = self.path_of(name)
+        path = self._path_of(name, self._has)
         if path is None:
             return None
         try:
-            found = FoundFile(name, str(path), os.stat(path))
+            found = FoundFile(name, path, os.stat(path))
         except (OSError, ValueError):
             return None
         return _describe(found, self._recorded([found]).get(name)) if stat.S_ISREG(found.stat.st_mode) else None
@@ -159,7 +184,7 @@ class FileStore:
         return digest.digest()
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        path = self.path_of(name)
+        path = self._path_of(name, self._has)
         if path is None or not os.path.isfile(path):
             raise NotFound(f"No file '{name}' in {self.label}.")
         return self._pieces(FetchRequest(BlobInfo(name, sys.maxsize), offset, sys.maxsize))
@@ -167,12 +192,13 @@ class FileStore:
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """Fetch one file after the other in the caller's thread, since *workers* would compete for the same disk."""
         blob, position, digest = None, 0, hashlib.md5(usedforsecurity=False)
+        has = self._has_by_folder()
         for request in requests:
             if request.blob != blob or position > request.offset or request.offset == 0:
                 blob, position, digest = request.blob, 0, hashlib.md5(usedforsecurity=False)
             end = request.offset + request.length
             # Reads earlier parts again, so that the check covers all of a resumed file
-            pieces = self._pieces(FetchRequest(blob, position, end - position))
+            pieces = self._pieces(FetchRequest(blob, position, end - position), has)
             while True:
                 try:  # these errors belong to the request, whereas errors of the sink end the fetch
                     piece = next(pieces, None)
@@ -187,22 +213,29 @@ class FileStore:
                     sink.write(request, max(position, request.offset), fresh)
                 position += len(piece)
 
-    def _pieces(self, request: FetchRequest) -> Iterator[bytes]:
+    def _pieces(self, request: FetchRequest, has: Callable[[str], bool] | None = None) -> Iterator[bytes]:
         """The requested bytes. Raises BlobChanged if the file has changed since it was listed. A blob without an etag
         may change, and ends with its file."""
         blob, left = request.blob, request.length
-        path = self.path_of(blob.name)
+        path = self._path_of(blob.name, has or self._has)
         try:
             if path is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            with self._opened(path) as source:
-                self._check(blob, os.fstat(source.fileno()))
-                source.seek(request.offset)
-                while left and (piece := source.read(min(left, CHUNK))):
+            source = self._opened(path)
+            try:
+                before = os.fstat(source)
+                self._check(blob, before)
+                if request.offset:
+                    os.lseek(source, request.offset, os.SEEK_SET)
+                while left and (piece := os.read(source, min(left, CHUNK))):
                     left -= len(piece)
                     yield piece
-                self._check(blob, os.fstat(source.fileno()))
-            self._check(blob, os.stat(path))  # detects a file that was replaced
+                after = os.stat(path)
+                if _state(after) != _state(before):  # it has changed, or another file has replaced it
+                    self._check(blob, os.fstat(source))
+                    self._check(blob, after)
+            finally:
+                os.close(source)
         except OSError as err:
             if blob.etag and isinstance(err, FileNotFoundError):
                 raise BlobChanged(f"'{blob.name}' is no longer in {self.label}.") from err
@@ -215,22 +248,32 @@ class FileStore:
 
     def _check(self, blob: BlobInfo, status: os.stat_result) -> None:
         now = etag_of(status)
+        if not blob.etag or now == blob.etag:
+            return
         is_same_file = now.split("-")[0] == blob.etag.split("-")[0]
-        has_grown = blob.name.startswith(self.growing) and is_same_file and status.st_size >= blob.size
-        if blob.etag and now != blob.etag and not has_grown:
+        if not (blob.name.startswith(self.growing) and is_same_file and status.st_size >= blob.size):
             raise BlobChanged(
                 f"'{blob.name}' changed while himl read it.", hint="Run the command again when nothing writes to it."
             )
 
-    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
+    def store(
+        self,
+        requests: Iterable[StoreRequest],
+        sink: StoreSink,
+        *,
+        workers: int,
+        source_of: Callable[[StoreRequest], Source] | None = None,
+    ) -> None:
         """Store one file after the other. Each is written next to its final path, and renamed once it is on the disk,
-        in groups, because one flush takes as long as that of one file."""
+        in groups, because one flush takes as long as that of one file. *source_of* replaces the files of the
+        requests."""
+        source_of = source_of or SourceFile
         parts: Parts = []
         began = time.monotonic()
         try:
             for request in requests:
                 with self._failures(request, sink):
-                    parts.append((request, *self._write_part(request, sink)))
+                    parts.append((request, *self._write_part(request, source_of(request), sink)))
                 if len(parts) >= RECORD_AT_ONCE or time.monotonic() - began > STORE_SECONDS:
                     written, parts, began = parts, [], time.monotonic()
                     self._land(written, sink)
@@ -253,20 +296,22 @@ class FileStore:
         except HimlError as err:
             sink.fail(request, err)
 
-    def _write_part(self, request: StoreRequest, sink: StoreSink) -> tuple[Path, bytes]:
+    def _write_part(self, request: StoreRequest, source: Source, sink: StoreSink) -> tuple[str, bytes]:
         """The file beside the final path, and its MD5. Raises OSError, and HimlError if the file's bytes differ from
         the request or change meanwhile."""
-        path = self._target(request.name)
+        folder = os.path.dirname(self._target(request.name))
         # Random, because processes on other machines or in other containers have the same ids
-        part = path.with_name(f".{secrets.token_hex(8)}{PART_SUFFIX}")
-        make_folder(path.parent)
-        digest, size = hashlib.md5(usedforsecurity=False), 0
-        part.touch(exist_ok=False)  # raises before the deletion below, which is for one's own file only
+        part = os.path.join(folder, f".{secrets.token_hex(8)}{PART_SUFFIX}")
         try:
-            _remove_old_parts(part)
-            with open(request.path, "rb", buffering=0) as source, open(part, "wb") as target:
-                before = os.fstat(source.fileno())
-                while piece := source.read(CHUNK):
+            target = open(part, "xb")  # noqa: SIM115  # raises before the deletion below, which is for one's own file
+        except FileNotFoundError:
+            make_folder(Path(folder))
+            target = open(part, "xb")  # noqa: SIM115
+        digest, size = hashlib.md5(usedforsecurity=False), 0
+        try:
+            with target:
+                _remove_old_parts(part)
+                for piece in source:
                     digest.update(piece)
                     size += len(piece)
                     if size > request.size:
@@ -274,34 +319,32 @@ class FileStore:
                     target.write(piece)
                     sink.advance(request, len(piece))
             md5 = digest.digest()
-            is_promised = md5 == request.md5
-            if request.md5 is None:
-                is_promised = etag_of(os.stat(request.path)) == etag_of(before)
-            if size != request.size or not is_promised:
+            if size != request.size or not source.is_whole(md5):
                 raise HimlError(
                     f"'{request.path}' changed while himl stored it.",
                     hint="Run the command again when nothing writes to it.",
                 )
         except BaseException:
-            part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(part)
             raise
         return part, md5
 
-    def _target(self, name: str) -> Path:
+    def _target(self, name: str) -> str:
         """The path of the file to store. Raises HimlError for an invalid name and for one that leads out."""
-        path = self.path_of(name)
+        path = self._path_of(name, self._has)
         if path is None:
             raise HimlError(f"Invalid name of a file in {self.label}: '{name}'.")
         return path
 
     def _land(self, parts: Parts, sink: StoreSink) -> None:
         """Give the *parts* their final names, record and report them."""
-        stored = []
+        stored, left = list[BlobInfo](), {part for _, part, _ in parts}
         error = None
         try:
             try:
-                for folder in {os.stat(part).st_dev: part.parent for _, part, _ in parts}.values():
-                    flush(folder, [str(part) for _, part, _ in parts])
+                for place in {os.stat(part).st_dev: part for _, part, _ in parts}.values():
+                    flush(Path(place).parent, [part for _, part, _ in parts])
             except OSError as err:
                 error = err
             for request, part, md5 in parts:
@@ -309,15 +352,17 @@ class FileStore:
                     if error is not None:
                         raise error
                     stored.append(self._landed(request, part, md5))
+                    left.remove(part)
             self._record(stored)
         finally:
-            for _, part, _ in parts:
-                part.unlink(missing_ok=True)
+            for part in left:
+                with suppress(FileNotFoundError):
+                    os.unlink(part)
         by_name = {request.name: request for request, _, _ in parts}
         for blob in stored:
             sink.finish(by_name[blob.name], blob)
 
-    def _landed(self, request: StoreRequest, part: Path, md5: bytes) -> BlobInfo:
+    def _landed(self, request: StoreRequest, part: str, md5: bytes) -> BlobInfo:
         """Raises OSError, HimlError, and BlobChanged if the stored file is not the one to replace any more."""
         path = self._target(request.name)
         there = self.stat(request.name) if request.replaces is not None else None
@@ -328,16 +373,46 @@ class FileStore:
                 hint="Run the command again.",
             )
         os.replace(part, path)
-        return _describe(FoundFile(request.name, str(path), os.stat(path)), md5)
+        return _describe(FoundFile(request.name, path, os.stat(path)), md5)
 
 
-def _remove_old_parts(part: Path) -> None:
+class Source(Protocol):
+    """The content of a file to store."""
+
+    def __iter__(self) -> Iterator[Bytes]:
+        """Its pieces, each valid until the next one. Raises OSError and HimlError."""
+
+    def is_whole(self, md5: bytes) -> bool:
+        """Whether the content, which has this MD5, is that of the file. Called after the last piece."""
+
+
+class SourceFile:
+    """The file of *request*. One with no promised MD5 is whole if it has not changed meanwhile."""
+
+    def __init__(self, request: StoreRequest) -> None:
+        self._request = request
+        self._etag = ""
+
+    def __iter__(self) -> Iterator[bytes]:
+        with open(self._request.path, "rb", buffering=0) as source:
+            self._etag = etag_of(os.fstat(source.fileno()))
+            while piece := source.read(CHUNK):
+                yield piece
+
+    def is_whole(self, md5: bytes) -> bool:
+        if self._request.md5 is not None:
+            return md5 == self._request.md5
+        return etag_of(os.stat(self._request.path)) == self._etag
+
+
+def _remove_old_parts(part: str) -> None:
     """Delete files beside *part* that killed processes left a day before it, once per process and folder."""
-    if part.parent in _swept:
+    folder = os.path.dirname(part)
+    if folder in _swept:
         return
-    _swept.add(part.parent)
-    oldest = part.stat().st_mtime - OLD_SECONDS  # by the clock of the file system
-    with suppress(OSError), os.scandir(part.parent) as entries:
+    _swept.add(folder)
+    oldest = os.stat(part).st_mtime - OLD_SECONDS  # by the clock of the file system
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if OLD_PART.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < oldest:
                 os.unlink(entry.path)
@@ -380,10 +455,10 @@ class RunFiles(FileStore):
             for found in self._walk(folder, prefix[len(start) :], omitted, start):
                 yield FoundFile(start + found.name, found.path, found.stat)
 
-    def _path(self, parts: Sequence[str]) -> Path | None:
+    def _path(self, parts: Sequence[str], has: Has) -> str | None:
         root = self._roots.get(f"{parts[0]}/")
-        own = root.joinpath(*parts[1:]) if root is not None and len(parts) > 1 else None
-        return own if own is not None and os.path.isfile(own) and self._has(own) else super()._path(parts)
+        own = os.path.join(root, *parts[1:]) if root is not None and len(parts) > 1 else None
+        return own if own is not None and os.path.isfile(own) and has(own) else super()._path(parts, has)
 
 
 class CodeFiles(FileStore):
@@ -397,15 +472,15 @@ class CodeFiles(FileStore):
         for name in sorted(self._paths):
             if name.startswith(prefix):
                 with suppress(FileNotFoundError):  # the script has deleted it
-                    path = self._path(name.split("/"))
-                    yield FoundFile(name, str(path), path.stat())
+                    path = self._path(name.split("/"), self._has)
+                    yield FoundFile(name, path, os.stat(path))
 
-    def _path(self, parts: Sequence[str]) -> Path:
+    def _path(self, parts: Sequence[str], has: Has) -> str:
         name = "/".join(parts)
         path = self._paths.get(name)
         if path is not None and not path.exists():  # it has moved to the store
             self._paths = self._find()
-        return self._paths.get(name, self.folder / name)
+        return str(self._paths.get(name, self.folder / name))
 
 
 class DatastoreFolder(FileStore):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli import __version__
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, StoreRequest
 from himl_cli.core.documents import from_document
 from himl_cli.core.errors import BadUsage, HimlError, WorkspaceNotFound
 from himl_cli.core.files import named_folder
 from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec, StoredJob
 from himl_cli.workspaces.base import BlobStore, StoredPipeline
+from himl_cli.workspaces.local.file_blobs import FileStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.remote.channel import (
     ALIVE_EVERY,
@@ -32,7 +32,6 @@ from himl_cli.workspaces.remote.channel import (
     GREETING,
     OF_STORE,
     OF_WORKSPACE,
-    POSITION,
     PREPARE,
     RESUME,
     STORES,
@@ -43,10 +42,13 @@ from himl_cli.workspaces.remote.channel import (
     ChannelClosed,
     FrameKind,
     Greeting,
+    PieceSender,
     SentFile,
+    StoredFile,
     StoreFacts,
     converted,
     packed,
+    pieces_from,
     types_of_call,
     unpacked,
 )
@@ -190,13 +192,15 @@ class _Agent:
 
     def _ask_store(self, store: BlobStore, method: str, arguments: dict[str, Any]) -> None:
         if method == "fetch":
-            store.fetch(arguments["requests"], _Sender(self._channel, arguments["requests"]), workers=1)
+            sender = _Sender(self._channel, arguments["requests"])
+            store.fetch(arguments["requests"], sender, workers=1)
+            sender.send()
             self._result(None)
         elif method == "store":
-            sink = _Landed(self._channel)
-            with tempfile.TemporaryDirectory(prefix="himl-", dir=self._workspace.folder) as folder:
-                store.store(self._uploads(arguments["requests"], sink, Path(folder, "file")), sink, workers=1)
-            self._result(None)
+            assert isinstance(store, FileStore)
+            source, sink = _Arriving(self._channel), _Landed(arguments["requests"])
+            store.store(source.requested(arguments["requests"]), sink, workers=1, source_of=lambda _: source)
+            self._result(sink.outcomes)
         elif method == "list":
             for page in store.list(**arguments):
                 self._channel.send(FrameKind.page, packed(page))
@@ -207,17 +211,6 @@ class _Agent:
             self._result(None)
         else:
             self._result(getattr(store, method)(**arguments))
-
-    def _uploads(self, requests: Sequence[StoreRequest], sink: _Landed, path: Path) -> Iterator[StoreRequest]:
-        """The requests, each with the file at *path* once its bytes have arrived."""
-        for number, request in enumerate(requests):
-            with path.open("wb") as target:
-                while (found := self._channel.receive())[0] == FrameKind.data:
-                    target.write(found[1])
-            md5 = unpacked(bytes, found[1])
-            if found[0] == FrameKind.end:
-                sink.numbers[request.name] = number
-                yield StoreRequest(path, request.name, request.size, md5, request.replaces)
 
     def _store(self, opened: Sequence[str | None]) -> BlobStore | None:
         key = tuple(opened)
@@ -246,35 +239,62 @@ def _arguments(call: Call, *, of_store: bool) -> dict[str, Any]:
         raise BadUsage(f"The arguments of the call '{call.method}' are invalid: {err}.") from err
 
 
-class _Sender:
+class _Sender(PieceSender):
     """Sends the bytes of a fetch."""
 
     def __init__(self, channel: Channel, requests: Sequence[FetchRequest]) -> None:
-        self._channel = channel
+        super().__init__(channel)
         self._numbers = {id(request): number for number, request in enumerate(requests)}
 
-    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
-        self._channel.send(FrameKind.data, POSITION.pack(self._numbers[id(request)], offset), data, flush=False)
+    def write(self, request: FetchRequest, offset: int, data: Bytes) -> None:
+        self.add(self._numbers[id(request)], offset, data)
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
-        self._channel.send(FrameKind.end, packed((self._numbers[id(request)], md5)), flush=False)
+        self.end(self._numbers[id(request)], md5)
 
     def fail(self, request: FetchRequest, error: HimlError) -> None:
-        self._channel.send(FrameKind.failed, packed((self._numbers[id(request)], CallFailure.of(error))), flush=False)
+        self.send()
+        failure = self._numbers[id(request)], CallFailure.of(error)
+        self._channel.send(FrameKind.failed, packed(failure), flush=False)
+
+
+class _Arriving:
+    """The file of a store that the client sends."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._pieces = pieces_from(channel)
+        self._is_over = True
+        self._md5: bytes | None = None
+
+    def requested(self, requests: Sequence[StoreRequest]) -> Iterator[StoreRequest]:
+        """The requests, each when its file comes next."""
+        for request in requests:
+            self._is_over = False
+            yield request
+            for _ in self:  # what is left of a file that cannot be stored
+                pass
+
+    def __iter__(self) -> Iterator[memoryview]:
+        while not self._is_over and (found := next(self._pieces, None)) is not None:
+            self._is_over, self._md5 = found[0].is_end, found[0].md5
+            yield found[1]
+
+    def is_whole(self, md5: bytes) -> bool:
+        return md5 == self._md5
 
 
 class _Landed:
-    """Sends the outcomes of a store."""
+    """The outcomes of a store."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self.numbers: dict[str, int] = {}
+    def __init__(self, requests: Sequence[StoreRequest]) -> None:
+        self._numbers = {request.name: number for number, request in enumerate(requests)}
+        self.outcomes: list[StoredFile] = []
 
     def advance(self, request: StoreRequest, amount: int) -> None:
         return None
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
-        self._channel.send(FrameKind.end, packed((self.numbers[request.name], stored)), flush=False)
+        self.outcomes.append(StoredFile(self._numbers[request.name], stored))
 
     def fail(self, request: StoreRequest, error: HimlError) -> None:
-        self._channel.send(FrameKind.failed, packed((self.numbers[request.name], CallFailure.of(error))), flush=False)
+        self.outcomes.append(StoredFile(self._numbers[request.name], failure=CallFailure.of(error)))

@@ -19,12 +19,12 @@ from enum import Enum
 from functools import cache
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, TypeVar, get_args, get_type_hints
+from typing import IO, Annotated, Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
 from himl_cli.core import errors
-from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, StoreRequest
 from himl_cli.core.documents import from_document, to_document
 from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
 from himl_cli.core.jobs import JobSpec, PipelineSpec, StoredJob
@@ -41,8 +41,8 @@ BYTES_PER_FRAME = 1 << 20  # bytes of a file in one frame
 BYTES_AT_ONCE = 1 << 16  # that a pipe takes
 ALIVE_EVERY = 10.0  # seconds
 
-POSITION = struct.Struct(">IQ")  # before the bytes of a file: the number of its request, and the offset
-_HEADER = struct.Struct(">cI")
+BYTES_TOGETHER = 1 << 18  # bytes of small files in one frame
+_HEADER, _LENGTH = struct.Struct(">cI"), struct.Struct(">I")
 
 
 class ChannelClosed(ServiceFailed):
@@ -58,7 +58,7 @@ class Channel:
         self._buffer = memoryview(bytearray(BYTES_AT_ONCE))
         self.moved = time.monotonic()
 
-    def send(self, kind: FrameKind, *parts: bytes, flush: bool = True) -> None:
+    def send(self, kind: FrameKind, *parts: Bytes, flush: bool = True) -> None:
         """Send a frame with a body of *parts*. Raises OSError."""
         with self._turn:
             self._writer.write(_HEADER.pack(kind.value, sum(map(len, parts))))
@@ -75,9 +75,9 @@ class Channel:
             self._writer.write(_HEADER.pack(FrameKind.alive.value, 0))
             self._writer.flush()
 
-    def receive(self) -> tuple[FrameKind, bytes]:
-        """The kind and the body of the next frame. Raises ChannelClosed, and ServiceFailed for something else than a
-        frame."""
+    def receive(self) -> tuple[FrameKind, memoryview]:
+        """The kind and the body of the next frame, which is valid until the one after it. Raises ChannelClosed, and
+        ServiceFailed for something else than a frame."""
         while True:
             kind, length = _HEADER.unpack(self._exactly(_HEADER.size))
             if length > LARGEST_FRAME:
@@ -89,7 +89,7 @@ class Channel:
             if found != FrameKind.alive:
                 return found, body
 
-    def _exactly(self, length: int) -> bytes:
+    def _exactly(self, length: int) -> memoryview:
         end = 0
         if length > len(self._buffer):  # which costs more than the bytes, if it is new each time
             self._buffer = memoryview(bytearray(length))
@@ -98,11 +98,11 @@ class Channel:
                 raise ChannelClosed("The connection ended before the end of a message.")
             end += count
             self.moved = time.monotonic()
-        return bytes(self._buffer[:length])
+        return self._buffer[:length]
 
 
 class FrameKind(bytes, Enum):
-    """The first byte of a frame. `data`, `end` and `failed` belong to the transfer of a file."""
+    """The first byte of a frame. `failed` is the end of a file of a fetch."""
 
     call = b"C"
     result = b"R"
@@ -111,9 +111,76 @@ class FrameKind(bytes, Enum):
     warning = b"W"
     notice = b"N"
     data = b"D"
-    end = b"X"
+    pieces = b"X"
     failed = b"F"
     alive = b"A"
+
+
+class Piece(msgspec.Struct, array_like=True):
+    """What the bytes of a frame are: *length* bytes at *offset* of the file *number*, which the piece may end. `md5` is
+    then that of the whole file, if it is known."""
+
+    number: int
+    offset: int
+    length: Annotated[int, msgspec.Meta(ge=0)]
+    is_end: bool = False
+    md5: bytes | None = None
+
+
+class PieceSender:
+    """Sends pieces of files, those of several small files in one frame."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._pieces: list[Piece] = []
+        self._parts: list[Bytes] = []
+        self._size = 0
+
+    def add(self, number: int, offset: int, data: Bytes) -> None:
+        """Send *data* later, with its end, and what is there already if that is enough. Raises OSError."""
+        if self._size >= BYTES_TOGETHER:
+            self.send()
+        self._pieces.append(Piece(number, offset, len(data)))
+        self._parts.append(data)
+        self._size += len(data)
+
+    def end(self, number: int, md5: bytes | None) -> None:
+        """Send the end of a file, now or later. Raises OSError."""
+        if not self._pieces or self._pieces[-1].number != number:
+            self._pieces.append(Piece(number, 0, 0))
+        self._pieces[-1].is_end, self._pieces[-1].md5 = True, md5
+        if self._size >= BYTES_TOGETHER:
+            self.send()
+
+    def send(self, *, flush: bool = False) -> None:
+        """Send what is left. Raises OSError."""
+        head = msgspec.msgpack.encode(self._pieces)
+        self._channel.send(FrameKind.pieces, _LENGTH.pack(len(head)), head, *self._parts, flush=flush)
+        self._pieces, self._parts, self._size = [], [], 0
+
+
+_PIECES = msgspec.msgpack.Decoder(list[Piece])
+
+
+def pieces_in(body: memoryview) -> Iterator[tuple[Piece, memoryview]]:
+    """The pieces of a frame with their bytes. Raises ServiceFailed for an invalid body."""
+    try:
+        begin = _LENGTH.size + _LENGTH.unpack_from(body)[0]
+        pieces = _PIECES.decode(body[_LENGTH.size : begin])
+    except (ValueError, struct.error) as err:
+        raise ServiceFailed(f"The other end sent an invalid message: {err}.") from err
+    if begin + sum(piece.length for piece in pieces) != len(body):
+        raise ServiceFailed("The other end sent an invalid message: pieces of another length.")
+    for piece in pieces:
+        end = begin + piece.length
+        yield piece, body[begin:end]
+        begin = end
+
+
+def pieces_from(channel: Channel) -> Iterator[tuple[Piece, memoryview]]:
+    """The pieces of the next frames, with their bytes. Raises ChannelClosed, and ServiceFailed for another message."""
+    while True:
+        yield from pieces_in(channel.receive()[1])
 
 
 @dataclass(frozen=True)
@@ -149,6 +216,15 @@ class SentFile:
     digest: str
     is_brought: bool = False
     root: int = 0
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """The outcome of the request *number* of a store: the stored file, or why it was not stored."""
+
+    number: int
+    stored: BlobInfo | None = None
+    failure: CallFailure | None = None
 
 
 @dataclass(frozen=True)
@@ -256,7 +332,7 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, float) else str(value) if isinstance(value, Path) else list(value)
 
 
-def unpacked(kind: type[Unpacked], body: bytes) -> Unpacked:
+def unpacked(kind: type[Unpacked], body: Bytes) -> Unpacked:
     """The *kind* of value in *body*. Raises ServiceFailed if the body has none of that type."""
     try:
         found: Unpacked = converted(kind, msgspec.msgpack.decode(body))

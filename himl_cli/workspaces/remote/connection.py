@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from himl_cli import __version__
+from himl_cli.core.blobs import Bytes
 from himl_cli.core.documents import to_document
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
@@ -45,6 +46,7 @@ from himl_cli.workspaces.remote.channel import (
     ChannelClosed,
     FrameKind,
     Greeting,
+    PieceSender,
     SentFile,
     jobs_of,
     packed,
@@ -102,11 +104,11 @@ class RemoteChannel(Channel):
         finally:
             self._end = float("inf")
 
-    def send(self, kind: FrameKind, *parts: bytes, flush: bool = True) -> None:
+    def send(self, kind: FrameKind, *parts: Bytes, flush: bool = True) -> None:
         with self._waiting(FrameKind.call):
             super().send(kind, *parts, flush=flush)
 
-    def receive(self) -> tuple[FrameKind, bytes]:
+    def receive(self) -> tuple[FrameKind, memoryview]:
         with self._waiting(FrameKind.result):
             return super().receive()
 
@@ -282,7 +284,7 @@ class SshConnection:
         with self.channel() as channel:
             channel.send(FrameKind.call, packed(Call(method, arguments, store)))
             while (found := answer(channel, FrameKind.page, FrameKind.data, FrameKind.result))[0] != FrameKind.result:
-                yield found[1] if found[0] == FrameKind.data else unpacked(kind, found[1])
+                yield bytes(found[1]) if found[0] == FrameKind.data else unpacked(kind, found[1])
 
     def submit(self, spec: JobSpec | PipelineSpec, files: Sequence[tuple[Path, SentFile]], notify: Notify) -> Run:
         """Start the job there, and send those of its *files* that are not there. Raises ChannelClosed, after which the
@@ -294,12 +296,15 @@ class SshConnection:
             lacking = unpacked(list[int], answer(channel, FrameKind.page, notify=notify)[1])
             chosen = [files[number] for number in lacking if 0 <= number < len(files)]
             notify(Planned(len(chosen), sum(file.size for _, file in chosen)))
-            for path, file in chosen:
+            sender = PieceSender(channel)
+            for number, (path, file) in enumerate(chosen):
                 for piece in bytes_of(path):
-                    channel.send(FrameKind.data, piece, flush=False)
+                    sender.add(number, 0, piece)
                     notify(Moved(file.name, len(piece)))
-                channel.send(FrameKind.end, packed(None))
+                sender.end(number, None)
                 notify(Finished(file.name))
+            if chosen:
+                sender.send(flush=True)
             run = unpacked(Run, answer(channel, FrameKind.result, notify=notify)[1])
             if run.id != spec.run_id:
                 raise ServiceFailed(f"The other end started run '{run.id}' instead of '{spec.run_id}'.")
@@ -342,7 +347,7 @@ class _FromThere(Exception):
         self.error = error
 
 
-def answer(channel: Channel, *kinds: FrameKind, notify: Notify = ignore) -> tuple[FrameKind, bytes]:
+def answer(channel: Channel, *kinds: FrameKind, notify: Notify = ignore) -> tuple[FrameKind, memoryview]:
     """The next frame of one of *kinds*. Logs warnings and passes notices to *notify* until then. Raises the error of
     the call."""
     while True:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,9 +23,11 @@ from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.remote.channel import (
     Channel,
     FrameKind,
+    Piece,
     SentFile,
     jobs_of,
     packed,
+    pieces_from,
     roots_of,
 )
 
@@ -62,8 +64,9 @@ def submit_sent(
             channel.send(FrameKind.page, packed(lacking))
             arrived = dict[Path, int]()
             try:
+                pieces = pieces_from(channel)
                 for number in lacking:
-                    _receive(channel, files[number], places[files[number]])
+                    _receive(pieces, files[number], places[files[number]])
                     arrived[places[files[number]]] = files[number].mode
             finally:
                 store.add(arrived)
@@ -119,12 +122,14 @@ def _is_here(store: CodeStore, file: SentFile, path: Path) -> bool:
     return False
 
 
-def _receive(channel: Channel, file: SentFile, path: Path) -> None:
+def _receive(pieces: Iterator[tuple[Piece, memoryview]], file: SentFile, path: Path) -> None:
     digest = hashlib.sha256()
     with path.open("wb") as target:
-        while (found := channel.receive())[0] == FrameKind.data:
-            digest.update(found[1])
-            target.write(found[1])
+        for piece, data in pieces:
+            digest.update(data)
+            target.write(data)
+            if piece.is_end:
+                break
     if digest.hexdigest() != file.digest:
         path.unlink()
         raise IntegrityFailed(f"'{file.name}' changed while himl sent it.", hint="Run the command again.")

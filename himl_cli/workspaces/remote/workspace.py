@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -33,24 +33,29 @@ from himl_cli.workspaces.base import (
 from himl_cli.workspaces.remote.address import PREFIX, RemoteAddress
 from himl_cli.workspaces.remote.channel import (
     BYTES_PER_FRAME,
-    POSITION,
     PREPARE,
     RESUME,
     Call,
     CallFailure,
     ChannelClosed,
     FrameKind,
+    Piece,
+    PieceSender,
     PipelineFacts,
     SentFile,
+    StoredFile,
     StoreFacts,
     packed,
+    pieces_in,
     types_of_call,
     unpacked,
 )
-from himl_cli.workspaces.remote.connection import NotConnected, RemoteChannel, SshConnection, answer, sent_files
+from himl_cli.workspaces.remote.connection import NotConnected, SshConnection, answer, sent_files
 from himl_cli.workspaces.remote.pointers import Pointers
 
-OF_FETCH = (FrameKind.data, FrameKind.end, FrameKind.failed, FrameKind.result)
+OF_FETCH = (FrameKind.pieces, FrameKind.failed, FrameKind.result)
+NOT_REQUESTED = "The other end sent bytes that himl did not request."
+Arrived = tuple[FetchRequest, Piece, memoryview, HimlError | None]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 FILES_PER_CALL = 200  # requests for files in one call
@@ -361,130 +366,131 @@ class _Fetch:
         while self._open:
             try:
                 with closing(self._arrivals(connection, opened)) as found:
-                    for tell in found:
-                        tell()
+                    for arrived in found:
+                        self._tell(arrived)
             except _Lost as lost:
                 if sum(self._done) > before:
                     pauses = iter(PAUSES)
                 before, pause = sum(self._done), next(pauses, None)
                 if pause is None or not isinstance(lost.error, ChannelClosed):
-                    self._fail_all(lost.error)
+                    for number in [*self._open]:
+                        self._sink.fail(self._end(number), lost.error)
                 else:
                     time.sleep(pause)
 
-    def _fail_all(self, error: HimlError) -> None:
-        for number in [*self._open]:
-            self._end(number)
-            self._sink.fail(self._requests[number], error)
-
     def _end(self, number: int) -> FetchRequest:
-        """Raises ServiceFailed for a number that is not open."""
-        if number not in self._open:
-            raise ServiceFailed("The other end sent bytes that himl did not request.")
         del self._open[number]
         return self._requests[number]
 
+    def _tell(self, arrived: Sequence[Arrived]) -> None:
+        for request, piece, data, error in arrived:
+            if data:
+                self._sink.write(request, piece.offset, data)
+            if error is not None:
+                self._sink.fail(request, error)
+            elif piece.is_end:
+                self._sink.finish(request, piece.md5)
+
     def _arrivals(
         self, connection: SshConnection, opened: Sequence[str | None]
-    ) -> Generator[Callable[[], None], None, None]:
-        """Calls of the sink for what arrives. Raises _Lost."""
+    ) -> Generator[Sequence[Arrived], None, None]:
+        """What arrives, frame by frame. Raises _Lost."""
         numbers = [*self._open]
-        rest = [
-            replace(each, offset=each.offset + self._done[number], length=each.length - self._done[number])
-            for number, each in ((number, self._requests[number]) for number in numbers)
-        ]
         with _losses(), connection.channel() as channel:
+            rest = [self._rest_of(number) for number in numbers]
             channel.send(FrameKind.call, packed(Call("fetch", {"requests": rest}, opened)))
             while (found := answer(channel, *OF_FETCH))[0] != FrameKind.result:
-                yield self._arrival(numbers, *found)
+                yield [*self._arrived(numbers, *found)]
             if self._open:
                 raise ServiceFailed("The other end did not send all requested bytes.")
 
-    def _arrival(self, numbers: Sequence[int], kind: FrameKind, body: bytes) -> Callable[[], None]:
-        if kind == FrameKind.data:
-            at, offset = POSITION.unpack(body[: POSITION.size].ljust(POSITION.size, b"\xff"))
-            return self._bytes(_item(numbers, at), offset, body[POSITION.size :])
+    def _rest_of(self, number: int) -> FetchRequest:
+        request, done = self._requests[number], self._done[number]
+        return replace(request, offset=request.offset + done, length=request.length - done) if done else request
+
+    def _arrived(self, numbers: Sequence[int], kind: FrameKind, body: memoryview) -> Iterator[Arrived]:
+        """The content of a frame, checked. Raises ServiceFailed."""
         if kind == FrameKind.failed:
             at, failure = unpacked(tuple[int, CallFailure], body)
-            return partial(self._sink.fail, self._end(_item(numbers, at)), failure.error())
-        at, md5 = unpacked(tuple[int, bytes | None], body)
-        number = _item(numbers, at)
-        request = self._end(number)
-        if self._done[number] != request.length:
-            error = ServiceFailed(f"The bytes of '{request.blob.name}' are incomplete.")
-            return partial(self._sink.fail, request, error)
-        return partial(self._sink.finish, request, md5)
+            yield self._end(self._number(numbers, at)), Piece(at, 0, 0), memoryview(b""), failure.error()
+            return
+        for piece, data in pieces_in(body):
+            number = self._number(numbers, piece.number)
+            request, before = self._requests[number], self._done[number]
+            end = self._done[number] = before + piece.length
+            if (data and piece.offset != request.offset + before) or end > request.length:
+                raise ServiceFailed(NOT_REQUESTED)
+            error = None
+            if piece.is_end:
+                self._end(number)
+                if end < request.length:
+                    error = ServiceFailed(f"The bytes of '{request.blob.name}' are incomplete.")
+            yield request, piece, data, error
 
-    def _bytes(self, number: int, offset: int, data: bytes) -> Callable[[], None]:
-        request = self._requests[number]
-        begin = request.offset + self._done[number]
-        if number not in self._open or offset != begin or self._done[number] + len(data) > request.length:
-            raise ServiceFailed("The other end sent bytes that himl did not request.")
-        self._done[number] += len(data)
-        return partial(self._sink.write, request, offset, data)
+    def _number(self, numbers: Sequence[int], at: int) -> int:
+        """The number of the request at the place *at* of the call. Raises ServiceFailed for one that has ended."""
+        if not (0 <= at < len(numbers) and numbers[at] in self._open):
+            raise ServiceFailed(NOT_REQUESTED)
+        return numbers[at]
 
 
 class _Store:
     """The requests of one call."""
 
     def __init__(self, requests: Sequence[StoreRequest], sink: StoreSink) -> None:
-        self._requests, self._sink = requests, sink
-        self._open = dict.fromkeys(range(len(requests)))
+        self._open, self._sink = dict(enumerate(requests)), sink
+        self._problems = dict[int, HimlError]()  # of files that cannot be sent
+        self._outcomes: Sequence[StoredFile] = ()
 
     def run(self, connection: SshConnection, opened: Sequence[str | None]) -> None:
         error: HimlError = ServiceFailed("The other end did not store the file.")
         try:
-            with closing(self._outcomes(connection, opened)) as found:
-                for tell in found:
-                    tell()
+            with closing(self._moves(connection, opened)) as moves:
+                for request, amount in moves:
+                    self._sink.advance(request, amount)
         except _Lost as lost:
             error = lost.error
-        for number in [*self._open]:
-            self._sink.fail(self._requests[number], error)
+        for found in self._outcomes:
+            if found.failure is not None:
+                self._problems.setdefault(found.number, found.failure.error())
+        stored = {found.number: found.stored for found in self._outcomes}
+        for number, request in self._open.items():
+            blob = stored.get(number)
+            if blob is None or number in self._problems:
+                self._sink.fail(request, self._problems.get(number, error))
+            else:
+                self._sink.finish(request, blob)
 
-    def _outcomes(
+    def _moves(
         self, connection: SshConnection, opened: Sequence[str | None]
-    ) -> Generator[Callable[[], None], None, None]:
-        """Calls of the sink for what is sent and stored. Raises _Lost."""
+    ) -> Generator[tuple[StoreRequest, int], None, None]:
+        """Send the files, and yield the numbers of bytes. Raises _Lost."""
         with _losses(), connection.channel() as channel:
-            channel.send(FrameKind.call, packed(Call("store", {"requests": self._requests}, opened)))
-            for number in range(len(self._requests)):
-                yield from self._sent(channel, number)
-            while (found := answer(channel, FrameKind.end, FrameKind.failed, FrameKind.result))[0] != FrameKind.result:
-                yield self._outcome(*found)
+            channel.send(FrameKind.call, packed(Call("store", {"requests": [*self._open.values()]}, opened)))
+            sender = PieceSender(channel)
+            for number, request in self._open.items():
+                for amount in self._sent(sender, number, request):
+                    yield request, amount
+            sender.send(flush=True)
+            self._outcomes = unpacked(list[StoredFile], answer(channel, FrameKind.result)[1])
 
-    def _sent(self, channel: RemoteChannel, number: int) -> Iterator[Callable[[], None]]:
-        """Send the bytes of a file with their MD5. A file that cannot be read, or that changes, fails."""
-        request, digest, size = self._requests[number], hashlib.md5(usedforsecurity=False), 0
-        problem: HimlError | None = None
+    def _sent(self, sender: PieceSender, number: int, request: StoreRequest) -> Iterator[int]:
+        """Send the bytes of a file. If they cannot be read, or are not those of the request, its end has an MD5 that no
+        file has."""
+        digest, size = hashlib.md5(usedforsecurity=False), 0
         try:
             for piece in _pieces(request):
+                sender.add(number, size, piece)
                 size += len(piece)
-                digest.update(piece)
-                channel.send(FrameKind.data, piece, flush=False)
-                yield partial(self._sink.advance, request, len(piece))
+                if request.md5 is None:
+                    digest.update(piece)
+                yield len(piece)
         except DiskFailed as err:
-            problem = err
-        if problem is None and (size != request.size or request.md5 not in (None, digest.digest())):
+            self._problems[number] = err
+        if size != request.size:
             hint = "Run the command again when nothing writes to it."
-            problem = HimlError(f"'{request.path}' changed while himl stored it.", hint=hint)
-        channel.send(FrameKind.end if problem is None else FrameKind.failed, packed(digest.digest()))
-        if problem is not None:
-            del self._open[number]
-            yield partial(self._sink.fail, request, problem)
-
-    def _outcome(self, kind: FrameKind, body: bytes) -> Callable[[], None]:
-        found: BlobInfo | CallFailure
-        if kind == FrameKind.end:
-            number, found = unpacked(tuple[int, BlobInfo], body)
-        else:
-            number, found = unpacked(tuple[int, CallFailure], body)
-        if number not in self._open:
-            raise ServiceFailed("The other end stored a file that himl did not send.")
-        del self._open[number]
-        if isinstance(found, BlobInfo):
-            return partial(self._sink.finish, self._requests[number], found)
-        return partial(self._sink.fail, self._requests[number], found.error())
+            self._problems.setdefault(number, HimlError(f"'{request.path}' changed while himl stored it.", hint=hint))
+        sender.end(number, b"" if number in self._problems else request.md5 or digest.digest())
 
 
 class _Lost(Exception):
@@ -504,16 +510,12 @@ def _losses() -> Iterator[None]:
 
 
 def _pieces(request: StoreRequest) -> Iterator[bytes]:
-    """The bytes of the file, not many more than its size. Raises DiskFailed."""
+    """The bytes of the file, at most one more than its size. Raises DiskFailed."""
+    left = request.size + 1
     try:
-        with request.path.open("rb", buffering=0) as source:
-            while source.tell() <= request.size and (piece := source.read(BYTES_PER_FRAME)):
+        with open(request.path, "rb", buffering=0) as source:
+            while left and (piece := source.read(min(left, BYTES_PER_FRAME))):
+                left -= len(piece)
                 yield piece
     except OSError as err:
         raise DiskFailed(f"Cannot read '{request.path}': {err.strerror or err}.") from err
-
-
-def _item(numbers: Sequence[int], at: int) -> int:
-    if not 0 <= at < len(numbers):
-        raise ServiceFailed("The other end sent bytes that himl did not request.")
-    return numbers[at]
