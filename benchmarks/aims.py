@@ -186,7 +186,7 @@ def _per_hour(name: str, seconds: float) -> Aim:
         _of(WAITING, name),
         seconds,
         "cpu",
-        cause=BUSY,
+        cause=WOKEN,
     )
 
 
@@ -217,9 +217,13 @@ BUSY = (
 )
 COPIED = (
     "`cp -r` of the same files, in the same turns, takes {{wall cost | SIZE files of a submission | cp "
-    "-r}}. In a profile, himl uses as much processor time as "
-    "`cp -r` to copy the files, and for each 10,000 files 0.1 s more to list them and to find those that "
-    "the script wrote. The rest is the start of the job."
+    "-r}}. A profile of 50,000 files in memory shows the processor time: 0.32 s to list them, 1.6 s to copy them "
+    "(`cp -r`: 1.4 s; two threads do not take less), 0.01 s to pass their names to the process that supervises the "
+    "job, and 0.09 s to find those that the script wrote. The rest is the start of the job."
+)
+WOKEN = (
+    "To wake up takes 0.1 to 0.3 ms, however little a command does then. It wakes up 2.5 times a second, and five "
+    "times while the log grows. The same code takes two to three times as much in some periods as in others."
 )
 ENGINE, COMMAND, RCLONE, AZCOPY, SDK = "himl engine", "himl command", "rclone", "azcopy", "azure-storage-blob"
 DOWN, UP, LARGE_DOWN, LARGE_UP = "small down", "small up", "large down", "large up"

@@ -24,6 +24,8 @@ def to_document(record: Any) -> Document:
 
 
 def _to_json(value: Any) -> Any:
+    if type(value) is str:  # first, as a job may have many names of files
+        return value
     if isinstance(value, Mapping):
         return {name: _to_json(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -46,6 +48,8 @@ def from_document(record: type[Made], document: Document) -> Made:
 
 
 def _from_json(kind: Any, value: Any) -> Any:
+    if kind is str and type(value) is str:
+        return value
     types = [each for each in get_args(kind) if each is not NoneType]
     if value is None or is_dataclass(kind):
         return value if value is None else from_document(kind, value)

@@ -77,7 +77,7 @@ class _Search:
     def __init__(self, spec: JobSpec) -> None:
         self._real_root = os.path.realpath(spec.snapshot.root)
         self._root, self._files = str(spec.snapshot.root), {*spec.snapshot.files}
-        self._parents = {posixpath.dirname(name) for name in self._files}
+        self._parents = {name.rpartition("/")[0] for name in self._files}
         self._own = posixpath.dirname(spec.entry.target) if spec.entry.kind is EntryKind.script else ""
         self._has_own = spec.entry.kind in (EntryKind.script, EntryKind.module)
         self.folders: list[str] = []

@@ -186,11 +186,12 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
             if is_stopped():
                 raise Stopped
 
+    root, below = os.path.join(spec.snapshot.root, ""), os.path.join(target, "")
     for name in (*spec.snapshot.files, *spec.brought):
-        source = spec.brought.get(name, os.path.join(spec.snapshot.root, name))
+        source = spec.brought.get(name, root + name)
         if name in spec.brought:
             os.stat(source)  # raises if the file is missing, which a copy would skip
-        if (copy := stage_file(source, os.path.join(target, name), check)) is not None:
+        if (copy := stage_file(source, below + name, check)) is not None:
             staged[name] = copy
     write_list(target, staged)
     flush(target)
