@@ -6,6 +6,7 @@ Functions import services, because help loads this module.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -76,22 +77,33 @@ def open_session(
 
 @contextmanager
 def _hints_that_name(workspace: str | None, output: Output) -> Iterator[None]:
-    """Have the commands in hints and notices name a *workspace* on another machine, without which they find no run of
-    it."""
-    from himl_cli.workspaces.remote.address import is_remote
-
-    if workspace is None or not is_remote(workspace):
+    """Have the commands in hints and notices name a *workspace* on another machine or in another folder, without which
+    they find no run of it."""
+    if workspace is None or not _is_elsewhere(workspace):
         yield
         return
-    name = partial(
-        re.compile(r"himl (runs \w+|download|tb|ui|checkpoint \w+)").sub, lambda found: f"{found[0]} -w {workspace}"
-    )
+    commands = r"himl (runs \w+|download|tb|ui|checkpoint \w+|submit(?= --(from|resume)\b))"
+    name = partial(re.compile(commands).sub, lambda found: f"{found[0]} -w {shlex.quote(workspace)}")
     output.reworded = name
     try:
         yield
     except HimlError as err:
         err.hint = name(err.hint)
         raise
+
+
+def _is_elsewhere(workspace: str) -> bool:
+    """Whether *workspace* is on another machine, or another folder than the one that commands find without it."""
+    from himl_cli.core.files import is_same_place, named_folder
+    from himl_cli.core.settings import nearest_local
+    from himl_cli.workspaces.remote.address import is_remote
+
+    if is_remote(workspace):
+        return True
+    if workspace == "local" or workspace.endswith(".json"):
+        return False
+    found = nearest_local(Path.cwd())
+    return found is None or not is_same_place(found, named_folder(workspace))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -910,6 +911,17 @@ def test_a_run_is_repeated_only_with_the_same_packages(himl: Himl, project: Path
     refused = himl("submit", "--from", run, "--same_environment")
     assert (refused.stderr.count(" -> "), " and 183 more.\n" in refused.stderr) == (20, True), refused.stderr
     assert f"'{run}': python 3.9 -> " in refused.stderr
+
+
+def test_printed_commands_name_a_workspace_elsewhere(himl: Himl, project: Path) -> None:
+    """In another folder than the nearest one, so that they find the run when they are typed."""
+    write_files(project, {"train.py": "print('ran')"})
+    himl.ok("submit", "train.py")
+    for folder in ("../the other/.himl", ".himl"):
+        ended = himl("submit", "train.py", "--workspace", folder)
+        (command,) = re.findall("Details: himl (.*)", ended.stderr)
+        assert ("-w" in command) == (folder != ".himl")
+        assert himl.ok(*shlex.split(command)).stdout.startswith("train_")
 
 
 @pytest.mark.parametrize(
