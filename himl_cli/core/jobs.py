@@ -183,6 +183,22 @@ class NewCode:
     note: str
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """What applies to a resumed run. `limits` are new values of `SweepSpec.max_concurrent` and `max_failures`, or None.
+
+    `env` are the job's own variables. No file stores them, the `webhook` to notify of the end, or secrets in command
+    lines and arguments: those `given` again, by the keys of steps ("" for a script), replace the masked ones. New
+    attempts run `code`.
+    """
+
+    env: Mapping[str, str] = field(repr=False)
+    given: Mapping[str, tuple[str, Sequence[str]]] = field(repr=False)
+    limits: Mapping[str, int | None]
+    webhook: Webhook | None = None
+    code: NewCode | None = None
+
+
 def is_job_file(target: str | None = None) -> bool:
     """Whether *target* has the extension of a job file."""
     return target is not None and target.lower().endswith((".json", *YAML_ENDINGS))

@@ -23,15 +23,14 @@ from himl_cli.core.jobs import (
     DataSpec,
     DocumentSpec,
     JobSpec,
-    NewCode,
     PipelineSpec,
+    Resumption,
     Snapshot,
     StoredJob,
 )
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
-from himl_cli.core.webhook import Webhook
 from himl_cli.core.workspaces import Check, Garbage, WorkspaceFacts
 
 Item = TypeVar("Item")
@@ -358,24 +357,11 @@ class ManagedWorkspace(RunRecorder, Protocol):
         """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while one of them runs or
         (without *force*) if that is unknown."""
 
-    def resume(
-        self,
-        run_id: str,
-        *,
-        env: Mapping[str, str],
-        limits: Mapping[str, int | None],
-        webhook: Webhook | None = None,
-        code: NewCode | None = None,
-        given: Mapping[str, tuple[str, Sequence[str]]],
-        notify: Notify,
-    ) -> Run:
+    def resume(self, run_id: str, resumption: Resumption, *, notify: Notify) -> Run:
         """Continue the run under its own id: a sweep with its missing trials, a pipeline with its missing steps, a job
         with another attempt.
 
-        Existing files of the run stay. *limits* are new values of `SweepSpec.max_concurrent` and `max_failures`, or
-        None. *env* are the job's own variables. No file stores them, the *webhook* to notify of the end, or secrets in
-        command lines and arguments: those *given* again, by the keys of steps ("" for a script), replace the masked
-        ones. New attempts run *code*. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or
+        Existing files of the run stay. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or
         with missing variables or secrets.
         """
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import LATEST_RUN_FILE, remove_tree, write_atomic
-from himl_cli.core.jobs import JobSpec, NewCode
+from himl_cli.core.jobs import JobSpec, NewCode, Resumption
 from himl_cli.core.redaction import is_masked, mask_arguments, redact
 from himl_cli.core.runs import (
     CHANGES,
@@ -146,8 +146,7 @@ def resume_run(
         changed = [] if takes_new_code else [name for _, names in home.code_of(run.id) for name in names]
     elif takes_new_code:
         raise BadUsage("--new_code cannot be used on another machine.", hint=f"Submit the job again: --from {run.id}")
-    start = partial(home.resume, env=request.env_vars, limits=limits, webhook=webhook)
-    resumed = start(run.id, code=code, given=given, notify=notify)
+    resumed = home.resume(run.id, Resumption(request.env_vars, given, limits, webhook, code), notify=notify)
     if changed:
         how = f"For the new code: himl submit --resume {run.id} --new_code"
         notify(Notice(f"The code of the submission runs, which lacks changes of {named(changed)}. {how}"))

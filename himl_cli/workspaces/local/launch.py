@@ -21,13 +21,12 @@ from himl_cli.core.editables import with_editables
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import last_lines
-from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, is_job_file
+from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, Resumption, is_job_file
 from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.redaction import MASK, masked_names
 from himl_cli.core.runs import NEW_CODE, Run, RunStatus, check_known
 from himl_cli.core.signals import interruptions
 from himl_cli.core.sweeps import TRIAL
-from himl_cli.core.webhook import Webhook
 from himl_cli.workspaces.local import SUPERVISOR
 from himl_cli.workspaces.local.code_store import CodeStore, is_result
 from himl_cli.workspaces.local.engines import here
@@ -125,22 +124,12 @@ def _renewed(
     return found
 
 
-def resume(
-    workspace: Path,
-    run: Run,
-    *,
-    env: Mapping[str, str],
-    limits: Mapping[str, int | None],
-    webhook: Webhook | None,
-    code: NewCode | None = None,
-    children: Sequence[Run] = (),
-    given: Mapping[str, tuple[str, Sequence[str]]],
-    notify: Notify,
-) -> None:
+def resume(workspace: Path, run: Run, resumption: Resumption, *, children: Sequence[Run] = (), notify: Notify) -> None:
     """Resume a run that stopped early: a job with another attempt, a sweep or a pipeline with its missing trials or
-    steps. With *code*, its next attempts and those of its *children* run that. Returns once it is running again. Raises
-    BadUsage if it cannot be resumed, DiskFailed, Interrupted."""
+    steps. New code is also for the next attempts of its *children*. Returns once it is running again. Raises BadUsage
+    if it cannot be resumed, DiskFailed, Interrupted."""
     _check_state(run)
+    env, given, code = resumption.env, resumption.given, resumption.code
     folder = RunFolder(workspace / "runs" / run.id)
     stored, record = folder.read(PLAN), folder.read(RECORD)
     request: Request
@@ -157,9 +146,9 @@ def resume(
         else:
             spec, data = job_from_stored_form(jobs[0]["spec"], env), (record["inputs"], record["outputs"])
             request = LaunchRequest(str(folder.path), replace(spec, tty=False), run.command, *data, again=True)
-        specs = [replace(spec, webhook=webhook) for spec in request.specs]
+        specs = [replace(spec, webhook=resumption.webhook) for spec in request.specs]
         if specs[0].sweep is not None:
-            changes: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+            changes: dict[str, Any] = {name: limit for name, limit in resumption.limits.items() if limit is not None}
             specs[0] = replace(specs[0], sweep=replace(specs[0].sweep, **changes))
         request = request.with_specs(specs)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:

@@ -17,7 +17,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunN
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import may_write, walk_files, walk_folders
 from himl_cli.core.installed import RunEnvironment
-from himl_cli.core.jobs import STEP, DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, StoredJob
+from himl_cli.core.jobs import STEP, DataSpec, JobSpec, PipelineSpec, Resumption, Snapshot, StoredJob
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.mounts import shares_locks
@@ -33,7 +33,6 @@ from himl_cli.core.runs import (
     new_run_id,
     run_not_found,
 )
-from himl_cli.core.webhook import Webhook
 from himl_cli.core.workspaces import Check, Garbage, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, StoredPipeline
 from himl_cli.workspaces.local.engines import here
@@ -443,33 +442,14 @@ class LocalWorkspace(FolderWorkspace):
         launch(request, notify)
         return self._runs.get(request.run.id) or self.run(request.run.id)
 
-    def resume(
-        self,
-        run_id: str,
-        *,
-        env: Mapping[str, str],
-        limits: Mapping[str, int | None],
-        webhook: Webhook | None = None,
-        code: NewCode | None = None,
-        given: Mapping[str, tuple[str, Sequence[str]]],
-        notify: Notify,
-    ) -> Run:
+    def resume(self, run_id: str, resumption: Resumption, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.launch import resume
 
+        code = resumption.code
         ids = self._runs.descendants(run_id) if code is not None else ()
         children = [self.run(each) for each in ids if each != run_id]
         run = self.run(run_id)
-        resume(
-            self.folder,
-            run,
-            env=env,
-            limits=limits,
-            webhook=webhook,
-            code=code,
-            children=children,
-            given=given,
-            notify=notify,
-        )
+        resume(self.folder, run, resumption, children=children, notify=notify)
         for each in (run, *children):
             if code is not None and each.status.is_final and each.status is not RunStatus.completed:
                 notes = filter(None, [each.tags.get(NEW_CODE), code.note])

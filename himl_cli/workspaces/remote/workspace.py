@@ -16,10 +16,9 @@ from typing import Any, TypeVar, cast
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import JobSpec, NewCode, PipelineSpec
+from himl_cli.core.jobs import JobSpec, PipelineSpec, Resumption
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery, new_run_id
-from himl_cli.core.webhook import Webhook
 from himl_cli.workspaces.base import (
     BlobStore,
     FetchSink,
@@ -164,20 +163,10 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
     def prepare(self, notify: Notify) -> None:
         self.connection.call(None, PREPARE, {}, notify=notify)
 
-    def resume(
-        self,
-        run_id: str,
-        *,
-        env: Mapping[str, str],
-        limits: Mapping[str, int | None],
-        webhook: Webhook | None = None,
-        code: NewCode | None = None,
-        given: Mapping[str, tuple[str, Sequence[str]]],
-        notify: Notify,
-    ) -> Run:
+    def resume(self, run_id: str, resumption: Resumption, *, notify: Notify) -> Run:
         """As `ManagedWorkspace.resume`, without new code. After a lost connection the run may continue."""
-        assert code is None
-        arguments = {"run_id": run_id, "env": env, "limits": limits, "webhook": webhook, "given": given}
+        assert resumption.code is None
+        arguments = {"run_id": run_id, "resumption": resumption}
         try:
             found: Run = self.connection.call(Run, RESUME, arguments, notify=notify)
         except ChannelClosed as err:
