@@ -220,6 +220,9 @@ def run(): return {{"id": chance.choice(["train_1_aa", *evil]), "experiment": ch
     "status": "Completed"}}
 def blob(): return {{"name": chance.choice(evil), "size": chance.choice([0, 3, 2**60]), "etag": "e"}}
 pack = msgspec.msgpack.encode
+def pieces(one):
+    head = pack([one])
+    return struct.pack(">I", len(head)) + head + b"abc"
 out.write(b"\\0himl remote\\n")
 send(b"R", pack({{}}))
 receive()
@@ -229,7 +232,7 @@ while True:
         far = {{"id": "../../evil", "experiment": "train", "status": "Completed"}}
         if call["method"] == "fetch":
             for number in range(len(call["arguments"]["requests"])):
-                send(b"D", struct.pack(">IQ", number, 0) + b"abc"); send(b"X", pack([number, None]))
+                send(b"X", pieces([number, 0, 3, True, None]))
         pages = {{"runs": [far], "list": [{{"name": "../evil", "size": 3}}, {{"name": "ok", "size": 3}}]}}
         if call["method"] in pages: send(b"P", pack(pages[call["method"]]))
         send(b"R", pack({{"run": far, "run_files": {{"label": "l", "origin": "o"}},
@@ -238,9 +241,10 @@ while True:
     for _ in range(chance.randrange(6)):
         body = chance.choice([
             lambda: pack(value()), lambda: pack([blob()] * 3), lambda: pack([run()]), lambda: os.urandom(20),
-            lambda: struct.pack(">IQ", 0, 0) + b"abc", lambda: pack([0, None]), lambda: pack("warn\\x1b[2J"),
+            lambda: pieces([0, 0, 3, chance.random() < 0.5, None]), lambda: pieces(value()),
+            lambda: pack("warn\\x1b[2J"),
         ])()
-        send(bytes([chance.choice(b"PPPDDXFWN?")]), body)
+        send(bytes([chance.choice(b"PPPDXXFWN?")]), body)
     if chance.random() < 0.1:
         out.write(b"R" + struct.pack(">I", 2**31)); out.flush()
     method = call["method"]

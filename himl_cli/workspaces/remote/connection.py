@@ -61,6 +61,9 @@ ALIVE_SECONDS, ALIVE_COUNT, CONNECT_SECONDS = 15, 3, 30
 SILENT_SECONDS = float(ALIVE_SECONDS * ALIVE_COUNT)
 LOGIN_SECONDS = 300.0  # for a login, in which the user may have to type, and the start of himl there
 LONGEST_BANNER = 1 << 20  # bytes that a shell may print before himl starts
+MOST_ERRORS = 16 << 20  # bytes that a connection may write to its standard error
+LAST_BYTES = 1 << 16  # of the errors, which are searched for the last line
+ENDLESS = "it prints without end"
 LONGEST_SOCKET = 40  # bytes of a folder's path, below which ssh makes a socket with a longer temporary name
 
 
@@ -121,13 +124,15 @@ class RemoteChannel(Channel):
             self._waits = None
 
     def _watch(self) -> None:
-        """End ssh after the time for a call, or without a byte for too long. While a message is sent, also a sign of
-        life counts that has arrived and is not read yet."""
+        """End ssh after the time for a call, without a byte for too long, or if it writes too many errors. While a
+        message is sent, also a sign of life counts that has arrived and is not read yet."""
         unread = 0
         while not self._is_closed.wait(0.2):
             now, waits = time.monotonic(), self._waits
             if now > self._end:
                 self._why_ended = "it did not answer in time"
+            elif _size_of(self._errors) > MOST_ERRORS:
+                self._why_ended = ENDLESS
             elif waits is None or self._end < float("inf") or now - self.moved < SILENT_SECONDS:
                 continue
             elif waits is FrameKind.call and (found := _unread_in(self._process)) != unread:
@@ -139,11 +144,14 @@ class RemoteChannel(Channel):
             return
 
     def _greet(self) -> None:
-        before = b""
+        before = bytearray()
         while not before.endswith(GREETING):
             letter = self._reader.read(1)
             before += letter
-            if not letter or len(before) > LONGEST_BANNER:
+            if len(before) > LONGEST_BANNER:
+                self._why_ended = ENDLESS
+                self._process.kill()
+            if not letter or self._why_ended:
                 raise self._not_started(before)
         asked = Greeting(version=__version__, folder=self._address.folder, label=self._address.label)
         try:
@@ -160,7 +168,7 @@ class RemoteChannel(Channel):
             text = "himl %s runs at '%s', and himl %s here. To install this version there: %s"
             log.warning(text, versions[0], host, versions[1], remedy)
 
-    def _not_started(self, printed: bytes) -> HimlError:
+    def _not_started(self, printed: bytearray) -> HimlError:
         """The error for an ssh that ended, or printed something else, before himl's greeting."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
@@ -401,9 +409,17 @@ def error_of_ssh(host: str, code: int | None, said: str) -> HimlError | None:
     return None
 
 
+def _size_of(errors: IO[bytes]) -> int:
+    """The bytes in the file, 0 if it is closed."""
+    try:
+        return os.fstat(errors.fileno()).st_size
+    except ValueError:
+        return 0
+
+
 def last_line(errors: IO[bytes]) -> str:
     """The last line of text in the file *errors*."""
-    errors.seek(0)
+    errors.seek(max(0, _size_of(errors) - LAST_BYTES))
     lines = errors.read().decode("utf-8", "replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 

@@ -355,8 +355,13 @@ class _Fetch:
         while self._open:
             try:
                 with closing(self._arrivals(connection, opened)) as found:
-                    for arrived in found:
-                        self._tell(arrived)
+                    for request, piece, data, error in found:
+                        if data:
+                            self._sink.write(request, piece.offset, data)
+                        if error is not None:
+                            self._sink.fail(request, error)
+                        elif piece.is_end:
+                            self._sink.finish(request, piece.md5)
             except _Lost as lost:
                 if sum(self._done) > before:
                     pauses = iter(PAUSES)
@@ -371,25 +376,14 @@ class _Fetch:
         del self._open[number]
         return self._requests[number]
 
-    def _tell(self, arrived: Sequence[Arrived]) -> None:
-        for request, piece, data, error in arrived:
-            if data:
-                self._sink.write(request, piece.offset, data)
-            if error is not None:
-                self._sink.fail(request, error)
-            elif piece.is_end:
-                self._sink.finish(request, piece.md5)
-
-    def _arrivals(
-        self, connection: SshConnection, opened: Sequence[str | None]
-    ) -> Generator[Sequence[Arrived], None, None]:
-        """What arrives, frame by frame. Raises _Lost."""
+    def _arrivals(self, connection: SshConnection, opened: Sequence[str | None]) -> Generator[Arrived, None, None]:
+        """What arrives. Raises _Lost."""
         numbers = [*self._open]
         with _losses(), connection.channel() as channel:
             rest = [self._rest_of(number) for number in numbers]
             channel.send(FrameKind.call, packed(Call("fetch", {"requests": rest}, opened)))
             while (found := answer(channel, *OF_FETCH))[0] != FrameKind.result:
-                yield [*self._arrived(numbers, *found)]
+                yield from self._arrived(numbers, *found)
             if self._open:
                 raise ServiceFailed("The other end did not send all requested bytes.")
 
