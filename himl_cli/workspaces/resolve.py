@@ -303,7 +303,10 @@ def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) ->
             hint="Omit --workspace, or run the job on this machine: --cluster local",
         )
     address = find_workspaces(spec, config_file, start=start).azure
-    elsewhere = "Without --cluster, jobs run locally. With --cluster slurm:NAME, they run on Slurm."
+    elsewhere = (
+        "Without --cluster, jobs run locally. With --cluster slurm:NAME, they run on Slurm, and with "
+        "--cluster ssh:HOST on another machine."
+    )
     return address or _not_configured("A job for a cluster", start, elsewhere)
 
 

@@ -124,13 +124,17 @@ def test_errors_name_the_cause_and_the_remedy(
 
     says(2, "names no host", "ssh:HOST:FOLDER", spec="ssh:-oProxyCommand=false")
     says(2, "names no host", spec="ssh:")
-    says(3, "no folder", "elsewhere/.himl", spec="ssh:box:elsewhere")
+    says(3, "no folder", "elsewhere/.himl", "himl submit SCRIPT -w ssh:box:elsewhere", spec="ssh:box:elsewhere")
     says(5, "ssh cannot connect to 'nowhere.invalid'", "ssh nowhere.invalid true", spec="ssh:nowhere.invalid")
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(write_program(tmp_path / "killed", "ssh", KILLED)), prepend=os.pathsep)
         says(5, "The connection to 'box' was lost: ssh was killed")
     box.set(project, himl_python="/no/python")
     says(2, "does not start at 'box' with '/no/python'", "[remote.box] himl_python =")
+    (project / "himl.toml").write_text('[remote]\nhiml_python = "python3"\n')
+    says(2, "'himl_python' must be a table", "Write [remote.HOST]")
+    no_host = himl("submit", "train.py", "--cluster", "ssh")
+    assert (no_host.code, "--cluster ssh:HOST" in no_host.stderr) == (2, True), no_host.stderr
     box.set(project, pyhton="python3")
     says(2, "unknown key 'pyhton'", "Did you mean 'python'")
     box.set(project)

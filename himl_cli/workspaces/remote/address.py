@@ -53,10 +53,12 @@ def remote_address(spec: str | None, start: Path) -> RemoteAddress | None:
     if not spec or not is_remote(spec):
         return None
     host, _, folder = spec.removeprefix(PREFIX).partition(":")
-    setting = section_settings(start, REMOTE).get(host)
+    settings = section_settings(start, REMOTE)
+    for key, each in settings.items():
+        if not isinstance(each.value, Mapping):
+            raise each.wrong("must be a table.", hint=f"Write [{REMOTE}.{'HOST' if key in KEYS else key}].")
+    setting = settings.get(host)
     table = {} if setting is None else setting.value
-    if setting is not None and not isinstance(table, Mapping):
-        raise setting.wrong("must be a table.", hint=f"Write [{REMOTE}.{host}].")
     for key, value in table.items():
         assert setting is not None
         if key not in KEYS:

@@ -132,7 +132,9 @@ class _Agent:
                 files = converted(Sequence[SentFile], call.arguments["files"])
                 return submit_sent(self._channel, self._workspace, spec, files)
             if call.method != PREPARE and not self._workspace.folder.is_dir():
-                raise WorkspaceNotFound(f"There is no folder '{self._workspace.folder}' in {self._workspace.label}.")
+                label = self._workspace.label
+                hint = f"A job creates it: himl submit SCRIPT -w {label.removeprefix('workspace ')}"
+                raise WorkspaceNotFound(f"There is no folder '{self._workspace.folder}' in {label}.", hint=hint)
             self._answer(call)
         except HimlError as err:
             self._channel.send(FrameKind.error, packed(CallFailure.of(err)))
