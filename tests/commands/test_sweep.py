@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.folders import files_with
+from tests.support.processes import processes_below
 from tests.support.running import Himl, Outcome, until, write_files
 from tests.support.sweeps import (
     KEEPER,
@@ -801,3 +804,24 @@ def test_sweep_on_a_cluster_is_followed_but_not_resumed(himl: Himl, lab: StagedW
     assert outcome.code == 2
     assert "where runs cannot be resumed" in outcome.stderr
     assert "Submit it again" in outcome.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NEEDS /proc")
+def test_a_sweep_wakes_up_for_the_ends_of_its_trials_only(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import time; print('up', flush=True); time.sleep(600)"})
+    sweep = himl.ok(
+        "submit", "train.py", "--sweep", "lr=1,2", "--max_concurrent", "2", "--no_wait", "-q"
+    ).stdout.strip()
+    until(lambda: sum(log.stat().st_size > 0 for log in (project / ".himl/runs").glob("*/user_logs/std_log.txt")) == 3)
+    (controller,) = processes_below(project / ".himl", "himl_cli.workspaces.local.controller")
+
+    def wakes() -> int:
+        """How often the process has slept."""
+        status = Path(f"/proc/{controller}/status").read_text()
+        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    begin, before = time.monotonic(), wakes()
+    time.sleep(2)
+    assert wakes() - before <= 4 * (time.monotonic() - begin) + 3
+    himl.ok("runs", "cancel", sweep)
+    until(lambda: processes_below(project) == [])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +28,7 @@ from himl_cli.workspaces.local.run_process import BUSY, TERMINATED
 from himl_cli.workspaces.local.run_store import Outcome, RunStore
 
 POLL_SECONDS = 0.05
+POLL_SECONDS_IF_WOKEN = 0.5  # where the kernel reports the ends of processes
 POLL_SECONDS_OF_ENGINE = 2.0  # the workspace is on a file system that many jobs share
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # before a job is submitted again to a queue that was full
 SECONDS_UNREAD = 600.0
@@ -217,7 +221,22 @@ class Children:
             except (HimlError, OSError) as err:
                 self._ended.append((run_id, str(err)))
             del self._unsubmitted[run_id]
-        time.sleep(max(0.0, end - time.monotonic()))
+        if self._queued is not None or not self._is_woken():
+            time.sleep(max(0.0, end - time.monotonic()))
+
+    def _is_woken(self) -> bool:
+        """Wait for the end of a process, if all children are processes of this one and the kernel reports their ends.
+        Returns whether it does."""
+        if sys.platform != "linux" or not self.at_work or not self.at_work <= self._processes.keys():
+            return False
+        with suppress(OSError), ExitStack() as handles:  # a kernel before 5.3, or too many open files
+            ends = select.poll()
+            for process in self._processes.values():
+                ends.register(handle := os.pidfd_open(process.pid), select.POLLIN)
+                handles.callback(os.close, handle)
+            ends.poll(POLL_SECONDS_IF_WOKEN * 1000)
+            return True
+        return False
 
     def _submit(self, request: LaunchRequest, folder: RunFolder) -> None:
         try:
