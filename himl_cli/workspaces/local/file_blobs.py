@@ -262,7 +262,7 @@ class FileStore:
         sink: StoreSink,
         *,
         workers: int,
-        source_of: Callable[[StoreRequest], Source] | None = None,
+        source_of: Callable[[StoreRequest], BytesSource] | None = None,
     ) -> None:
         """Store one file after the other. Each is written next to its final path, and renamed once it is on the disk,
         in groups, because one flush takes as long as that of one file. *source_of* replaces the files of the
@@ -296,7 +296,7 @@ class FileStore:
         except HimlError as err:
             sink.fail(request, err)
 
-    def _write_part(self, request: StoreRequest, source: Source, sink: StoreSink) -> tuple[str, bytes]:
+    def _write_part(self, request: StoreRequest, source: BytesSource, sink: StoreSink) -> tuple[str, bytes]:
         """The file beside the final path, and its MD5. Raises OSError, and HimlError if the file's bytes differ from
         the request or change meanwhile."""
         folder = os.path.dirname(self._target(request.name))
@@ -376,7 +376,7 @@ class FileStore:
         return _describe(FoundFile(request.name, path, os.stat(path)), md5)
 
 
-class Source(Protocol):
+class BytesSource(Protocol):
     """The content of a file to store."""
 
     def __iter__(self) -> Iterator[Bytes]:
