@@ -189,7 +189,7 @@ def test_texts_have_no_control_characters(himl: Himl, tmp_path: Path, monkeypatc
     for text in (
         r"print('\x1b[2Jevil', file=sys.stderr); sys.exit(255)",
         r"print('\x1b[2Jevil'); sys.exit(1)",
-        r"out.write(b'\0himl remote\nR\0\0\0\x10\x81\xa7version\xa6\x1b[2Jab'); out.flush()",
+        r"out.write(b'\0himl remote\nR\0\0\0\x10\x81\xa7version\xa6\x1b[2Jab'); out.flush(); sys.stdin.read(1)",
     ):
         program = f"import sys\nout = sys.stdout.buffer\n{text}\n"
         monkeypatch.setenv("PATH", str(write_program(tmp_path / "programs", "ssh", program)), prepend=os.pathsep)
