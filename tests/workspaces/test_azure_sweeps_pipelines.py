@@ -446,7 +446,9 @@ def test_a_document_runs_with_files_beside_it_but_not_secrets(
         "from pathlib import Path\n"
         "print('hello', sorted(path.as_posix() for path in Path('.').rglob('*') if path.is_file()))"
     )
-    write_files(folder.parent / "src", {"a.py": listing})
+    write_files(folder.parent / "src", {"a.py": listing, ".himl/runs/x/code/train.py": ""})
+    # As a file that a local run removes while azure-ai-ml reads the folder
+    (folder.parent / "src" / ".himl" / "runs" / "x" / "code" / "last.ckpt").symlink_to("removed")
     events: list[Event] = []
     changed = changed_job(folder, text, include_secret=["kept.env"], env_vars={"X": "1"}, experiment="Upper")
     with azure.run_jobs():

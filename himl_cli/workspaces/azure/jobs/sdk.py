@@ -11,7 +11,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -322,7 +322,8 @@ class _Uploads:
     """The uploads of all files of this machine that azure-ai-ml's objects refer to, in place of its own, which know no
     secrets. Files that *list_files* leaves out are collected.
 
-    azure-ai-ml has no public interface for this. The three functions below are those through which it uploads.
+    azure-ai-ml has no public interface for this. It uploads through the three functions below, and reads each folder of
+    code, with its ignored files, through the two of its modules.
     """
 
     def __init__(self, connection: Connection, datastores: Datastores, list_files: ListFiles, notify: Notify) -> None:
@@ -333,14 +334,25 @@ class _Uploads:
     @contextmanager
     def of_client(self, client: MLClient) -> Iterator[None]:
         """A context in which *client* uploads by this object. At its end, one notice names the secrets."""
+        from azure.ai.ml._utils import _cache_utils as cache_of_components
+        from azure.ai.ml.entities._assets._artifacts import code as code_assets
+
         codes: Any = client._code
         environments: Any = client.environments
         jobs: Any = client.jobs
         codes.create_or_update = partial(self._code, codes.create_or_update)
         environments.create_or_update = partial(self._environment, environments.create_or_update)
         jobs._resolve_job_input = partial(self._input, jobs._resolve_job_input)
+        by_content = (
+            (code_assets, "get_content_hash", lambda *_: ""),
+            (cache_of_components, "get_object_hash", self._hash),
+        )
         try:
-            yield
+            with ExitStack() as stack:
+                for module, name, function in by_content:
+                    stack.callback(setattr, module, name, getattr(module, name))
+                    setattr(module, name, function)
+                yield
         finally:
             if self._secrets:
                 self._notify(Notice(secrets_text(sorted(self._secrets))))
@@ -354,6 +366,9 @@ class _Uploads:
                 hint=secrets_text(report.secrets) if report.secrets else f"Check its {report.ignore_file}.",
             )
         return report.snapshot
+
+    def _hash(self, path: str) -> str:
+        return fingerprint(self._listed(Path(path)))[0]
 
     def _code(self, otherwise: Callable[[Any], Any], code: Any) -> Any:
         path = Path(code.base_path, code.path)
