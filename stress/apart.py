@@ -169,8 +169,11 @@ def launch(
             size, place = str(len(steps)), folder / f"{number}-{rank}"
             ranks = {"LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": size, "WORLD_SIZE": size}
             with place.with_suffix(".out").open("wb") as output, place.with_suffix(".err").open("wb") as errors:
-                streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": errors}
-                processes.append(subprocess.Popen(command, cwd=cwd, env={**os.environ, **env, **ranks}, **streams))  # type: ignore[call-overload]
+                whole = {**os.environ, **env, **ranks}
+                null = subprocess.DEVNULL
+                processes.append(
+                    subprocess.Popen(command, cwd=cwd, env=whole, stdin=null, stdout=output, stderr=errors)
+                )
             tell(rank=rank, pid=processes[-1].pid, started=time.time())
             threads.append(threading.Thread(target=watch, args=(rank, processes[-1])))
             threads[-1].start()

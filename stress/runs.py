@@ -275,8 +275,10 @@ def start_after(
 ) -> subprocess.Popen[str]:
     """`himl` with *arguments* in the project, in some *seconds*."""
     command = ["sh", "-c", f'sleep {seconds:.3f}; exec "$0" "$@"', str(PROGRAM), *arguments]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=world.project, env=env, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=world.project, env=env, text=True, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
+    )
 
 
 class AtOnce(OnRuns):

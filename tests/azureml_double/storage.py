@@ -250,7 +250,8 @@ def _signer_of(storage: Storage, path: str, given: Mapping[str, str]) -> str:
         "expiry": given.get("se"),
         "protocol": given.get("spr") or None,
     }
-    made = vendor.generate_blob_sas(storage.account, container, name, user_delegation_key=key, **terms)  # type: ignore[arg-type]
+    place = storage.account, container, name
+    made = vendor.generate_blob_sas(*place, user_delegation_key=key, **terms)  # type: ignore[arg-type]
     is_right = dict(parse_qsl(made)).get("sig") == given.get("sig") and _moment(given["ske"]) > datetime.now(
         timezone.utc
     )

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ def send(himl: Himl, project: Path, slurm: Slurm) -> Callable[..., str]:
         return done.stdout.strip()
 
     return call
+
+
+def has_logged(himl: Himl, run_id: str, text: str) -> bool:
+    return text in himl("runs", "logs", run_id).stdout
 
 
 def shown(himl: Himl, run_id: str) -> Run:
@@ -127,7 +132,7 @@ def test_a_running_run_is_canceled_here_or_in_slurm(himl: Himl, slurm: Slurm, se
     here, there = send("sleep.py", "--", "600"), send("sleep.py", "--", "600")
     for run_id in (here, there):
         # The script has started.
-        until(lambda run_id=run_id: "asleep" in himl("runs", "logs", run_id).stdout, "it runs")  # type: ignore[misc]
+        until(partial(has_logged, himl, run_id, "asleep"), "it runs")
     assert himl("runs", "cancel", here).code == 0
     slurm("scancel", job_of(shown(himl, there)))
     assert (ended(himl, here)["status"], ended(himl, here)["reason"]) == ("Canceled", "canceled")
@@ -231,10 +236,10 @@ time.sleep(600)
     )
     signals = {limited: ["USR1", "TERM"], at_once: ["TERM"], by_script: ["USR1"]}
     for run_id, names in signals.items():
-        until(lambda run_id=run_id: "ready" in himl("runs", "logs", run_id).stdout, "it runs")  # type: ignore[misc]
+        until(partial(has_logged, himl, run_id, "ready"), "it runs")
         for name in names:
             slurm("scancel", "--batch", f"--signal={name}", job_of(shown(himl, run_id)))
-            until(lambda run_id=run_id, name=name: name in himl("runs", "logs", run_id).stdout, f"{name} arrives")  # type: ignore[misc]
+            until(partial(has_logged, himl, run_id, name), f"{name} arrives")
     found = {
         run_id: (ended(himl, run_id)["status"], shown(himl, run_id)["reason"], shown(himl, run_id)["exit_code"])
         for run_id in signals

@@ -193,7 +193,7 @@ def test_a_long_text_takes_no_long_time(part: str) -> None:
 PLACE = "https://h.example/model.ckpt"
 SIGNATURES = """
 sv=2024-11-04&st=2026-01-01&se=2099-01-01&sr=b&sp=r&skoid=o&sktid=t&skt=s&ske=e&sks=b&skv=2023-11-03&spr=https&sig=x
-X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=9&X-Amz-SignedHeaders=host&X-Amz-Signature=s
+X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=c&X-Amz-Date=d&X-Amz-Expires=9&X-Amz-SignedHeaders=h&X-Amz-Signature=s
 x-goog-algorithm=a&x-goog-credential=c&x-goog-signature=s
 AWSAccessKeyId=a&Expires=9&Signature=s
 GoogleAccessId=a&Expires=9&Signature=s

@@ -572,7 +572,8 @@ def test_child_argument_labels_runs_that_have_it() -> None:
 
 
 def of(*values: object) -> Statistics:
-    return statistics_of(aggregation({str(place): {"x": value} for place, value in enumerate(values)}))["x"]  # type: ignore[dict-item]
+    by_run = {str(place): {"x": value} for place, value in enumerate(values)}
+    return statistics_of(aggregation(by_run))["x"]  # type: ignore[arg-type]
 
 
 def test_only_numbers_count_also_infinite_and_extreme_ones() -> None:

@@ -225,7 +225,9 @@ def run(
 ) -> Run:
     """A completed run with *values* as its hyperparameters."""
     own = {HYPERPARAMETERS: json.dumps(values)} if values is not None else {}
-    return Run(run_id, "train", RunStatus.completed, NOON, tags={**own, **(tags or {})}, command=command, **fields)  # type: ignore[arg-type]
+    tags = {**own, **(tags or {})}
+    done = RunStatus.completed
+    return Run(run_id, "train", done, NOON, tags=tags, command=command, **fields)  # type: ignore[arg-type]
 
 
 def aggregation(all_last: Mapping[str, Mapping[str, Value]]) -> Aggregation:

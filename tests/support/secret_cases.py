@@ -312,7 +312,7 @@ proxy.cfg: # http_proxy = http://user:password@p.example.org:8080~url = http://$
 deploy.yml: url: https://{{ user }}:{{ password }}@example.org~token: ${{ secrets.TOKEN }}
 stage.yml: client_secret: ${CLIENT_SECRET}
 docker-compose.yml: DATABASE_URL: postgres://postgres:postgres@db:5432/app~CACHE: redis://:secret@localhost:6379
-conda.yml: dependencies:~- pip:~  - --index-url https://pypi.example.org/simple~  - torch @ git+https://git@example.org/t
+conda.yml: dependencies:~- pip:~  - --index-url https://pypi.example.org/simple~  - x @ git+https://git@example.org/t
 openapi.json: {"client_secret": {"type": "string"}, "token": "string", "methods": ["client_secret_post"]}
 schema.yml: client_secret: "<client-secret>"~token_endpoint_auth_method: client_secret_post~client_secret_file: /run/s/x
 app.toml: client_secret = "your-client-secret"~api_key_env = "KEY"~pad_token = "<pad>"~eos_token = "</s>"

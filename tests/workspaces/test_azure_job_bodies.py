@@ -98,7 +98,9 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "environment by name": {"environment": EnvironmentSpec("torch")},
     "environment by version": {"environment": EnvironmentSpec("torch", "1")},
     "curated environment": {"environment": EnvironmentSpec("AzureML-sklearn-1.0", "latest")},
-    "environment of a registry": {"environment": EnvironmentSpec("azureml://registries/azureml/environments/sklearn-1.5/versions/30")},
+    "environment of a registry": {
+        "environment": EnvironmentSpec("azureml://registries/azureml/environments/sklearn-1.5/versions/30")
+    },
     "image alone": {"environment": EnvironmentSpec(image=IMAGE)},
     "odd conda": {"environment": EnvironmentSpec(image=IMAGE, conda=ODD_CONDA)},
     "context by address": {"environment": EnvironmentSpec(context="https://example.com/a.git#x:y",
@@ -255,8 +257,9 @@ ODD = [
 
 
 def spec_of(arguments: Sequence[str], *, kind: EntryKind = EntryKind.script, target: str = "train.py") -> JobSpec:
-    data = {"inputs": [DataSpec("one", "pictures")], "outputs": [DataSpec("out", "trained")]}
-    return JobSpec("e", Entry(kind, target), Snapshot(Path("."), (), 0), arguments=arguments, **data)  # type: ignore[arg-type]
+    inputs, outputs = [DataSpec("one", "pictures")], [DataSpec("out", "trained")]
+    entry, snapshot = Entry(kind, target), Snapshot(Path("."), (), 0)
+    return JobSpec("e", entry, snapshot, arguments=arguments, inputs=inputs, outputs=outputs)
 
 
 def seen_by_script(text: str, folder: Path, bash: str) -> list[str]:
