@@ -57,7 +57,8 @@ NOT_REQUESTED = "The other end sent bytes that himl did not request."
 Arrived = tuple[FetchRequest, Piece, memoryview, HimlError | None]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-FILES_PER_CALL = 200  # requests for files in one call
+# Files of one call. Both ends work at once within a call. Which files are stored is known at its end
+FETCHED_PER_CALL, STORED_PER_CALL = 2000, 200
 # What arrives before the caller gets the first of it, so that the caller's own calls can use the same connection
 FIRST_RUNS, FIRST_PAGES = 1000, 20
 # A transfer that a lost connection interrupted goes on after each of these pauses in seconds, if it had moved bytes
@@ -332,13 +333,13 @@ class RemoteStore:
         """Fetch the files of one call after the other, since *workers* would share one connection. After a lost
         connection, the transfer goes on at the byte where it ended."""
         left = iter(requests)
-        while batch := [*islice(left, FILES_PER_CALL)]:
+        while batch := [*islice(left, FETCHED_PER_CALL)]:
             _Fetch(batch, sink).run(self._connection, self._opened)
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """Store the files of one call after the other."""
         left = iter(requests)
-        while batch := [*islice(left, FILES_PER_CALL)]:
+        while batch := [*islice(left, STORED_PER_CALL)]:
             _Store(batch, sink).run(self._connection, self._opened)
 
 
