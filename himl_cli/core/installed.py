@@ -136,12 +136,13 @@ def _version_of(python: str, folders: Sequence[Path]) -> str:
 
 def machine_facts() -> dict[str, str]:
     """The name, system, processor and memory of this machine, as far as they are known."""
-    found = {"host": platform.node(), "os": f"{platform.system()} {platform.release()}", "cpu": platform.processor()}
+    found, cpu = {"host": platform.node(), "os": f"{platform.system()} {platform.release()}"}, ""
     with suppress(OSError, AttributeError):
         release = platform.freedesktop_os_release()
         found["os"] = f"{release.get('PRETTY_NAME', '')} ({found['os']})"
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-        found["cpu"] = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    found["cpu"] = cpu or platform.processor()  # which starts a program on Linux
     with suppress(OSError, ValueError, AttributeError):
         found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
     found["cpus"] = str(os.cpu_count() or "")
