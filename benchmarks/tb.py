@@ -12,12 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+import psutil
 
 from benchmarks.blob_services import free_port
 from benchmarks.measure import HIML, PROGRAMS, HimlWorkspace, himl_workspace, new_parser, peer_python, recording, turns
@@ -81,7 +83,12 @@ def running(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
         try:
             yield
         finally:
+            below = psutil.Process(process.pid).children(recursive=True)
             process.terminate()
+            process.wait()
+            for each in below:  # azureml-tensorboard leaves its TensorBoard
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
 
 
 def seconds_until_served(
