@@ -13,6 +13,7 @@ import pytest
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run
+from himl_cli.workspaces.remote import channel
 from himl_cli.workspaces.remote.channel import packed, unpacked
 from tests.support.azure import write_program
 from tests.support.running import Himl, Outcome, write_files
@@ -67,7 +68,7 @@ def test_a_reply_about_another_run_is_refused(
 
 # The other end, which answers each call by a line of *answers*, and sends what *fetched* makes for a fetch
 SPEAKS = r"""
-import os, struct, sys
+import os, struct, sys, time
 sys.path[:0] = %(path)r
 import msgspec
 out, source = sys.stdout.buffer, sys.stdin.buffer
@@ -137,6 +138,13 @@ def test_a_frame_that_is_not_the_requested_file_is_refused(
     ended = speak(fetched)
     assert (ended.code != 0, said in ended.stderr, "Traceback" in ended.stderr) == (True, True, False), ended.stderr
     assert not (project / "here" / "train_1_aa" / "ok").exists()
+
+
+def test_signs_of_life_alone_end_the_call(speak: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "LONGEST_WORK", 0.0)
+    monkeypatch.setattr(channel, "ALIVE_EVERY", 0.1)
+    ended = speak("while True: send(b'A', b''); time.sleep(0.01)")
+    assert (ended.code, "The other end has worked on a call for" in ended.stderr) == (5, True), ended.stderr
 
 
 def test_files_are_written_below_the_folder_of_the_download_only(

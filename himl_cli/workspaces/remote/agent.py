@@ -30,6 +30,7 @@ from himl_cli.workspaces.remote.channel import (
     ALIVE_EVERY,
     BYTES_AT_ONCE,
     GREETING,
+    LONGEST_WORK,
     OF_STORE,
     OF_WORKSPACE,
     PREPARE,
@@ -55,7 +56,6 @@ from himl_cli.workspaces.remote.channel import (
 from himl_cli.workspaces.remote.sent_jobs import send_notice, submit_sent
 
 RUNS_PER_PAGE = 500
-LONGEST_WORK = 3600.0  # seconds without a message
 
 
 def serve() -> None:

@@ -40,6 +40,7 @@ LARGEST_FRAME = 256 << 20
 BYTES_PER_FRAME = 1 << 20  # bytes of a file in one frame
 BYTES_AT_ONCE = 1 << 16  # that a pipe takes
 ALIVE_EVERY = 10.0  # seconds
+LONGEST_WORK = 3600.0  # seconds without a message other than signs of life
 
 BYTES_TOGETHER = 1 << 18  # bytes of small files in one frame
 _HEADER, _LENGTH = struct.Struct(">cI"), struct.Struct(">I")
@@ -77,7 +78,8 @@ class Channel:
 
     def receive(self) -> tuple[FrameKind, memoryview]:
         """The kind and the body of the next frame, which is valid until the one after it. Raises ChannelClosed, and
-        ServiceFailed for something else than a frame."""
+        ServiceFailed for something else than a frame, or if only signs of life come for too long."""
+        end = time.monotonic() + LONGEST_WORK + 2 * ALIVE_EVERY  # the other end gives up first
         while True:
             kind, length = _HEADER.unpack(self._exactly(_HEADER.size))
             if length > LARGEST_FRAME:
@@ -88,6 +90,8 @@ class Channel:
                 raise ServiceFailed(f"The other end sent a message of the unknown kind {kind!r}.") from err
             if found != FrameKind.alive:
                 return found, body
+            if time.monotonic() > end:
+                raise ServiceFailed(f"The other end has worked on a call for {LONGEST_WORK / 3600:g} hours.")
 
     def _exactly(self, length: int) -> memoryview:
         end = 0
