@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from difflib import unified_diff
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from himl_cli.core.errors import BadUsage, DiskFailed, NotAllowed, NotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, NotAllowed, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import is_inside, make_folder
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.logged import SYSTEM, FileChange, RunDiff, Value, given_of
 from himl_cli.core.runs import REPEATS, SUBMITTED_TAGS, Run, RunQuery, own_tags
+from himl_cli.core.sweeps import best_trial_of
 from himl_cli.core.text import utc_text
+from himl_cli.services.runs.find import with_best_trials
 from himl_cli.services.submission.snapshot import find_snapshot_root, take_snapshot
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 
@@ -56,8 +59,9 @@ def diff_runs(
     code = None if before is None or after is None else _changes(before, after, has_text)
     if second is None:
         return RunDiff(first.id, WORKING_TREE, code=code)
-    results = workspace.results([first, second], wanted=lambda name: not name.startswith(SYSTEM), whole=False)
-    runs = [(run, workspace.parameters(run.id)) for run in (first, second)]
+    ask = partial(workspace.results, wanted=lambda name: not name.startswith(SYSTEM), whole=False)
+    results = with_best_trials([first, second], ask)
+    runs = [(run, _parameters(workspace, run)) for run in (first, second)]
     environments = [
         workspace.environment(run.id) or RunEnvironment(problem="they are not on record") for run in (first, second)
     ]
@@ -76,6 +80,15 @@ def diff_runs(
         {} if None in packages else _differing(*(each or {} for each in packages)),
         code,
     )
+
+
+def _parameters(workspace: Workspace, run: Run) -> Mapping[str, str]:
+    """The logged parameters of *run*, and those of the best trial of a sweep."""
+    found = workspace.parameters(run.id)
+    if trial := best_trial_of(run.tags):
+        with suppress(RunNotFound):  # it was deleted
+            found = {**workspace.parameters(trial), **found}
+    return found
 
 
 def _environment_facts(found: RunEnvironment) -> Values:
@@ -103,6 +116,7 @@ def _facts(run: Run) -> Values:
         "workspace": run.workspace,
         "target": run.target,
         "repeats": run.tags.get(REPEATS, ""),
+        "best_trial": best_trial_of(run.tags),
     }
     submitted = {name: value for name, value in run.tags.items() if name.startswith(SUBMITTED_TAGS[0])}
     return {name: value for name, value in {**facts, **submitted}.items() if value not in ("", None)}

@@ -495,12 +495,17 @@ def test_values_of_a_sweep_are_those_of_its_best_trial(himl: Himl, empty: Record
         assert [forms[run]["parameters"] for run in ("sweep_3", "crossval_4")] == [{"lr": "3"}, {}]
         assert [found[run]["lr"] for run in ("sweep_3", "crossval_4")] == ["3", ""]
     assert himl.ok("runs", "list", "--where", "lr < 5", "-q").stdout == "sweep_3\n"
+    diff = himl.ok("runs", "diff", "sweep_3", "train_2", "--json").json()
+    assert (diff["metrics"]["val/loss"], diff["parameters"]) == ([1.0, 2.0], {"lr": ["3", "7"]})
     shown = screen(himl, "runs", "list", "--sort", "val/loss").splitlines()
     assert [shown[0].split()[-2:], shown[2].split()[-2:], max(map(len, shown)) <= 80] == [
         ["val/loss", "TRIAL"],
         ["1", "1"],
         True,
     ]
+    himl.ok("runs", "delete", "sweep_3_1", "--yes")
+    diff = himl.ok("runs", "diff", "sweep_3", "train_2", "--json").json()
+    assert (diff["metrics"]["val/loss"], diff["parameters"]) == ([None, 2.0], {"lr": [None, "7"]})
 
 
 @posix

@@ -82,7 +82,7 @@ def primary_metrics(workspace: Workspace, runs: Sequence[Run]) -> ListedRuns:
     ask = partial(_current, workspace)
     if isinstance(workspace, FolderWorkspace):
         ask = partial(workspace.results, wanted=names.__contains__, whole=False)
-    results = _with_best_trials(runs, ask)
+    results = with_best_trials(runs, ask)
     return ListedRuns(runs, results, [name for name in names if any(name in each.last for each in results.values())])
 
 
@@ -90,7 +90,7 @@ def _current(workspace: Workspace, runs: Sequence[Run]) -> Mapping[str, RunResul
     return {run_id: values for run_id, (_, values) in workspace.refresh(runs).items()}
 
 
-def _with_best_trials(
+def with_best_trials(
     runs: Sequence[Run], ask: Callable[[Sequence[Run]], Mapping[str, RunResults]]
 ) -> Mapping[str, RunResults]:
     """The logged values of each of *runs* from *ask*. Values and parameters of the recorded best trial of a sweep count
@@ -145,10 +145,10 @@ class _Values:
         for start in range(0, len(waiting), RUNS_PER_REQUEST):
             chunk = waiting[start : start + RUNS_PER_REQUEST]
             if self._asked.has_best:
-                found = _with_best_trials(chunk, partial(self._workspace.results, wanted=lambda name: True, whole=True))
+                found = with_best_trials(chunk, partial(self._workspace.results, wanted=lambda name: True, whole=True))
                 self._results |= {run.id: self._with_best(run, found[run.id]) for run in chunk}
             else:
-                self._results |= _with_best_trials(chunk, partial(_current, self._workspace))
+                self._results |= with_best_trials(chunk, partial(_current, self._workspace))
 
     def _with_best(self, run: Run, results: RunResults) -> RunResults:
         best = {}
