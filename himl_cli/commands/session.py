@@ -59,7 +59,7 @@ def open_session(
     from himl_cli.workspaces.resolve import local_folder, open_for_jobs, open_runs, open_workspace
 
     cwd, names = Path.cwd(), workspace_opts.names
-    with output_session(output_opts) as (output, notify), _hints_that_name(workspace_opts.workspace, output):
+    with output_session(output_opts) as (output, notify), _hints_that_name(workspace_opts, output):
         if need in (For.jobs, For.clusters):
             workspace = open_for_jobs(*names, start=cwd, on_azure=need is For.clusters)
         else:
@@ -76,14 +76,18 @@ def open_session(
 
 
 @contextmanager
-def _hints_that_name(workspace: str | None, output: Output) -> Iterator[None]:
-    """Have the commands in hints and notices name a *workspace* on another machine or in another folder, without which
-    they find no run of it."""
-    if workspace is None or not _is_elsewhere(workspace):
+def _hints_that_name(options: WorkspaceOptions, output: Output) -> Iterator[None]:
+    """Have the commands in hints and notices name the workspace of *options*, if they find no run of it otherwise: it
+    is on another machine, in another folder, or that of a configuration file."""
+    if options.config_file is not None:
+        place = f"--config_file {shlex.quote(options.config_file)}"
+    elif options.workspace is not None and _is_elsewhere(options.workspace):
+        place = f"-w {shlex.quote(options.workspace)}"
+    else:
         yield
         return
-    commands = r"himl (runs \w+|download|tb|ui|checkpoint \w+|submit(?= --(from|resume)\b))"
-    name = partial(re.compile(commands).sub, lambda found: f"{found[0]} -w {shlex.quote(workspace)}")
+    commands = r"himl (runs \w+|download|tb|ui|checkpoint \w+|submit(?= --(from|resume)\b))(?!.* (-w|--config_file) )"
+    name = partial(re.compile(commands).sub, lambda found: f"{found[0]} {place}")
     output.reworded = name
     try:
         yield
@@ -93,14 +97,15 @@ def _hints_that_name(workspace: str | None, output: Output) -> Iterator[None]:
 
 
 def _is_elsewhere(workspace: str) -> bool:
-    """Whether *workspace* is on another machine, or another folder than the one that commands find without it."""
+    """Whether commands find another workspace without *workspace*: it is on another machine, another folder than the
+    nearest one, or a configuration file."""
     from himl_cli.core.files import is_same_place, named_folder
     from himl_cli.core.settings import nearest_local
     from himl_cli.workspaces.remote.address import is_remote
 
-    if is_remote(workspace):
+    if is_remote(workspace) or workspace.endswith(".json"):
         return True
-    if workspace == "local" or workspace.endswith(".json"):
+    if workspace == "local":
         return False
     found = nearest_local(Path.cwd())
     return found is None or not is_same_place(found, named_folder(workspace))

@@ -5,6 +5,8 @@ data and limits.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -583,3 +585,16 @@ def test_unsent_file_and_module_get_hints_that_work(himl: Himl, running: StagedW
         in himl(*submit).stderr
     )
     himl.ok(*submit, "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
+
+
+@pytest.mark.parametrize("option", ["--config_file", "-w"])
+def test_printed_commands_name_the_configuration_file(
+    option: str, himl: Himl, azure_project: StagedWorkspace, project: Path
+) -> None:
+    """So that they find the run when they are typed."""
+    lab = project.parent / "lab.json"
+    (project / "config.json").rename(lab)
+    sent = himl.ok(*SUBMIT, option, str(lab))
+    follow, cancel = re.findall("'himl (.*?)'", sent.stderr)
+    assert f"{option} {lab}" in follow
+    assert himl.ok(*shlex.split(cancel)).code == 0
