@@ -33,6 +33,7 @@ from tests.support import running, runs, tensorboard
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import Outcome as Left
 from tests.support.slurm import running_cluster
+from tests.support.ssh import running_ssh
 
 # kinds that the user gives begin so: what he typed he may find where it belongs, in the job's arguments and variables
 GIVEN = "typed"
@@ -46,10 +47,10 @@ Call = Callable[["Lab", Sequence[str]], Left]
 class Lab:
     """The environment of one case: a separate workspace, a project, the secrets in use, and the call to search.
 
-    `arguments` are those of the command, `script` those after `--`. A channel adds to them and to `env`. `own` are the
-    user's own files with secrets, `private` those that himl writes for the user. `printed` are kinds of secrets that
-    stdout contains by design. `shown` are texts that others can see, each with its name, when the command has ended.
-    `resources` end with the case."""
+    `arguments` are those of the command, `script` those after `--`. A channel adds to them and to `env`. `typed`
+    are all commands. `own` are the user's own files with secrets, `private` those that himl writes for the user.
+    `printed` are kinds of secrets that stdout contains by design. `shown` are texts that others can see, each with
+    its name, when the command has ended. `resources` end with the case."""
 
     def __init__(self, world: World, staged: StagedWorkspace, marks: Marks) -> None:
         self.world, self.staged, self.marks = world, staged, marks
@@ -58,6 +59,7 @@ class Lab:
         self.token = uuid.uuid4().hex
         self.arguments: list[str] = []
         self.script: list[str] = []
+        self.typed: list[bytes] = []
         self.own: set[Path] = set()
         self.private: set[Path] = set()
         self.printed: set[str] = set()
@@ -90,6 +92,7 @@ class Lab:
 
     def run(self, form: str, call: Call | None = None) -> tuple[Left, float, Search]:
         words = [*self.arguments, form, *(["--", *self.script] if self.script else [])]
+        self.typed.append("\0".join(words).encode())
         begun = time.monotonic()
         with watching(f"{MARK}={self.token}") as watcher:
             outcome = call(self, words) if call else self.world.himl(*words, cwd=self.project, env=self.env)
@@ -104,7 +107,7 @@ class Lab:
         search.look_at_files(self.world.folder, self.world.home, self.marks, self.own | self.private)
         for path in filter(Path.exists, self.private):
             search.look_at_modes(path, path.parent)
-        self._look_at_processes(search, watcher.take(), "\0".join(words).encode())
+        self._look_at_processes(search, watcher.take())
         for arguments in watcher.strange:
             search.look("the arguments of another process", arguments, self.marks, {ARGUMENT})
         for name, text in self.shown.items():
@@ -117,13 +120,13 @@ class Lab:
         self.resources.close()
         self.told.unlink(missing_ok=True)
 
-    def _look_at_processes(self, search: Search, processes: Sequence[Shown], command: bytes) -> None:
-        """Find secrets in arguments, except those of the user's *command* and of the script, and in variables, except
+    def _look_at_processes(self, search: Search, processes: Sequence[Shown]) -> None:
+        """Find secrets in arguments, except those of the user's commands and of the script, and in variables, except
         the user's own and those of a job."""
         typed = {kind for kind in self.marks.kinds if kind.startswith(GIVEN)}
         given = b"\0".join(value.encode() for value in self.env.values())
         for shown in processes:
-            for arguments in (each for each in shown.arguments if command not in each):
+            for arguments in (each for each in shown.arguments if not any(map(each.__contains__, self.typed))):
                 search.look(
                     f"the arguments of {shown.program}", arguments, self.marks, {ARGUMENT} if shown.is_job else ()
                 )
@@ -281,6 +284,20 @@ def _slurm(lab: Lab) -> None:
     }
 
 
+def _ssh(lab: Lab) -> None:
+    """A machine by SSH, whose home is outside of the folder to search."""
+    _here(lab)
+    folder = lab.world.folder.with_name(f"{lab.world.folder.name}_ssh")
+    folder.mkdir()
+    lab.resources.callback(shutil.rmtree, folder)
+    box = lab.resources.enter_context(running_ssh(folder))
+    box.set(lab.project)
+    lab.env["PATH"] = f"{box.programs}{os.pathsep}{lab.env['PATH']}"
+    lab.shown["a file at the other end"] = lambda: "\0".join(
+        path.read_bytes().decode("latin-1") for path in box.home.rglob("*") if path.is_file()
+    )
+
+
 def _swept(lab: Lab) -> None:
     _here(lab)
     lab.world.himl("submit", "train.py", "--sweep", "lr=1,2", "-q", cwd=lab.project, env=lab.env | {"FAILS": "3"})
@@ -347,10 +364,30 @@ def _submit_and_browse(lab: Lab, words: Sequence[str]) -> Left:
 
 
 def _submit_and_show(lab: Lab, words: Sequence[str]) -> Left:
-    form = [word for word in words if word in ("--verbose", "--json")]
-    calls = [list(words), ["runs", "show", *form], ["runs", "list", *form]]
-    if "--cluster" not in words:  # a job that waits for its cluster has no log yet
-        calls.append(["runs", "logs", *form])
+    calls = [list(words), ["runs", "show"], ["runs", "list"]]
+    if "cpu-cluster" not in words:  # a job that waits for its cluster has no log yet
+        calls.append(["runs", "logs"])
+    return _run_each(lab, calls)
+
+
+def _submit_and_compare(lab: Lab, words: Sequence[str]) -> Left:
+    """Submit a job, and again as the stored one, then compare, list, save and archive both."""
+    again = ["submit", "--from", "latest", *words[2:]]
+    lab.typed.append("\0".join(again).encode())
+    shown = (
+        "runs diff --code",
+        "runs show latest --environment",
+        "runs list --metrics val/* --params",
+        "runs code latest --output_dir saved",
+        "runs export --experiment train --num_runs 2 --to archive",
+    )
+    return _run_each(lab, [list(words), again, *map(str.split, shown)])
+
+
+def _run_each(lab: Lab, calls: Sequence[Sequence[str]]) -> Left:
+    """Run the *calls*, those after the first one in the form of the first one."""
+    form = [word for word in calls[0] if word in FORMS]
+    calls = [call if set(form) & {*call} else [*call, *form] for call in calls]
     left = [lab.world.himl(*call, cwd=lab.project, env=lab.env) for call in calls]
     return Left(
         next((one.code for one in left if one.code), 0),
@@ -433,6 +470,15 @@ COMMANDS = (
         f"submit train.py --cluster slurm:gpu --wait {SWEPT}",
         _slurm,
         meets_faults=False,
+    ),
+    Command("compared_here", TYPED, "submit train.py", _here, meets_faults=False, call=_submit_and_compare),
+    Command(
+        "shown_ssh",
+        (*TYPED, "notify"),
+        "submit train.py --cluster ssh:box --wait",
+        _ssh,
+        meets_faults=False,
+        call=_submit_and_show,
     ),
     Command("notified_here", ("notify",), "submit train.py", _here, meets_faults=False, call=_submit_and_show),
     Command(
