@@ -402,6 +402,7 @@ def test_watching_shows_the_log_of_one_attempt(project: Path) -> None:
     end_again(project, lock)
 
 
+@pytest.mark.usefixtures("known_disk")
 def test_list_that_is_watched_keeps_few_points_however_many_a_run_logs(runs: RecordedRuns) -> None:
     """Also of those that it logs meanwhile. The last one is there."""
     runs.add("long", status=RunStatus.running)
