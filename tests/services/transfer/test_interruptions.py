@@ -65,7 +65,10 @@ def script(body: str) -> list[str]:
 def killed(folder: Path, store: str, name: str, offset: int = 0) -> None:
     """Download *store* to *folder* in a process that is killed when it reaches that offset of the blob *name*."""
     source = f"""
+    import threading
     def tell(request, offset):
+        while any(thread.name == "flush" for thread in threading.enumerate()):
+            time.sleep(0.001)  # all pieces before the last two are then on the disk
         if request.blob.name == "{name}" and offset >= {offset}:
             print("nearly there", flush=True)
             time.sleep(60)
@@ -103,6 +106,19 @@ def test_killed_download_is_resumed_and_verified_by_content(tmp_path: Path) -> N
 OTHER_STARTS = ('mount --bind "$0" /proc/sys/kernel/random/boot_id', "mount -t tmpfs none /proc/sys/kernel/random")
 
 
+def in_another_start(tmp_path: Path, start: str, source: str, *arguments: str) -> str:
+    """What *source* prints for the folder *tmp_path* in another *start* of the machine, by default in this one."""
+    other = tmp_path / "boot_id"
+    other.write_text("another")
+    prefix = ["unshare", "-m", "sh", "-c", f'{start} && exec "$@"', str(other)] if start else []
+    command = [*prefix, *script(source), str(tmp_path), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if start and done.returncode and ("mount" in done.stderr or "unshare" in done.stderr):
+        lacking("root, for another start of the machine")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def test_after_a_restart_only_ranges_that_were_flushed_count(tmp_path: Path) -> None:
     source = """
     from himl_cli.services.transfer.state import TransferState
@@ -113,23 +129,26 @@ def test_after_a_restart_only_ranges_that_were_flushed_count(tmp_path: Path) -> 
             state.add_range("model", "blob", 20, 30, is_on_disk=False)
         print(state.ranges("model", "blob"))
     """
-    other = tmp_path / "boot_id"
-    other.write_text("another")
 
     def ranges(action: str, start: str = "") -> str:
-        prefix = ["unshare", "-m", "sh", "-c", f'{start} && exec "$@"', str(other)] if start else []
-        done = subprocess.run(
-            [*prefix, *script(source), str(tmp_path), action], cwd=ROOT, capture_output=True, text=True
-        )
-        if start and done.returncode and ("mount" in done.stderr or "unshare" in done.stderr):
-            lacking("root, for another start of the machine")
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return in_another_start(tmp_path, start, source, action)
 
     assert ranges("write") == ranges("read") == "[(0, 20), (20, 30)]"
     for start in OTHER_STARTS:
         assert ranges("read", start) == "[(0, 20)]"
     assert ranges("write", OTHER_STARTS[1]) == "[(0, 20)]", "a system that cannot tell starts apart"
+
+
+def test_after_a_restart_a_killed_download_fetches_only_its_last_pieces(tmp_path: Path) -> None:
+    size = LARGE + 2 * PIECE
+    killed(tmp_path, f'{{"model": pattern({size})}}', "model", size - PIECE)
+    source = f"""
+    store = MemoryStore({{"model": pattern({size})}})
+    download(store, DownloadRequest(folder))
+    print(store.moved)
+    """
+    assert in_another_start(tmp_path, OTHER_STARTS[0], source) == str(2 * PIECE)
+    assert (tmp_path / "model").read_bytes() == pattern(size)
 
 
 def test_another_himl_in_the_same_folder_is_waited_for(tmp_path: Path) -> None:
