@@ -372,8 +372,9 @@ class Resolver:
     def inputs(self, *items: DataSpec) -> dict[str, JobData]:
         return resolve_inputs(self.connection, Datastores(self.connection), items, self.default, self.events.append)
 
-    def outputs(self, *items: DataSpec) -> dict[str, JobData]:
-        return resolve_outputs(self.connection, Datastores(self.connection), items, self.default, self.events.append)
+    def outputs(self, *items: DataSpec, are_of_trials: bool = False) -> dict[str, JobData]:
+        given = (self.connection, Datastores(self.connection), items, self.default, self.events.append)
+        return resolve_outputs(*given, are_of_trials=are_of_trials)
 
     @property
     def notices(self) -> list[str]:
@@ -477,6 +478,20 @@ def test_an_output_is_a_folder_that_is_registered_at_the_end(stage: Stage, resol
     assert resolve.notices == [
         "Output 'k': 'team/maps' is not a valid name of a data asset, so Azure ML will not register the folder."
     ]
+
+
+def test_each_trial_has_a_folder_of_its_own_for_an_output(resolve: Resolver) -> None:
+    assert resolve.outputs(are_of_trials=True) == {}
+    assert resolve.notices == []
+    paths = {"maps": "maps/${{name}}/", "of/${{name}}/maps": "of/${{name}}/maps/"}
+    given = resolve.outputs(*(DataSpec(name, name) for name in paths), are_of_trials=True)
+    assert given == {
+        name: JobData(f"azureml://datastores/{DEFAULT}/paths/{path}", "rw_mount") for name, path in paths.items()
+    }
+    assert resolve.notices[-1] == (
+        "Each trial writes its outputs to its own folder, NAME/<run id>. "
+        "Azure ML does not register them as data assets."
+    )
 
 
 def test_an_output_that_must_be_new_and_is_not_is_refused(azure: StagedWorkspace, resolve: Resolver) -> None:
