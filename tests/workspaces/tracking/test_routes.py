@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -206,6 +208,24 @@ def test_the_first_run_of_a_rank_is_that_of_the_job(job: TrackedJob) -> None:
     later = created(0)
     assert (later in (JOB, nested), job.run(later).parent, created(2)) == (False, JOB, JOB)
     assert (job.run().display_name, job.run().tags) == ("named", {"git": "abc", "team": "v"})
+
+
+TWO_RUNS = """
+import http.client, json, sys
+kept = []
+for _ in range(2):
+    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+    connection.request("POST", sys.argv[2], "{}", {"Authorization": f"Bearer {sys.argv[3]}"})
+    print(json.loads(connection.getresponse().read())["run"]["info"]["run_id"])
+    kept.append(connection)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="NEEDS /proc")
+def test_the_first_run_of_each_process_is_that_of_the_job(job: TrackedJob) -> None:
+    command = [sys.executable, "-c", TWO_RUNS, str(job.server.port), f"{API}runs/create", job.secret]
+    found = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
+    assert ([first for first, _ in found], JOB in {second for _, second in found}) == ([JOB, JOB], False)
 
 
 def test_tags_are_unicode_and_deleted_once(job: TrackedJob) -> None:
