@@ -245,7 +245,8 @@ def change_tags(uri: str) -> None:
         call(*arguments)
         run = client.get_run(TRAINED)
         assert {run.info.run_name, run.data.tags["mlflow.runName"]} == {arguments[-1]}, "the name of the record"
-    assert error_of(client.set_tag, "nope", "mlflow.runName", "b")[0] == "RESOURCE_DOES_NOT_EXIST"
+    for name in ("b", ""):
+        assert error_of(client.set_tag, "nope", "mlflow.runName", name)[0] == "RESOURCE_DOES_NOT_EXIST"
 
 
 def delete(uri: str, is_local: str) -> None:
