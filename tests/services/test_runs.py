@@ -10,6 +10,7 @@ import statistics
 from array import array
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -21,7 +22,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, JobFailed, NotFound, RunN
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint, Value, WatchedRuns
-from himl_cli.core.runs import Run, RunQuery, RunSelection, RunStatus
+from himl_cli.core.runs import DOUBT, Run, RunQuery, RunSelection, RunStatus
 from himl_cli.core.workspaces import WorkspaceIds
 from himl_cli.services.runs.aggregate import (
     Statistics,
@@ -340,6 +341,26 @@ def test_following_reads_the_record_of_a_run_seldom_and_each_change_at_once(proj
         thread.join()
     lock.release()
     assert b"".join(pieces["running"]) == b"epoch 0\nepoch 1\n"
+
+
+class DoubtedRun(LocalWorkspace):
+    """A workspace in which it is unknown twice whether a run is in progress, the first time for several looks."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reasons = iter([f"{DOUBT}node7 holds its lock"] * 3 + [""] + [f"{DOUBT}node8 holds its lock"] * 2)
+
+    def run(self, run_id: str) -> Run:
+        reason, found = next(self.reasons, None), super().run(run_id)
+        return found if reason is None else replace(found, status=RunStatus.running, reason=reason)
+
+
+def test_each_doubt_whether_a_followed_run_is_in_progress_is_told_once(project: Path) -> None:
+    RecordedRuns(project).add("doubted", status=RunStatus.completed, files={"user_logs/std_log.txt": "done\n"})
+    told: list[Event] = []
+    assert b"".join(follow_log(DoubtedRun(project / ".himl"), "doubted", notify=told.append)) == b"done\n"
+    doubt = "It is unknown whether run 'doubted' is in progress: node{} holds its lock."
+    assert told == [Notice(doubt.format(7)), Notice(doubt.format(8))]
 
 
 class ReplacedLogs(LocalWorkspace):
