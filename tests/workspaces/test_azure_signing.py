@@ -76,7 +76,9 @@ def test_a_sas_of_the_account_or_with_deletion_stays_in_memory(
         assert files_with(tmp_path / "home", "sig=") == []
     azure.state.secrets = ""
     stage.faults.add(Status(400, code="UserError"), SECRETS)  # the service gives no key
+    stage.log.clear()
     assert is_complete(fetched(azure, project, DEFAULT))
+    assert len(stage.log.find(SECRETS)) == 2, "one for a key, one for a SAS in its place"
     assert files_with(tmp_path / "home", "sig=") == []
     cases = {
         "sr=c&sp=rcwl&sig=x": True,
