@@ -333,3 +333,9 @@ def test_masking(text: str, shown: str) -> None:
     )
     assert mask(text) == shown
     assert mask("datastore scans") == "datastore <datastore>"
+
+
+def test_the_user_of_this_machine_is_masked_unless_the_name_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, shown in (("gladys", "<user>"), ("ubuntu", "ubuntu")):
+        monkeypatch.setenv("LOGNAME", name)
+        assert Mask({})(f"{name} on {platform.node()} in {Path.home()}/x") == f"{shown} on <machine> in <home>/x"
