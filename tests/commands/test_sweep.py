@@ -431,7 +431,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_made(himl: Himl, lab: Sta
         "hint: To run every combination, list all values: --sweep lr=0.1,0.01 --sweep crossval_index=0,1 "
         "--sweep random_seed=0,1,2",
     ]
-    for options, number in (([], 1), (["--max_concurrent", "2"], 2)):
+    for options, number in (((), 1), (("--max_concurrent", "2"), 2)):
         dry = himl.ok("submit", "train.py", "--sweep", "token_count=1,2", *options, "--dry_run").stdout
         assert f"  max_concurrent_trials: {number}\n" in dry, "as here, one at a time by default"
 
