@@ -237,7 +237,7 @@ def test_workspace_in_azure_is_in_order_without_right_to_write(
     rights = configured.environment(configured.add_principal({Right.READ, Right.STORAGE_READ}))
     outcome = himl.ok("doctor", env=rights)
     assert (states(outcome), outcome.stderr) == (["ok"] * 5, "")
-    assert rights["HIML_SERVICE_PRINCIPAL_ID"][:8] in outcome.stdout
+    assert outcome.stdout.count(rights["HIML_SERVICE_PRINCIPAL_ID"][:8]) == 1
     assert f"\t{configured.label} responds, in {configured.state.location}." in outcome.stdout
     assert f"{configured.label}, from '{project / 'config.json'}' (the nearest one upward)." in outcome.stdout
     assert "\thiml can list " in outcome.stdout
