@@ -25,6 +25,7 @@ from tests.support.processes import MARK, processes_marked
 from tests.support.running import Himl, until, validator, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.tensorboard import LONG, NAME, PROJECTOR, SHORT, WRITER, event_bytes, is_closed, scalars, serving
+from tests.support.terminals import Terminal
 
 READERS = {
     "data server behind a proxy": (
@@ -160,25 +161,36 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
             assert board.end() == 0
 
 
+@pytest.fixture
+def half(seeded: StagedWorkspace) -> StagedWorkspace:
+    """A file of 6 MB, which arrives in ranges of 4 MiB, and whose second range does not come."""
+    long = SHORT + event_bytes([0.0] * 500, tag="long" * 3000) + LONG[len(SHORT) :]
+    seeded.put_artifact(seeded.state.runs["train_1_aa"], f"logs/{NAME}", long)
+    seeded.stage.faults.add(Stall(60.0), rf"GET .*train_1_aa/logs/{NAME}", times=None, skip=1)
+    return seeded
+
+
 @serves
 @posix
-def test_file_is_shown_while_the_rest_of_it_comes(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    """The file arrives in ranges of 4 MiB. TensorBoard shows each range once it is verified. Other runs keep
-    growing.
-    """
-    seeded.put_artifact(
-        seeded.state.runs["train_1_aa"],
-        f"logs/{NAME}",
-        SHORT + event_bytes([0.0] * 500, tag="long" * 3000) + LONG[len(SHORT) :],
-    )
-    seeded.stage.faults.add(Stall(60.0), rf"GET .*train_1_aa/logs/{NAME}", times=None, skip=1)
+def test_file_is_shown_while_the_rest_of_it_comes(himl: Himl, half: StagedWorkspace, tmp_path: Path) -> None:
+    """TensorBoard shows each range once it is verified. Other runs keep growing."""
     with serving(himl, tmp_path, "train_1_aa", "train_2_bb") as board:
         board.shows("Done-train_1_aa", [1.0, 0.5])
-        seeded.state.storage.append(
-            "azureml", f"{seeded.state.runs['train_2_bb'].artifact_prefix}logs/{NAME}", LONG[len(SHORT) :]
+        half.state.storage.append(
+            "azureml", f"{half.state.runs['train_2_bb'].artifact_prefix}logs/{NAME}", LONG[len(SHORT) :]
         )
         board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25, 0.125])
         assert board.end() == 0
+
+
+@serves
+@posix
+@pytest.mark.usefixtures("half")
+def test_progress_of_the_first_files_is_drawn(himl: Himl) -> None:
+    terminal = Terminal([str(himl.program), "tb", "train_1_aa", "--port", "0"], cwd=himl.folder)
+    terminal.wait_for("4.2/6.0 MB")
+    terminal.interrupt()
+    assert terminal.finish() == 0
 
 
 def test_sync_only_fetches_once_and_prints_where(
