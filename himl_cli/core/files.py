@@ -28,7 +28,7 @@ LATEST_RUN_FILE = "most_recent_run.txt"
 LONG_PATH = 3500  # bytes, less than what Linux and macOS allow with another name of 255 bytes (4096)
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
 COPIED_AT_ONCE = 8 << 20  # bytes that are copied between checks for a request to stop
-BINARY = getattr(os, "OBINARY", 0)
+BINARY = getattr(os, "O_BINARY", 0)
 T = TypeVar("T")
 
 
