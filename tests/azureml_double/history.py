@@ -354,9 +354,10 @@ def experiment_of(request: Request) -> Experiment | None:
     workspace, parts = workspace_of(request), request.path_params
     if not {"experiment", "experiment_id"} & parts.keys():
         return None
-    # The vendor's MLflow plug-in sends an experiment's id in place of its name.
+    # The vendor's MLflow plug-in sends an experiment's id in place of its name. Both are found in any case.
     name = parts.get("experiment", "")
-    found = workspace.experiments.get(name) or workspace.experiment_by_id(name or parts["experiment_id"])
+    known = {each.lower(): one for each, one in workspace.experiments.items()}
+    found = known.get(name.lower()) or workspace.experiment_by_id(name or parts["experiment_id"])
     return there(found, f"Experiment {name or parts['experiment_id']} was not found in workspace {workspace.name}.")
 
 

@@ -73,8 +73,11 @@ def test_deletion_takes_no_other_spelling_of_an_experiment(himl: Himl, azure: St
     azure.add_run("old_1", "my_exp")
     azure.put_artifacts(azure.state.runs["old_1"], FILES)
     before = names(azure)
-    for command in (("delete", "--yes"), ("cancel",), ("tag", "a=b"), ("archive",)):
-        outcome = himl("runs", *command, "--experiment", "my-exp", "--num_runs", "all")
+    for command, name in (
+        *((command, "my-exp") for command in (("delete", "--yes"), ("cancel",), ("tag", "a=b"), ("archive",))),
+        (("delete", "--yes"), "MY_EXP"),  # Azure ML ignores case
+    ):
+        outcome = himl("runs", *command, "--experiment", name, "--num_runs", "all")
         assert (outcome.code, outcome.stderr.splitlines()[-1]) == (
             3,
             "hint: There is an experiment 'my_exp'. Name it exactly: --experiment my_exp",
