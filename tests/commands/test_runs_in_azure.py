@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -499,11 +500,13 @@ def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorks
 def test_ctrl_c_while_it_is_submitted_cancels_it(
     himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path
 ) -> None:
-    with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
-        with azure_project.stage.holding("POST .*/history/.*/events"):
+    with ExitStack() as held:
+        held.enter_context(azure_project.stage.holding("POST .*/history/.*/events"))
+        with himl.start(*SUBMIT, "--no_wait", "-q") as submitting:
             until(lambda: azure_project.state.runs)
             os.kill(submitting.pid, signal.SIGINT)
-        printed, said = submitting.communicate(timeout=100)
+            held.close()
+            printed, said = submitting.communicate(timeout=100)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed.decode().strip()) == (130, run_id), said
     assert f"Canceled run '{run_id}'." in said.decode()

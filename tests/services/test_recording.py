@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -322,13 +322,15 @@ def test_outage_is_bridged(recording: Recording, project: Path, fault: Action) -
 def test_metrics_do_not_wait_for_a_large_file(recording: Recording) -> None:
     recording.start()
     write_files(recording.here.folder / "runs" / ID, {"user_logs/std_log.txt": "x\n"})
-    with recording.recording():
-        with recording.azure.stage.holding("PUT .*std_log.txt"):
+    with ExitStack() as held:
+        held.enter_context(recording.azure.stage.holding("PUT .*std_log.txt"))
+        with recording.recording():
             until(lambda: recording.azure.requests("artifact/v2.0"))
             recording.here.log(ID, [writing.scalar("loss", 0.5)])
             until(lambda: told_of(recording.file).last_point)
             assert told_of(recording.file).files == {}
-        recording.complete()
+            held.close()
+            recording.complete()
     assert recording.end_there() == (RunStatus.completed, {"user_logs/std_log.txt": b"x\n"})
 
 
