@@ -207,8 +207,15 @@ SECONDS = 60.0
 
 
 def until(holds: Callable[[], object], what: Callable[[], object] | str = "", *, seconds: float = SECONDS) -> None:
-    """Wait until the condition holds. If it does not within *seconds*, raise AssertionError with *what*."""
+    """Wait until the condition holds. If it does not within *seconds*, raise AssertionError with *what*.
+
+    The pauses are longer than the looks, so that what is waited for has the processor most of the time.
+    """
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"it did not come about: {what if isinstance(what, str) else what()}"
-        time.sleep(0.02)
+    while True:
+        begun = time.monotonic()
+        if holds():
+            return
+        now = time.monotonic()
+        assert now < deadline, f"it did not come about: {what if isinstance(what, str) else what()}"
+        time.sleep(max(0.02, 3 * (now - begun)))

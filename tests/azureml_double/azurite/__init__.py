@@ -61,6 +61,7 @@ def azurite(accounts: Sequence[str], key: str, folder: Path) -> Iterator[int]:
     environment = {
         **os.environ,
         "AZURITE_ACCOUNTS": ";".join(f"{account}:{key}" for account in accounts),
+        "NODE_COMPILE_CACHE": str(CACHE / "compiled"),
         "NODE_NO_WARNINGS": "1",
     }
     log = folder / "azurite.log"
