@@ -81,7 +81,7 @@ class GarbageCollector:
         return found
 
     def _drop_copies(self) -> None:
-        for run in sorted(self._ended, key=lambda run: not run.parent):  # children have those of their parents
+        for run in self._ended:
             folder = self._folder_of(run)
             with suppress(HimlError, OSError, ValueError):  # its copies stay
                 place = self._code_of(run)
