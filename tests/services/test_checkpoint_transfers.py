@@ -144,6 +144,23 @@ def test_job_does_not_start_from_empty_or_torn_file(
         bring_checkpoint(source, runs.workspace, SPEC, project, ignore, unasked)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("halves/half.pt", "'halves/half.pt' is incomplete, and would not load"),
+        (f"{RUN}:half.pt", "half.pt' is the same as in the run, but is incomplete, and would not load"),
+    ],
+)
+def test_torn_file_is_an_error_although_it_was_fetched(
+    runs: RecordedRuns, project: Path, source: str, words: str
+) -> None:
+    runs.add(RUN, files={f"{HERE}/half.pt": HALF})
+    write_files(project, {"halves/half.pt": HALF})
+    request = CheckpointRequest(source, folder=project / "out")
+    with pytest.raises(IntegrityFailed, match=words):
+        fetch_checkpoint(request, lambda: runs.workspace, unasked, project)
+
+
 def test_job_start_from_folder_of_running_run_gives_notice(azure_environment: StagedWorkspace, project: Path) -> None:
     events: list[Event] = []
     files = {f"{HERE}/shards.ckpt/{number}.pt": b"weights" for number in range(40)}
