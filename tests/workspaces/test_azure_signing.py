@@ -51,6 +51,8 @@ def test_cache_keeps_datastore_signature_but_not_account_key(
 ) -> None:
     azure.put_blobs(DEFAULT, FILES)
     assert is_complete(fetched(azure, project, DEFAULT))
+    found = [re.findall(r"spr=([^&]+)", seen.query) for seen in stage.log.find(r"GET .*\bsig=")]
+    assert (len(found) >= len(FILES), {tuple(each) for each in found}) == (True, {("https",)})
     stage.log.clear()
     assert is_complete(fetched(azure, project, DEFAULT))
     # himl requests the datastore's record each time, because it may change.
