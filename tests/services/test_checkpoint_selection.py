@@ -340,6 +340,8 @@ def test_best_by_value_logged_for_epoch(runs: RecordedRuns) -> None:
     log(runs, "val_acc", {0: math.inf, 1: 0.4, 2: math.inf})
     taken = found(runs, None, "val_acc")
     assert (taken.epoch, taken.value, taken.why) == (1, 0.4, "")
+    log(runs, "val_loss", {0: 0.1, 1: 0.2, 2: 0.3})
+    assert [found(runs, None, metric, "minimize").epoch for metric in ("val/loss", "val_loss")] == [1, 0], "both exist"
 
 
 def test_step_in_name_matches_epoch_logged_with_it(runs: RecordedRuns) -> None:

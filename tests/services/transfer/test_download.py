@@ -15,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
+from himl_cli.core.errors import (
+    BadUsage,
+    BlobChanged,
+    IntegrityFailed,
+    NotAllowed,
+    NotFound,
+    ServiceFailed,
+    TransferIncomplete,
+)
 from himl_cli.core.events import Event, Finished, Moved, Planned
 from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
 from himl_cli.services.transfer.local_files import UnsafeName, folded, part_name, safe_relative
@@ -407,6 +415,21 @@ def test_differing_blob_is_kept_and_listed_unless_overwrite(local: Path) -> None
     assert upload(store, UploadRequest(local, "p")).differing == ("p/a",)
     by_size = upload(store, UploadRequest(local, "p", validate=False))
     assert (by_size.skipped, by_size.unverified, by_size.differing) == (4, 4, ())
+
+
+class SharedStore(MemoryStore):
+    """A store in which another client always stores the same file first."""
+
+    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
+        for request in requests:
+            sink.fail(request, BlobChanged(f"{request.name} was stored meanwhile"))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_blob_that_another_client_stores_meanwhile_differs(local: Path, overwrite: bool) -> None:
+    found = upload(SharedStore(), UploadRequest(local / "sub/c.txt", "p", overwrite=overwrite))
+    names = (found.differing, tuple(one.name for one in found.failed))
+    assert names == (((), ("p/c.txt",)) if overwrite else (("p/c.txt",), ()))
 
 
 def test_files_are_chosen_and_other_requests_refused(local: Path) -> None:
