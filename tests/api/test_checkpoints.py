@@ -211,6 +211,7 @@ def test_processes_that_a_script_starts_can_use_it(web: FileServer, project: Pat
     assert (done.returncode, done.stdout) == (0, f"{web('/best.ckpt')} best\n"), done.stderr
 
 
+@pytest.mark.large("starts several ranks")
 def test_ranks_fetch_once_and_all_have_the_path(local_runs: RecordedRuns, tmp_path: Path) -> None:
     program = (
         "say([open(himl_cli.checkpoint('train_1_aa')).read(), "
@@ -281,6 +282,7 @@ def test_a_link_reads_the_file_and_only_that(
         checkpoint_url("train_1_aa", 0)
 
 
+@pytest.mark.large("runs an example")
 def test_example_changes_checkpoints_and_goes_on_from_them(
     azure_environment: StagedWorkspace, himl: Himl, tmp_path: Path
 ) -> None:

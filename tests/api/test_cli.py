@@ -70,6 +70,7 @@ def said(tool: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.large("starts a tool many times")
 def test_tool_has_himls_options_formats_errors_and_help(tool: Path) -> None:
     for options, wanted in FOUND.items():
         assert said(tool, "-q", *options.split()).split() == wanted
@@ -156,6 +157,7 @@ with (waited := threading.Condition(Lock())):
 """Ctrl-C just after the wait of a condition released its lock: leaving the condition raises RuntimeError."""
 
 
+@pytest.mark.large("starts a tool many times")
 @pytest.mark.parametrize("kind", AROUND)
 def test_how_a_tool_ends(project: Path, kind: str) -> None:
     write_files(project, {"interrupted.py": INTERRUPTED, "waiting.py": INTERRUPTED_WAIT})

@@ -63,6 +63,7 @@ def test_primes_here(examples: Path, himl: Himl) -> None:
     assert run(example, "results.py") == RESULTS[4]
 
 
+@pytest.mark.large("runs an example")
 @pytest.mark.parametrize("number", RESULTS)
 def test_primes_on_azure_ml(lab: StagedWorkspace, examples: Path, number: int) -> None:
     example = examples / f"example_{number}"

@@ -343,6 +343,7 @@ def answers_of(python: str, program: str, given: list[str], *, cwd: Path) -> lis
     return answers
 
 
+@pytest.mark.large("imports azure-ai-ml")
 def test_ml_client_is_accepted_as_workspace_with_equal_answers(
     azure_environment: StagedWorkspace, project: Path
 ) -> None:

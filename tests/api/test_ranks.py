@@ -148,6 +148,7 @@ def test_barrier_shares_outcome_of_acting_rank_for_each_call(tmp_path: Path) -> 
     assert got == [["acted", 1, "acted", FAILED, "acted", 3], [1, FAILED, 3], [1, FAILED, 3]]
 
 
+@pytest.mark.large("starts several ranks")
 def test_outcome_of_earlier_launch_is_not_taken_for_this_ones(tmp_path: Path) -> None:
     out, variables = tmp_path / "out", local_ranks(2, MASTER_PORT="1")
     at_barrier(out, ["xxx", "xxx"], variables)

@@ -312,6 +312,7 @@ def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, p
     run.complete()
 
 
+@pytest.mark.large("starts several scripts")
 def test_the_command_of_a_run_is_what_people_typed(project: Path) -> None:
     (project / ".himl").mkdir()
     make = (
@@ -383,6 +384,7 @@ def values(document: Any) -> dict[str, float]:
     return {metric["name"]: metric["value"] for metric in document["metrics"]}
 
 
+@pytest.mark.large("runs several jobs")
 def test_job_here_logs_to_its_run_even_once_it_said_it_failed(project: Path, himl: Himl) -> None:
     write_files(project, {"train.py": LOGGING})
     for how in ((), ("--in_place",)):

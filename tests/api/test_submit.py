@@ -364,6 +364,7 @@ def test_waiting_for_a_run_that_fails_raises(lab: StagedWorkspace, project: Path
     assert "caught Run '" in caught.stdout
 
 
+@pytest.mark.large("starts a script to interrupt it")
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_while_waiting_leaves_the_run_alone(lab: StagedWorkspace, project: Path) -> None:
     script = write_script(project, "train.py", f"{CLUSTER}, wait_for_completion=True", HERE)

@@ -132,6 +132,7 @@ def test_fetch_of_path_or_url_leaves_no_secret(himl: Himl, project: Path, web: F
     assert (missing.code, missing.stdout, "hush" in missing.stderr) == (3, "", False)
 
 
+@pytest.mark.large("starts himl to interrupt it")
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX signals")
 def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, web: FileServer, project: Path) -> None:
     """The interrupt arrives in the middle of a file. The server sends the first part and holds back the others."""

@@ -193,6 +193,7 @@ def test_what_is_wrong_with_a_workspace_in_azure(
     assert said in f"{check['message']} {check['remedy']}"
 
 
+@pytest.mark.large("starts himl several times")
 def test_a_curl_that_cannot_be_loaded(
     started_himl: Himl, azure_environment: StagedWorkspace, project: Path, tmp_path: Path
 ) -> None:

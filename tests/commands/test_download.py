@@ -41,6 +41,7 @@ def recorded(project: Path) -> RecordedRuns:
     return runs
 
 
+@pytest.mark.large("starts several ranks")
 @pytest.mark.usefixtures("recorded")
 def test_of_several_ranks_one_downloads_and_all_succeed(himl: Himl, project: Path) -> None:
     ranks = [

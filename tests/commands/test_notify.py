@@ -144,6 +144,7 @@ def test_slack_and_teams_get_a_message(
     assert [path.name for path in files_with(tmp_path, KEY)] == ["himl.private.toml"]
 
 
+@pytest.mark.large("kills what waits for a job")
 @POSIX
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGKILL"])
 def test_it_is_sent_when_the_terminal_is_long_closed(

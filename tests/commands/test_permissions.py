@@ -38,7 +38,10 @@ FOR_ALL = {"claims": 0o1777}
 """Folders that all users share, with their modes. Their files can be read by all."""
 
 
-@pytest.fixture(params=[0o000, 0o022, 0o077], ids="{:03o}".format)
+OTHER_MASK = pytest.mark.large("makes the same files with another mask")
+
+
+@pytest.fixture(params=[0o000, *(pytest.param(mask, marks=OTHER_MASK) for mask in (0o022, 0o077))], ids="{:03o}".format)
 def mask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
     yield request.param

@@ -377,6 +377,7 @@ def test_a_pipeline_is_repeated_on_azure_ml_and_here(himl: Himl, lab: StagedWork
     assert kept(himl, folder, show(himl, "latest")["id"], "read_1.txt") == "7"
 
 
+@pytest.mark.large("runs several jobs")
 def test_dry_run_is_yaml_that_runs_again_here(himl: Himl, folder: Path) -> None:
     write_files(folder, {"src/note.py": "import sys\nprint('noted', sys.argv[1:])\n"})
     note = {"type": "PythonScriptStep", "script": "note.py", "source_directory": "src"}

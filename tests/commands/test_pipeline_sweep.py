@@ -61,6 +61,7 @@ def write_pipeline(project: Path, steps: dict[str, Any]) -> None:
     write_files(project, {**SCRIPTS, "pipe.json": json.dumps(steps)})
 
 
+@pytest.mark.large("runs many pipelines")
 def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: Path) -> None:
     write_pipeline(project, STEPS)
     write_files(project, {"himl.toml": "[submit]\nmax_concurrent = 2\n[submit.sweep]\nother = [1, 2]\n"})
@@ -251,6 +252,7 @@ def test_what_no_sweep_of_pipelines_can_be_is_refused(himl: Himl, project: Path)
 ON_AZURE = ("--cluster", "cpu-cluster", "--docker_image", "docker.io/python:3.11")
 
 
+@pytest.mark.large("runs many pipelines")
 def test_on_azure_ml_the_pipelines_are_children_of_a_record(himl: Himl, lab: StagedWorkspace, project: Path) -> None:
     fails = JUDGE + "sys.exit(float(sys.argv[1]) == 3)\n"
     judge = step("fails.py", "${{search_space.rate}}", name="judge", input_datareference_name="numbers")

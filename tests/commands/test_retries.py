@@ -152,6 +152,7 @@ def test_results_of_a_failed_attempt_are_kept_apart(himl: Himl, project: Path) -
     assert re.search(r"^  acc +20 .* fold 0$", shown, re.MULTILINE)
 
 
+@pytest.mark.large("waits for a job to be tried again")
 @posix
 def test_a_canceled_run_is_not_tried_again_and_a_killed_one_ends(himl: Himl, project: Path) -> None:
     write_files(project, {"waits.py": WAITS, "fails.py": "import sys; print('up', flush=True); sys.exit(1)"})

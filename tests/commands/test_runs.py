@@ -508,6 +508,7 @@ def test_values_of_a_sweep_are_those_of_its_best_trial(himl: Himl, empty: Record
     assert (diff["metrics"]["val/loss"], diff["parameters"]) == ([None, 2.0], {"lr": [None, "7"]})
 
 
+@pytest.mark.large("waits for a job")
 @posix
 def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path, tmp_path: Path) -> None:
     (project / "slow.py").write_text(SCRIPT)

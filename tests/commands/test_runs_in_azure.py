@@ -514,6 +514,7 @@ def test_ctrl_c_while_it_is_submitted_cancels_it(
     wait_until_told(project)
 
 
+@pytest.mark.large("kills a job that is recorded")
 @posix
 @proc
 @pytest.mark.parametrize("module", ["train.py", "himl_cli.workspaces.local.supervisor"])
@@ -612,6 +613,7 @@ def test_job_here_is_seen_there(himl: Himl, azure_project: StagedWorkspace, proj
     assert "Studio        https://ml.azure.com/runs/" in shown
 
 
+@pytest.mark.large("waits for samples")
 def test_metrics_of_the_machine_here_are_told_there(
     himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path
 ) -> None:
@@ -655,6 +657,7 @@ def test_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: Sta
     wait_until_told(project)
 
 
+@pytest.mark.large("kills a job that is recorded")
 @posix
 @proc
 def test_killed_recording_is_taken_up_by_the_next_command(
@@ -697,6 +700,7 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(
     assert himl.ok("runs", "list", "--workspace", "local", "-q").stdout == ""
 
 
+@pytest.mark.large("waits for a service that refuses")
 def test_refused_files_and_metrics_are_told_and_sent_later(
     himl: Himl, azure_project: StagedWorkspace, project: Path
 ) -> None:

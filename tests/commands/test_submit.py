@@ -116,6 +116,7 @@ print("x is", x)
         assert (done.code, f"--tty cannot be used with {option[0]}" in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.large("starts several ranks")
 def test_ranks_get_their_variables_and_logs(himl: Himl, started_himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": RANK, "show.py": SHOW})
     outcome = started_himl("submit", "train.py", "--processes_per_node", "3", input=b"hi\n")
@@ -396,6 +397,7 @@ def test_event_files_count_as_logs_and_what_is_kept_as_outputs(himl: Himl, proje
         assert himl("submit", "train.py", *wrong).code == 2
 
 
+@pytest.mark.large("runs many jobs")
 @posix
 def test_what_is_piped_in_reaches_the_script_alone(started_himl: Himl, project: Path, himl: Himl) -> None:
     # Jobs of this himl get its standard input.
@@ -527,6 +529,7 @@ def test_home_folder_is_refused_unless_it_is_named(himl: Himl, project: Path, mo
     himl.ok("submit", "sub/train.py", "--snapshot_root", ".")
 
 
+@pytest.mark.large("runs several jobs")
 def test_job_here_gets_data_from_azure(
     azure_environment: StagedWorkspace, stage: Stage, himl: Himl, project: Path
 ) -> None:
@@ -549,6 +552,7 @@ def test_job_here_gets_data_from_azure(
     assert himl.ok("submit", "look.py", "--input", "scans,target=got/scans").stdout == "['a.png', 'deep']\n"
 
 
+@pytest.mark.large("runs several jobs")
 def test_local_input_at_its_target_is_a_link_in_the_folder_of_the_job(
     himl: Himl, project: Path, git: Callable[..., str]
 ) -> None:
@@ -1016,6 +1020,7 @@ def test_a_disk_that_is_too_small_for_the_snapshot(himl: Himl, small_disk: Small
     ), done.stderr
 
 
+@pytest.mark.large("fills a disk")
 def test_full_disk_during_trials_still_records_sweep_failure(himl: Himl, small_disk: SmallDisk) -> None:
     write = 'with open("outputs/x", "wb") as s: s.write(b"x" * (9000000 if os.path.exists(os.environ["FILL"]) else 1))'
     submit = (
@@ -1150,6 +1155,7 @@ def test_script_that_ends_by_signal_or_cannot_start_says_so(himl: Himl, project:
     assert (runs(himl)[0]["status"], str(broken) in runs(himl)[0]["reason"]) == ("Failed", True)
 
 
+@pytest.mark.large("starts himl at once several times")
 def test_submits_at_once_are_all_recorded(himl: Himl, project: Path) -> None:
     write_files(
         project,
@@ -1166,6 +1172,7 @@ def test_submits_at_once_are_all_recorded(himl: Himl, project: Path) -> None:
     assert is_sound(project)
 
 
+@pytest.mark.large("runs several jobs")
 @posix
 @pytest.mark.parametrize(("number", "quiet", "group"), [(signal.SIGTERM, True, False), (signal.SIGINT, False, True)])
 def test_interrupting_waiting_submit_cancels_the_job(
@@ -1282,6 +1289,7 @@ def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "most_recent_run.txt").read_text() == "train:train_7\n"
 
 
+@pytest.mark.large("waits for stubborn processes")
 @posix
 def test_second_ctrl_c_stops_waiting_for_run_to_end(himl: Himl, project: Path) -> None:
     """SIGTERM follows the SIGINT that the script ignores, and lets rank 0 print its last lines.

@@ -361,6 +361,7 @@ def held(azure_project: StagedWorkspace) -> Iterator[JobRunner]:
         yield jobs
 
 
+@pytest.mark.large("waits for jobs of the double")
 def test_waiting_says_how_it_went_and_why_it_failed(himl: Himl, running: StagedWorkspace, project: Path) -> None:
     running.stage.faults.add(Status(503, retry_after=300), "GET .*/runs/", times=2)
     outcome = himl.ok(*SUBMIT, "--wait", "--", "--epochs", "3")
@@ -452,6 +453,7 @@ def test_a_build_that_fails_is_told_by_its_log(himl: Himl, azure_project: Staged
     assert "failed: Image build failed." in followed.stderr
 
 
+@pytest.mark.large("waits for jobs of the double")
 @posix
 @pytest.mark.parametrize("options", [("--follow",), ("--wait", "-q")], ids=" ".join)
 def test_ctrl_c_leaves_job_running_and_says_how_to_cancel(
@@ -474,6 +476,7 @@ def test_ctrl_c_leaves_job_running_and_says_how_to_cancel(
     azure_project.wait_for(run_id, "Completed")
 
 
+@pytest.mark.large("waits for jobs of the double")
 @posix
 def test_interrupted_submit_leaves_nothing_and_follow_no_repeats(
     himl: Himl, azure_project: StagedWorkspace, project: Path

@@ -286,6 +286,7 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
     assert "Module" not in himl.ok("submit", "-m", "lab.train", *show).stderr
 
 
+@pytest.mark.large("runs several jobs")
 def test_checkpoint_url_is_fetched_once_without_storing_secret(himl: Himl, project: Path, web: FileServer) -> None:
     write_files(project, {"look.py": LOOKS})
     web.put("/models/weights.pt", b"weights")

@@ -256,6 +256,7 @@ sys.exit("1e-4" in sys.argv)
     assert "y: " not in ended.stderr
 
 
+@pytest.mark.large("runs many trials")
 def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path) -> None:
     script = LOSS_OF_LR + "import os\nprint('boom')\nsys.exit(3 * (lr < float(os.environ['FAILS_BELOW'])))\n"
     write_files(project, {"train.py": script})
@@ -287,6 +288,7 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     ]
 
 
+@pytest.mark.large("runs many trials")
 @pytest.mark.usefixtures("known_disk")
 def test_trials_keep_only_files_that_differ_from_those_of_the_sweep(himl: Himl, project: Path, tmp_path: Path) -> None:
     """The unchanged copies go when a trial ends, and come back when it runs again, except where a result is a link
@@ -450,6 +452,7 @@ def test_wait_exits_1_for_failed_trial_of_completed_sweep(
     assert f"himl runs logs {run_id}_1" in text
 
 
+@pytest.mark.large("runs many trials")
 def test_sweep_in_settings_takes_lists_and_options_override_it(himl: Himl, project: Path) -> None:
     """--crossval and --in_place replace the sweep. In an environment variable, each line is one hyperparameter.
 
@@ -569,6 +572,7 @@ def held_sweep(himl: Himl, project: Path, tmp_path: Path, *options: str, at_work
     return latest(himl), notes
 
 
+@pytest.mark.large("runs many trials")
 @POSIX
 def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: Path, tmp_path: Path) -> None:
     parent, notes = held_sweep(himl, project, tmp_path, "--sweep", "n=1,2,3")
@@ -767,6 +771,7 @@ def test_resume_after_killed_sweep_loses_no_result(himl: Himl, project: Path, tm
     assert values == [f"--n {number}" for number in range(6)]
 
 
+@pytest.mark.large("runs many trials")
 @pytest.mark.parametrize(
     ("begin", "end", "earlier", "best"),
     [(2, 6, [100.0, 100.0], 0), pytest.param(0, 2, [], 1, marks=pytest.mark.large("runs many trials"))],

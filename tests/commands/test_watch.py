@@ -106,6 +106,7 @@ def test_pipe_gets_a_line_for_each_change_and_the_exit_code_of_the_run(himl: Him
     assert himl("runs", "list", "--watch").code == 0  # because no run is in progress
 
 
+@pytest.mark.large("runs many trials")
 @posix
 @pytest.mark.parametrize("columns", [0, 60, pytest.param(200, marks=OTHER_WIDTH)])
 def test_sweep_shows_progress_and_ctrl_c_stops_watching_only(himl: Himl, go: Path, columns: int) -> None:

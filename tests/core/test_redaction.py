@@ -180,6 +180,7 @@ def test_a_line_is_masked_and_stays_otherwise() -> None:
         assert mask_line(line) == shown
 
 
+@pytest.mark.large("reads long texts")
 @pytest.mark.parametrize(
     "part",
     ["eyJabcdefgh-", "-eyJaaaaaaaa", "eyJabcdefgh.", "token = ", "'a\" ", "a='", "https://a:", "?x-a-", "Bearer "],

@@ -101,6 +101,7 @@ def texts(path: Path) -> str:
     )
 
 
+@pytest.mark.large("draws large figures")
 def test_each_metric_family_is_a_figure_and_each_metric_a_panel(tmp_path: Path) -> None:
     runs = together(
         *(
@@ -325,6 +326,7 @@ def test_without_matplotlib_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch
     assert re.fullmatch(r"Install it: pip install .*\[plot\].*", caught.value.hint)
 
 
+@pytest.mark.large("draws large figures")
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     """The user's settings have no effect and do not change."""
     import matplotlib

@@ -192,6 +192,7 @@ def test_a_level_is_chosen_for_the_cell_and_a_missing_one_told_once(slides: Slid
     ]
 
 
+@pytest.mark.large("draws large pictures")
 @pytest.mark.parametrize("level", [0, 1, None])
 def test_without_a_width_no_slide_is_enlarged(level: int | None, slides: Slides) -> None:
     """Masks of slides that are smaller than their cells keep the size of the slides."""
@@ -648,6 +649,7 @@ print(after(500, 1, "small.tiff"), after(500, 1, "giant.tiff"), after(9_000, 150
 """
 
 
+@pytest.mark.large("draws large pictures")
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_is_independent_of_slide_count_and_size(tmp_path: Path) -> None:
     """The giant slide has 76 MB of pixels, and the many slides in their cells have 137.

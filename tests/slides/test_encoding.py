@@ -338,6 +338,7 @@ def test_strips_are_joined_by_restart_markers(tmp_path: Path, pool: Pool) -> Non
     assert content.count(b"\xff\xd8") == content.count(b"\xff\xd9") == 1
 
 
+@pytest.mark.large("encodes large pictures")
 @pytest.mark.parametrize("size", [(70_000, 90), (20, 66_000)], ids=str)
 def test_a_jpeg_that_would_be_too_long_is_scaled_to_fit(size: Size, tmp_path: Path, pool: Pool) -> None:
     sizes = {

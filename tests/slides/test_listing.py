@@ -201,6 +201,7 @@ def test_patterns_start_at_the_folder_and_many_stars_take_no_time(folder: Folder
     ] == [True, False, True]
 
 
+@pytest.mark.large("compares many patterns")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).filter(lambda parts: parts[-1] != "**"))
 def test_patterns_match_what_path_glob_finds(folder: Folder, parts: list[str]) -> None:

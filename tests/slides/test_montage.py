@@ -118,6 +118,7 @@ def test_hi_ml_option_names_work_and_cluster_ones_are_noted(himl: Himl, project:
         assert [row["slide_id"] for row in rows_of(project / "outputs")] == [shown]
 
 
+@pytest.mark.large("draws large pictures")
 def test_without_a_width_pictures_are_as_large_as_they_are(himl: Himl, project: Path, slides: Path) -> None:
     """Four times 400 x 300 pixels make a picture of 1,300 pixels, not 60,000.
 
@@ -305,6 +306,7 @@ def in_the_middle(himl: Himl, *arguments: str) -> Iterator[subprocess.Popen[byte
             process.kill()
 
 
+@pytest.mark.large("draws large pictures")
 @posix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_stopped_in_the_middle_nothing_is_left(himl: Himl, long: Path, number: signal.Signals) -> None:
@@ -319,6 +321,7 @@ def test_stopped_in_the_middle_nothing_is_left(himl: Himl, long: Path, number: s
     assert not (long / "outputs").exists()
 
 
+@pytest.mark.large("draws large pictures")
 @posix
 def test_earlier_montage_stays_when_the_next_is_interrupted(himl: Himl, long: Path) -> None:
     himl.ok("montage", "long.csv", "--width", "1000", "--image_format", "png,dzi")

@@ -75,6 +75,7 @@ def write_grey(path: Path, samples: NDArray[Any], **options: Any) -> Path:
     return path
 
 
+@pytest.mark.large("reads each kind of picture")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_shows_what_was_put_in(tmp_path: Path, kind: str) -> None:
     path, expected = write_kind(kind, tmp_path, seed=3), KINDS[kind].seen(slide_picture(3))

@@ -151,6 +151,7 @@ MIXED = {  # micrometres per pixel of level 0, levels, and the level to read for
 }
 
 
+@pytest.mark.large("cuts slides of several scales")
 def test_slides_of_several_scales_become_tiles_of_one(tmp_path: Path) -> None:
     """Tiles have their exact size, the means of the pixels of the next finer level, and positions of level 0."""
     finest = {

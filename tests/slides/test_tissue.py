@@ -101,6 +101,7 @@ def kept(folder: Path, pictures: dict[str, Pixels], rule: str) -> dict[str, list
     return places
 
 
+@pytest.mark.large("looks for tissue in many pixels")
 def test_the_default_keeps_all_tissue_and_nothing_else(tmp_path: Path) -> None:
     there = [(left, top) for top in (50, 100) for left in (50, 100, 150, 200)]
     assert kept(tmp_path, PICTURES, "saturation") == dict.fromkeys(PICTURES, there)
@@ -171,6 +172,7 @@ def test_a_threshold_is_a_mean_of_the_channels(himl: Himl, project: Path) -> Non
         assert (done.code, done.stderr.splitlines()[0]) == (2, f"error: {said}")
 
 
+@pytest.mark.large("looks for tissue in many pixels")
 def test_masks_of_every_kind_select_the_same_tiles(tmp_path: Path) -> None:
     """Labels are numbers of any width, indices of a palette, or in one channel. Floats count where they are not 0."""
     labels: Pixels = np.zeros((200, 400), np.uint8)
@@ -208,6 +210,7 @@ def test_masks_of_every_kind_select_the_same_tiles(tmp_path: Path) -> None:
         assert {each.slide_id: each.tiles for each in result.slides} == {name: some.get(name, 8) for name in names}
 
 
+@pytest.mark.large("looks for tissue in many pixels")
 def test_a_mask_of_another_shape_fails(tmp_path: Path) -> None:
     write_tiff(tmp_path / "slide.tiff", slide(), compression="deflate")
     for size, reason in (

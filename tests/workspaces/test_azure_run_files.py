@@ -526,6 +526,7 @@ def test_fake_storage_user_delegation_key_signs_valid_sas(azure: StagedWorkspace
     assert open_url(f"{storage.url('azureml', blob)}?{sas}")[0] == 403
 
 
+@pytest.mark.large("downloads large files again")
 def test_damaged_bytes_without_md5_come_again_or_get_no_name(
     stage: Stage, azure: StagedWorkspace, tmp_path: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_an_empty_index_is_checked_by_the_list_of_jobs(
     assert len(azure.requests("/index/")) == 1
 
 
+@pytest.mark.large("lists many runs")
 @pytest.mark.parametrize(
     "query",
     [RunQuery(statuses=[RunStatus.failed]), RunQuery(tags={"team": "blue"}), RunQuery(tags={"team name": "blue"})],
@@ -316,6 +317,7 @@ def test_bulk_history_takes_one_request_per_metric(
     assert len(requests) <= (60 + len(NAMES) + 4 if in_bulk else 100)
 
 
+@pytest.mark.large("logs many points")
 def test_more_points_than_fit_into_an_answer_all_come(azure: StagedWorkspace, workspace: AzureWorkspace) -> None:
     swept(azure, 4, ["loss"], points=9000)
     azure.state.bulk_history = True
@@ -499,6 +501,7 @@ def test_what_a_sweep_or_a_pipeline_started_is_not_nested(workspace: AzureWorksp
         assert fields in steps or len(azure.requests("/metric/")) == 2
 
 
+@pytest.mark.large("makes many runs")
 def test_metrics_cover_only_newest_nested_runs_with_warning(
     workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture
 ) -> None:

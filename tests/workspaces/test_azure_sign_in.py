@@ -423,6 +423,7 @@ def environment(azure: StagedWorkspace, project: Path, monkeypatch: pytest.Monke
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="terminals are POSIX's here")
 
 
+@pytest.mark.large("starts a terminal")
 @POSIX
 def test_a_person_is_asked_in_a_terminal_once(
     himl: Himl, azure: StagedWorkspace, stage: Stage, project: Path, environment: Mapping[str, str]

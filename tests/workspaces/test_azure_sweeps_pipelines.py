@@ -437,6 +437,7 @@ def changed_job(folder: Path, text: str, **options: Any) -> DocumentSpec:
     return prepare_document(SubmitRequest(cwd=folder, target="job.yml", **options)).sent
 
 
+@pytest.mark.large("prepares many jobs")
 @pytest.mark.parametrize("text", [JOB, PIPELINE], ids=["command", "pipeline"])
 def test_a_document_runs_with_files_beside_it_but_not_secrets(
     workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path, capfd: pytest.CaptureFixture[str], text: str

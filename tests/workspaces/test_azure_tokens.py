@@ -429,6 +429,7 @@ def test_cache_folder_is_the_users_unless_himl_no_cache(tmp_path: Path, monkeypa
     assert ["azure" in path.parts for path in (tmp_path / "home").rglob("*.json") if "himl" in path.parts] == [True] * 2
 
 
+@pytest.mark.large("starts many writers")
 def test_many_writers_and_readers_never_see_half_a_value(folder: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from himl_cli.workspaces.azure.connection import DiskCache;"

@@ -95,6 +95,7 @@ def test_a_tree_of_processes_is_sampled_and_a_resumed_run_goes_on(himl: Himl, pr
         assert "system/" not in terminal.screen
 
 
+@pytest.mark.large("waits for samples")
 @pytest.mark.parametrize(
     ("arguments", "settings"),
     [
@@ -238,6 +239,7 @@ def test_memory_of_cgroup_is_read_in_both_versions(tmp_path: Path, case: str) ->
     assert memory_of_cgroup(str(tmp_path)) == expected
 
 
+@pytest.mark.large("fills the memory")
 def test_script_that_is_killed_for_lack_of_memory_is_said_to_be(started_himl: Himl, project: Path) -> None:
     paths = (
         dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())

@@ -49,6 +49,7 @@ def test_runs_of_0_1_0_are_shown_as_before(himl: Himl, said: Mapping[str, Any]) 
         assert differences(shown, himl.ok("runs", "show", shown["id"], "--json").json(), what) == []
 
 
+@pytest.mark.large("starts himl of an older version")
 def test_commands_go_on_with_runs_of_0_1_0(himl: Himl, said: Mapping[str, Any], project: Path) -> None:
     ids = {what: shown["id"] for what, shown in said["runs"].items()}
     assert himl.ok("runs", "logs", ids["a run"]).stdout == "lr 0.5\n"

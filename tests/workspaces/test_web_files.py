@@ -63,6 +63,7 @@ SERVERS: list[tuple[dict[str, object], tuple[bytes, ...]]] = [
 ]
 
 
+@pytest.mark.large("downloads large files")
 @pytest.mark.parametrize(("how", "bodies"), SERVERS, ids=range(6))
 def test_file_comes_whole_whatever_the_server_can(
     web: FileServer, folder: Path, how: dict[str, object], bodies: tuple[bytes, ...]

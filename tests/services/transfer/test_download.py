@@ -47,6 +47,7 @@ from tests.support.running import write_files
 from tests.support.runs import posix
 
 
+@pytest.mark.large("downloads large files")
 @pytest.mark.parametrize(("md5_in", "shuffle"), [("list", False), ("finish", True), ("ask", True)])
 def test_files_arrive_checked_and_are_not_fetched_again(tmp_path: Path, md5_in: str, shuffle: bool) -> None:
     files = {

@@ -81,6 +81,7 @@ def killed(folder: Path, store: str, name: str, offset: int = 0) -> None:
         process.kill()
 
 
+@pytest.mark.large("downloads a large file")
 def test_killed_download_is_resumed_and_verified_by_content(tmp_path: Path) -> None:
     size = LARGE + 2 * PIECE
     store = MemoryStore({**bodies(600), "zbig": pattern(size), "zz": b"last"})

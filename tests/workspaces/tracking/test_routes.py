@@ -277,6 +277,7 @@ def test_what_a_run_read_and_wrote_is_shown_with_it(job: TrackedJob) -> None:
     assert run["outputs"] == {"model_outputs": [{"model_id": "m-2", "step": 3}]}
 
 
+@pytest.mark.large("fills a disk")
 def test_a_full_disk_is_told_at_once(small_disk: SmallDisk) -> None:
     if not small_disk.is_shared:
         pytest.skip("NEEDS a small disk that this process sees (root on Linux)")
