@@ -361,6 +361,9 @@ def test_size_and_time_vouch_until_state_is_lost(tmp_path: Path) -> None:
     moved = store.moved
     result = download(store, DownloadRequest(tmp_path))
     assert (numbers(result), result.differing, store.moved) == ((0, 3, 0), ("a",), moved)
+    known = tmp_path / "outputs/00000.bin"
+    rewrite_unnoticeably(known, b"?" * known.stat().st_size)
+    assert download(store, DownloadRequest(tmp_path)).differing == ("a",), "there is a new state"
 
 
 @pytest.fixture
