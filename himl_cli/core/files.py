@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path, PureWindowsPath
 from typing import TypeVar
 
@@ -34,7 +33,6 @@ T = TypeVar("T")
 
 
 HAS_SYNCFS = sys.platform == "linux"
-BYTES_PER_SECOND, SECONDS_PER_FILE = 200 << 20, 0.01  # estimates for a disk that is busy
 
 
 class Globs:
@@ -222,17 +220,11 @@ def _status(path: str, of_any_kind: bool) -> os.stat_result | None:
 
 
 def flush(folder: Path, files: Iterable[str] | None = None) -> None:
-    """Write cached data of *files* below *folder* (None: of all) to the disk, so that it survives a power cut. On
-    Linux, also their names, with all data of the file system (`man 2 syncfs`), unless that takes longer. Raises
-    OSError."""
+    """Write cached data of *files* below *folder* (None: of all) to the disk, so that it survives a power cut. Linux
+    writes all data and names of its file system (`man 2 syncfs`). Raises OSError."""
     if HAS_SYNCFS:
         import ctypes  # a large import
 
-        for path in (alone := _flushed_alone(folder, files)) or ():
-            with suppress(FileNotFoundError, PermissionError):
-                flush_file(path)
-        if alone is not None:
-            return
         handle = os.open(folder, os.O_RDONLY)
         try:
             if ctypes.CDLL(None, use_errno=True).syncfs(handle):
@@ -245,33 +237,8 @@ def flush(folder: Path, files: Iterable[str] | None = None) -> None:
             flush_file(path)
 
 
-def _flushed_alone(folder: Path, files: Iterable[str] | None) -> Sequence[str] | None:
-    """The *files* below *folder* (None: all), and the folders with their names, to be flushed one by one. None if that
-    takes longer than to write all that waits, such as a checkpoint of another program."""
-    try:
-        facts = Path("/proc/meminfo").read_bytes()
-    except OSError:
-        return None
-    waiting = sum(int(found) for found in re.findall(rb"^(?:Dirty|Writeback): +(\d+) kB", facts, re.MULTILINE)) << 10
-    most = int(waiting / BYTES_PER_SECOND / SECONDS_PER_FILE)
-    paths = (
-        path
-        for top, _, names in walk_folders(str(folder))
-        for path in (top, *(os.path.join(top, name) for name in (names if files is None else ())))
-        if _is_file_or_folder(path)
-    )
-    found = [*islice(chain(files or (), [str(folder.parent)], paths), most + 1)]
-    return found if len(found) <= most else None
-
-
-def _is_file_or_folder(path: str) -> bool:
-    with suppress(OSError):
-        return stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFREG, stat.S_IFDIR)
-    return False
-
-
 def flush_file(path: str) -> None:
-    """Write cached data of one file, or the names in one folder, to the disk. Raises OSError."""
+    """Write cached data of one file to the disk. Raises OSError."""
     # Windows flushes only files that are open for writing
     handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:

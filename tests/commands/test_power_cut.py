@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core import files
 from tests.conftest import NEEDS
-from tests.support.folders import copy_image
 from tests.support.power_cuts import COMMANDS, Disk, fill, problems, results, resumable, runs
-from tests.support.running import PROGRAM, Himl, write_files
+from tests.support.running import PROGRAM, Himl
 
 STEPS = [name for name in COMMANDS if name != "download"]
 MOMENTS = 40
@@ -53,32 +51,3 @@ def test_power_cut_leaves_no_file_without_its_content(
         himl.ok("submit", "--resume", run_id, "-q")
         assert runs(project) == {run_id: "Completed"}
         assert problems(project, ["submit"], wanted) == []
-
-
-@pytest.mark.large("mounts images of a disk")
-def test_files_are_flushed_without_what_other_programs_wrote(
-    tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With their names. Links, pipes and names without a file do not disturb that."""
-    require_program("mkfs.ext4")
-    monkeypatch.setattr(files, "SECONDS_PER_FILE", 1e-9)  # as if gigabytes were waiting to be written
-    disk = Disk(tmp_path)
-    with disk.mounted() as is_mounted:
-        if not is_mounted:
-            pytest.skip(f"{NEEDS}a disk image that can be mounted (root, ext4 and loop devices)")
-        run = disk.place / "runs" / "one"
-        wanted = {f"code/{number % 7}/{number}.txt": f"{number}" * 900 for number in range(200)} | {"list.json": "{}"}
-        write_files(run, wanted)
-        (disk.place / "other").mkdir()
-        write_files(disk.place / "other", {"big.bin": "x" * (8 << 20)})
-        (run / "code" / "dangling").symlink_to("nowhere")
-        (run / "code" / "elsewhere").symlink_to(disk.place / "other")
-        os.mkfifo(run / "code" / "pipe")
-        files.flush(run)
-        (run / "part").write_text("late")
-        (run / "part").rename(run / "code" / "3" / "named")
-        files.flush(run, [str(run / "code" / "3" / "named"), str(run / "removed")])
-        copy_image(disk.image, tmp_path / "copy")
-    with disk.mounted(tmp_path / "copy"):
-        found = {name: (run / name).read_text() for name in [*wanted, "code/3/named"]}
-        assert found == {**wanted, "code/3/named": "late"}

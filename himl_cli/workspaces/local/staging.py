@@ -194,7 +194,7 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
         if (copy := stage_file(source, below + name, check)) is not None:
             staged[name] = copy
     write_list(target, staged)
-    flush(target.parent)  # with the run's record
+    flush(target)
 
 
 def check_staged(target: Path, run_id: str) -> None:
