@@ -951,6 +951,7 @@ def test_whatever_is_sent_is_answered_and_stays_readable(job: TrackedJob) -> Non
     attempt()
     for route, body in zip(ROUTES["POST"].split(), WRONG * 2, strict=False):
         check("POST", route, body)
+    check("GET", "model-versions/get-download-uri?name=model", b"")
     check("POST", "traces", b'{"size": NaN, "parts": [1e999, {"share": -Infinity}]}')
     for path in ("..", "%", "%zz", "runs//get", "runs/get/../x", "é", "\x7f"):
         check("PATCH", quote(path, safe="%./"), b"{}")

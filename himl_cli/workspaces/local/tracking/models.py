@@ -256,8 +256,8 @@ class ModelRegistry:
                 if number is None:
                     raise RequestError(f"Registered model alias {alias[:250]} not found.")  # MLflow's code is this one
                 return _reply(model, number)
-        version = _target(model, request)
-        return _reply(model, request.text("version")) if what == "version" else {"artifact_uri": version["location"]}
+        number, version = request.text("version"), _target(model, request)
+        return _reply(model, number) if what == "version" else {"artifact_uri": version["location"]}
 
     def create_version(self, request: Fields) -> Json:
         """Register a version. If its source is one of the job's logged models or another version, it has the files and
