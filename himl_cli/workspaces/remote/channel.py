@@ -91,7 +91,7 @@ class Channel:
             if found != FrameKind.alive:
                 return found, body
             if time.monotonic() > end:
-                raise ServiceFailed(f"The other end has worked on a call for {LONGEST_WORK / 3600:g} hours.")
+                raise ServiceFailed("The other end has worked on a call for more than an hour.")
 
     def _exactly(self, length: int) -> memoryview:
         end = 0

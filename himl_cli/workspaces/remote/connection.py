@@ -413,7 +413,7 @@ def _size_of(errors: IO[bytes]) -> int:
     """The bytes in the file, 0 if it is closed."""
     try:
         return os.fstat(errors.fileno()).st_size
-    except ValueError:
+    except (OSError, ValueError):  # also if it was closed in between
         return 0
 
 
