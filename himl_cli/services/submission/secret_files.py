@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 
+from himl_cli.core.files import BINARY
 from himl_cli.core.redaction import has_token, is_placeholder
 from himl_cli.core.text import YAML_ENDINGS
 
@@ -27,7 +28,7 @@ PUBLIC_ENDING = ".pub"
 LARGEST_READ, LARGEST_SETTINGS, LARGEST_LIST = 64 * 1024, 8 * 1024, 1024
 # Files of a folder with one ending, above which they count as data, which himl does not read
 MOST_ALIKE = 50
-_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_READ_ONLY = os.O_RDONLY | BINARY
 
 # Names are in lower case, because some file systems ignore case. In this order: files of himl and its predecessors,
 # private keys, password stores and browsers, passwords of hosts, databases and mail, clouds, packages, models and
