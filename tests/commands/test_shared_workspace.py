@@ -70,9 +70,10 @@ def test_members_of_a_group_share_a_workspace_and_readers_leave_nothing(started_
         return done.stdout.strip()
 
     first = himl(ada, "submit", "train.py", "-q", "--", "fail", code=1)
-    before = sorted(path.name for path in (project / ".himl").iterdir())
+    # A process that ends just now may still remove files of its own.
+    before = set((project / ".himl").iterdir())
     assert first in himl(eve, "runs", "list", "--num_runs", "all")
-    assert sorted(path.name for path in (project / ".himl").iterdir()) == before, "a reader leaves no files"
+    assert set((project / ".himl").iterdir()) <= before, "a reader leaves no files"
     assert stat.S_IMODE((project / ".himl" / "workspace.db").stat().st_mode) == 0o664
     assert first in himl(bob, "runs", "list")
     running = himl(ada, "submit", "train.py", "-q", "--no_wait", "--", "wait")
@@ -80,13 +81,11 @@ def test_members_of_a_group_share_a_workspace_and_readers_leave_nothing(started_
     ui, home = shared / "ui", shared / f"home_{EVE}"
     ui.mkdir()
     (ui / "tmp").symlink_to(home)
-    before = sorted(path.name for path in (project / ".himl").iterdir())
+    before = set((project / ".himl").iterdir())
     with serving(Himl(PROGRAM, project), ui, prefix=eve, command=["ui"]) as board:
         shown = board.ask("ajax-api/2.0/mlflow/runs/get", run_id=first)["run"]
         assert (shown["info"]["status"], shown["data"]["metrics"][0]["value"]) == ("FAILED", 0.5)
-        assert sorted(path.name for path in (project / ".himl").iterdir()) == before, (
-            "a reader's server leaves no files"
-        )
+        assert set((project / ".himl").iterdir()) <= before, "a reader's server leaves no files"
         looked = subprocess.run(
             [*bob, sys.executable, "-c", STRANGER, str(board.port)], input=board.token, capture_output=True, text=True
         )
