@@ -126,6 +126,8 @@ def prepared(himl: HimlWorkspace, command: str, size: int, name: str) -> Sequenc
 
 
 def measure_local(folder: Path, rounds: int, record: Raw) -> None:
+    """Deletes all files at the end, since ext4 takes longer to create others in the minutes after that."""
+    folder.mkdir()
     for subject, sizes in LOCAL_SIZES.items():
         for size in sizes:
             place = folder / f"{subject.replace(' ', '_')}_{size}"
@@ -134,7 +136,7 @@ def measure_local(folder: Path, rounds: int, record: Raw) -> None:
             for number in range(1, rounds + 1):
                 for candidate, found in work().items():
                     record.add(local_scenario(subject, size), candidate, number, **found)
-            clear(place)
+    clear(folder)
 
 
 def clear(place: Path) -> None:
@@ -154,8 +156,12 @@ def submit_files(folder: Path, size: int) -> Work:
         folder,
         {f"package_{number // 100}/module_{number}.py": f"x = {number}\n" for number in range(size)} | {"train.py": ""},
     )
+    os.sync()  # else the submission writes the project to the disk
     projects = [path.name for path in folder.iterdir()]
-    submit, copy = [HIML, "submit", "train.py", "-q"], folder.parent / "copy"
+    submit = [HIML, "submit", "train.py", "-q"]
+
+    def copying() -> list[str]:
+        return ["cp", "-r", *projects, tempfile.mkdtemp(dir=folder.parent)]
 
     def until_stored() -> None:
         end = time.monotonic() + MOVED
@@ -171,17 +177,15 @@ def submit_files(folder: Path, size: int) -> Work:
         return tuple(int(count) / size for count in (folder / "calls").read_text().split())
 
     def work() -> dict[str, dict[str, float]]:
-        copying = ["cp", "-r", *projects, str(copy)]
-        copy.mkdir()
-        found = {"himl": spend(submit, clean_environment(), folder), COPY: spend(copying, clean_environment(), folder)}
-        clear(copy)
+        found = {
+            "himl": spend(submit, clean_environment(), folder),
+            COPY: spend(copying(), clean_environment(), folder),
+        }
         until_stored()
         if shutil.which("strace"):
-            copy.mkdir()
             found["himl"]["operations"], stored = calls_of(submit)
             found |= {STORED_CODE: {"operations": stored}}
-            found[COPY]["operations"], _ = calls_of(copying)
-            clear(copy)
+            found[COPY]["operations"], _ = calls_of(copying())
         return found
 
     return work
@@ -374,6 +378,6 @@ if __name__ == "__main__":
         if "start" in args.only:
             measure_start(here, record)
         if "local" in args.only:
-            measure_local(here, args.rounds, record)
+            measure_local(here / "local", args.rounds, record)
         if "waiting" in args.only and sys.platform == "linux":
             measure_waiting(here, args.rounds, record)

@@ -99,7 +99,9 @@ class FoundFile:
 
 def is_bookkeeping(base: str) -> bool:
     """Whether *base*, a file or folder name, belongs to himl's records of transfers."""
-    folded = base.casefold() if base.startswith(".") else ""
+    if not base.startswith("."):
+        return False
+    folded = base.casefold()
     return folded.startswith((STATE_NAME, RANKS_NAME)) or folded.endswith(PART_SUFFIX)
 
 

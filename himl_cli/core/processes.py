@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import subprocess
+    from multiprocessing.connection import Connection
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # The environment variable with the folder in which the script of a local job starts
 JOB_FOLDER = "HIML_JOB_FOLDER"
 PROC = Path("/proc")
 ENDED_STATES = ("Z", "X")  # states of a process that has ended, in /proc
+PAUSE_MEANWHILE = 0.1  # seconds between two calls of what a process does while forks work
 
 
 def detached() -> dict[str, Any]:
@@ -68,6 +75,60 @@ def standby(module: str) -> Iterator[None]:
 def take_standby(module: str) -> subprocess.Popen[bytes] | None:
     """The process of *module* that `standby` started, None if there is none."""
     return _standby.pop(module, None)
+
+
+def in_processes(
+    work: Callable[[Sequence[T]], R], items: Sequence[T], number: int, meanwhile: Callable[[], None]
+) -> list[R]:
+    """The results of *work* for *number* consecutive parts of *items*. This process, which must have one thread, does
+    the first part, and a fork of it each other one, while a thread calls *meanwhile* again and again. Raises the first
+    exception of *work*, and BrokenPipeError if a fork was killed."""
+    if number == 1:
+        return [work(items)]
+    from multiprocessing import get_context  # imports thirty modules
+
+    size, context, is_done = -(-len(items) // number), get_context("fork"), threading.Event()
+
+    def do(part: Sequence[T], sender: Connection) -> None:
+        found: tuple[R | None, Exception | None]
+        try:
+            found = work(part), None
+        except Exception as err:  # noqa: BLE001  # raised by this process
+            found = None, err
+        with suppress(BrokenPipeError):  # the reader was killed
+            sender.send(found)
+
+    def repeat() -> None:
+        while not is_done.wait(PAUSE_MEANWHILE):
+            meanwhile()
+
+    children, results, repeating = [], list[R](), threading.Thread(target=repeat)
+    try:
+        for start in range(size, len(items), size):
+            receiver, sender = context.Pipe(duplex=False)
+            child = context.Process(target=do, args=(items[start : start + size], sender), daemon=True)
+            child.start()
+            sender.close()
+            children.append((child, receiver))
+        repeating.start()
+        results.append(work(items[:size]))
+        for child, receiver in children:
+            try:
+                result, error = receiver.recv()
+            except EOFError:
+                raise BrokenPipeError(errno.EPIPE, f"process {child.pid} was killed") from None
+            if error is not None:
+                raise error
+            results.append(result)
+        return results
+    finally:
+        for child, receiver in children:
+            child.kill()
+            child.join()
+            receiver.close()
+        is_done.set()
+        if repeating.ident is not None:
+            repeating.join()
 
 
 _known: weakref.WeakSet[Any] = weakref.WeakSet()

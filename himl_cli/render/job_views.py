@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,12 @@ def print_ended(
     run: Run,
     rest: tuple[str, bytes] | None,
     sweep: SweepView | None = None,
-    unkept: Sequence[tuple[str, Path]] = (),
+    unkept: Callable[[], Sequence[tuple[str, Path]]] = tuple,
     *,
     is_watched: bool = False,
 ) -> None:
     """Print the result of a submit that waited. *rest* is the name and the end of a log that was not shown yet, *sweep*
-    the trials of the run, *unkept* the names and paths of files that are not part of its results. *is_watched*: a
+    the trials of the run, *unkept* lists the names and paths of files that are not part of its results. *is_watched*: a
     screen showed the table of trials."""
     output.end_line()
     if rest is not None and rest[1].strip():
@@ -142,9 +142,9 @@ def print_ended(
             f"The script started MLflow runs at '{address}', which himl does not record. To record them, remove that "
             "address from the script."
         )
-    if unkept:
-        count, names = len(unkept), [name for name, _ in unkept]
-        where = shown_path(os.path.commonpath([path for _, path in unkept]))
+    if output.format is not Format.quiet and (files := unkept()):
+        count, names = len(files), [name for name, _ in files]
+        where = shown_path(os.path.commonpath([path for _, path in files]))
         folder = os.path.commonpath([os.path.dirname(name) for name in names])
         glob = names[0] if len(set(names)) == 1 else f"{folder}/**" if folder else "**"
         what, verb = ("1 new file", "is") if count == 1 else (f"{count:,} new files", "are")

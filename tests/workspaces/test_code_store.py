@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ FILES = {
 
 
 def staged(code: Path, source: Path) -> Path:
-    write_list(code, {name: copy for name in FILES if (copy := stage_file(source / name, code / name)) is not None})
+    write_list(code, [json.dumps({name: stage_file(source / name, code / name)}) for name in FILES])
     return code
 
 

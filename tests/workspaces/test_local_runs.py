@@ -60,7 +60,7 @@ from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.conftest import lacking
 from tests.guards.test_work import calls_of
 from tests.support.folders import SharedDisk
-from tests.support.running import write_files
+from tests.support.running import until, write_files
 from tests.support.runs import RecordedRuns
 from tests.support.stores import Received, Stored, listed, named, sending
 
@@ -1077,6 +1077,50 @@ def test_folders_may_be_deeper_than_pythons_stack(tmp_path: Path) -> None:
             assert [found.name for found in walk_files(str(folder.code))] == [name, "train.py"]
             folder.remove()
         assert not folder.path.exists()
+
+
+STAGING = """
+import os, sys, time
+from pathlib import Path
+from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot
+from himl_cli.workspaces.local.code_store import staged_files
+from himl_cli.workspaces.local.staging import Stopped, stage_files
+
+here, cores, names = Path.cwd(), len(os.sched_getaffinity(0)), [f"package_{n % 9}/{n}.py" for n in range(4001)]
+for name in names:
+    os.makedirs(os.path.dirname(f"project/{name}"), exist_ok=True)
+    Path("project", name).write_text(name)
+
+def staged(to, *more, is_stopped=lambda: False, **brought):
+    (here / to).mkdir()
+    snapshot = Snapshot(here / "project", [*names, *more], 1)
+    spec = JobSpec("e", Entry(EntryKind.script, "train.py"), snapshot, brought=brought)
+    stage_files(spec, here / to, is_stopped=is_stopped)
+    return staged_files(here / to)
+
+assert [*staged("all", "vanished")] == names
+assert [(here / "all" / name).read_text() for name in names] == names
+assert (os.times().children_user > 0) == (cores > 1)  # forks made a part of the copies
+for given, error in ({"last": str(here / "none")}, FileNotFoundError), ({"is_stopped": lambda: True}, Stopped):
+    try:
+        staged(error.__name__, **given)
+    except error:
+        continue
+    sys.exit(f"no {error}")
+print("slow", flush=True)
+staged("slow", is_stopped=lambda: time.sleep(0.06))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="himl forks only on Linux")
+def test_forks_copy_a_part_of_many_files_and_end_with_their_process(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", STAGING], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "slow\n"
+        until(lambda: len(list((tmp_path / "slow").rglob("*.py"))) > 2)
+        process.kill()
+        assert process.stdout.read() == "", "the forks have ended too"
+        assert not (tmp_path / "slow.json").exists()
 
 
 @contextmanager

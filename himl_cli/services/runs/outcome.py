@@ -36,9 +36,10 @@ NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTAL
 NOTIFICATION_SECONDS = {DUE: 20.0, SENDING: 60.0}
 
 
+UnkeptFiles = Callable[[], Sequence[tuple[str, Path]]]
 # Shows a run that has ended, the name and the end of a log that was not printed yet, the trials of a sweep, and the
-# names and paths of files that are not part of its results
-ShowOutcome = Callable[[Run, tuple[str, bytes] | None, SweepView | None, Sequence[tuple[str, Path]]], None]
+# names and paths of files that are not part of its results, which take a look at every file
+ShowOutcome = Callable[[Run, tuple[str, bytes] | None, SweepView | None, UnkeptFiles], None]
 
 
 def await_outcome(
@@ -76,7 +77,7 @@ def await_outcome(
         trials = spec.sweep.max_trials if spec and spec.sweep else 0
         ended = wait_for_end(workspace, run.id, notify, trials)
     sweep = sweep_outcome(workspace, ended) if MANY in ended.tags or SWEPT in ended.tags else None
-    unkept = unkept_files(workspace, ended) if interrupted is not None else ()
+    unkept = partial(unkept_files, workspace, ended) if interrupted is not None else tuple
     is_done = ended.status is RunStatus.completed
     show(ended, None if is_done else last_lines_of_failure(workspace, ended, is_shown=write is not None), sweep, unkept)
     if sweep and sweep.complaint:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -204,13 +205,12 @@ class _Walk:
     def _enter(self, place: _Place) -> Iterator[_Place]:
         """Add the files in *place*. The caller enters each folder in it that this yields."""
         with os.scandir(place.path) as found:  # first, since an error names the folder
-            entries = sorted(found, key=lambda entry: entry.name)
+            entries = sorted(found, key=attrgetter("name"))
         if own := read_rules(os.path.join(place.path, self.ignore_file)):
             place = replace(place, rules=[*place.rules, ("", own)])
-        # With so many files of one ending in a folder, they count as data
-        count = Counter(ending_of(entry.name) for entry in entries) if len(entries) > MOST_ALIKE else Counter[str]()
-        crowded = {ending for ending, number in count.items() if number > MOST_ALIKE}
-        for entry in entries:
+        endings = [ending_of(entry.name) for entry in entries]
+        count = Counter(endings)
+        for entry, ending in zip(entries, endings, strict=True):
             name = place.name + entry.name
             if entry.name in ALWAYS_LEFT_OUT or is_bookkeeping(entry.name) or name in self._results:
                 self.others += [] if place.name else [name]
@@ -226,7 +226,8 @@ class _Walk:
             if stat.S_ISDIR(info.st_mode):
                 yield from self._add_folder(place, entry, info)
             elif stat.S_ISREG(info.st_mode):
-                self._add_file(place, entry, info, is_data=bool(crowded) and ending_of(entry.name) in crowded)
+                # So many files of one ending in a folder count as data
+                self._add_file(place, entry, info, is_data=count[ending] > MOST_ALIKE)
 
     def _is_named(self, folder: str) -> bool:
         """Whether --ignored_folders contains *folder*."""

@@ -93,10 +93,11 @@ def staged_files(code: Path) -> dict[str, Staged]:
         return {}
 
 
-def write_list(code: Path, staged: Mapping[str, Staged]) -> None:
-    """Store the list of the copies in *code*. A caller writes it to the disk. Raises OSError."""
+def write_list(code: Path, parts: Iterable[str]) -> None:
+    """Store the list of the copies in *code*. Each of its *parts* is the JSON of some, by name. A caller writes it to
+    the disk. Raises OSError."""
     part = code.with_name(f"{code.name}.json.part")
-    part.write_text(json.dumps(staged), encoding="utf-8")
+    part.write_text(f"{{{', '.join(filter(None, (each[1:-1] for each in parts)))}}}", encoding="utf-8")
     part.replace(_list_of(code))
 
 

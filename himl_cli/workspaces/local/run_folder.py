@@ -138,7 +138,7 @@ class RunFolder:
         for name, path in found.items():
             top = "logs" if name in boards or name.startswith(folders) else "outputs"
             # The state of a file is read only if its name is wanted, since code may have many files
-            if (top == "logs" or wanted.matches(name)) and self._is_written(name, path, since):
+            if (top == "logs" or (globs and wanted.matches(name))) and self._is_written(name, path, since):
                 target = self.code / top / name
                 if target.exists() and target.stat().st_mtime_ns > since:
                     continue
