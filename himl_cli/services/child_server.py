@@ -29,6 +29,8 @@ PORTS_TRIED, LAST_PORT = 100, 65535
 IS_WINDOWS = sys.platform == "win32"
 # On Windows, EACCES means that another program uses the port exclusively
 TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}
+# What servers and systems say of a port that another program has, or had
+SAID_OF_TAKEN = ("already in use", "only one usage of each socket address")
 
 
 class ChildServer(ABC):
@@ -102,17 +104,18 @@ class ChildServer(ABC):
         code = self._process.poll()
         if code is None:
             return
-        if not self._was_up and not _is_free(self._host, self._port):
-            taken, self._port = self._port, free_port(self._host, self._port)
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = self._log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
+        is_taken = any(said in line.lower() for line in lines for said in SAID_OF_TAKEN)
+        if not self._was_up and (is_taken or not _is_free(self._host, self._port)):
+            taken, self._port = self._port, free_port(self._host, self._port + 1)
             self._notify(Notice(f"Port {taken} is in use, so {self.name} uses {self._port}."))
             self.restart()
             return
         ending = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
         with suppress(ValueError):
             ending = f"was ended by {signal.Signals(-code).name}"
-        lines: list[str] = []
-        with suppress(OSError):
-            lines = self._log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
         raise HimlError(f"{self.name} {ending}: {last}", hint=f"Check that '{self.version_check}' works.")
 

@@ -378,7 +378,9 @@ def test_only_the_printed_address_opens_the_pages(
 
 @serves
 @posix
-def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: str) -> None:
+@pytest.mark.parametrize("is_released", [False, True])
+def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: str, *, is_released: bool) -> None:
+    """Also if the other program has released the port when himl looks."""
     events: list[Event] = []
     (tmp_path / "runs").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -386,6 +388,10 @@ def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: 
         with closing(
             TensorBoard(tmp_path / "runs", "127.0.0.1", port, 1, Access.new(has_token=False), events.append)
         ) as board:
+            if is_released:
+                log = tmp_path / "server.log"
+                until(lambda: b"could not bind" in log.read_bytes(), "TensorBoard does not get the port")
+                other.close()
 
             def is_up() -> bool:
                 board.check()
