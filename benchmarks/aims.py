@@ -98,13 +98,14 @@ COST_SIZES = {
     "list": (2_500, 5_000),
     "show --children": (1_000, 2_000),
 }
-NAMES = 50_000
+NAMES, BATCH = 50_000, "values in a call of log_metrics, with a rollback journal"
 LOCAL_SIZES = {
     "files of a submission": (10_000, 50_000),
     f"rules for {NAMES:,} names": (250, 500),
     "points of a run": (500_000, 1_000_000),
     "runs and a wrong id": (50_000, 100_000),
     "values with an active model": (2_000, 4_000),
+    BATCH: (50, 100),
     "levels of folders": (550, 1_100),
 }
 COPY, STORED_CODE, CALLED_BARE, SHORT = (
@@ -645,6 +646,7 @@ AIMS = (
     *_local("points of a run", 0.4, "cpu", "s of processor time"),
     *_local("points of a run", 45, "bytes", "bytes a point"),
     *_local("runs and a wrong id", 0.2, "cpu", "s of processor time"),
+    *_local(BATCH, 80, "operations", "calls of the file system"),
     *map(_called, LOCAL_SIZES["values with an active model"]),
     *_local("levels of folders", 1.0, "cpu", "s of processor time"),
     _times(

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from benchmarks.aggregate import SWEEP, record_sweep
 from benchmarks.aims import (
+    BATCH,
     CALLED_BARE,
     COPY,
     COST_SIZES,
@@ -59,6 +60,7 @@ from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import RunStatus
 from tests.azureml_double.faults import Latency
 from tests.azureml_double.seeding import add_sweep
+from tests.support.folders import built_shared_disk
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
@@ -83,6 +85,13 @@ from himl_cli.services.submission.snapshot import take_snapshot
 wall, cpu = time.perf_counter(), time.process_time()
 take_snapshot(pathlib.Path(sys.argv[1]))
 print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}))
+"""
+BATCHES, CACHED = (10, 40), re.compile(r"resumed>|p(?:read|write)64\(")
+BATCHES_SCRIPT = """
+import sys
+import mlflow
+for step in range(int(sys.argv[1])):
+    mlflow.log_metrics({f"value {number}": 0.5 for number in range(int(sys.argv[2]))}, step=step)
 """
 PARTS = ("runs", "start", "local", "waiting")
 Work = Callable[[], dict[str, dict[str, float]]]
@@ -238,12 +247,38 @@ def log_with_model(folder: Path, size: int) -> Work:
     return lambda: {name: {"wall": statistics.median(time_calls()[-100:])} for name, time_calls in calls.items()}
 
 
+def log_batches(folder: Path, size: int) -> Work:
+    """Log batches of *size* values on a disk that machines may share. Counts the calls for the database and its journal
+    that a batch takes, by jobs with more and with fewer batches, except reads and writes of pages, which are cached."""
+    disk = built_shared_disk(folder)
+    if disk is None or shutil.which("strace") is None:
+        sys.exit("This part needs strace, libfuse3-dev, gcc, pkg-config, and the right to mount.")
+    write_files(disk.folder / "project", {"train.py": BATCHES_SCRIPT})
+    project = disk.mount / "project"
+    paths = [word for end in ("", "-journal") for word in ("-P", str(project / ".himl" / f"workspace.db{end}"))]
+
+    def calls_of(batches: int) -> int:
+        trace, job = folder / "trace", ["train.py", "-q", "--", str(batches), str(size)]
+        tracing = ["strace", "-f", "-s", "0", "-e", FILE_CALLS, *paths, "-o", str(trace), HIML, "submit", *job]
+        inside = ["sh", "-c", 'cd "$0" && exec "$@"', str(project), *tracing]
+        spend([*disk.prefix(has_locks=True), *inside], clean_environment(), folder)
+        return sum(not CACHED.search(line) for line in trace.read_text().splitlines())
+
+    def work() -> dict[str, dict[str, float]]:
+        calls_of(1)  # makes the workspace
+        fewer, more = map(calls_of, BATCHES)
+        return {"himl": {"operations": (more - fewer) / (BATCHES[1] - BATCHES[0])}}
+
+    return work
+
+
 LOCAL: Mapping[str, Callable[[Path, int], Work]] = {
     "files of a submission": submit_files,
     f"rules for {NAMES:,} names": match_rules,
     "points of a run": show_points,
     "runs and a wrong id": miss_run,
     "values with an active model": log_with_model,
+    BATCH: log_batches,
     "levels of folders": delete_levels,
 }
 
