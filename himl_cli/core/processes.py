@@ -90,6 +90,7 @@ def in_processes(
     size, context, is_done = -(-len(items) // number), get_context("fork"), threading.Event()
 
     def do(part: Sequence[T], sender: Connection) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C interrupts the first process, which kills this one
         found: tuple[R | None, Exception | None]
         try:
             found = work(part), None

@@ -33,6 +33,8 @@ assert {*calls} == {os.getpid()}
 places = in_processes(lambda part: (os.getpid(), os.getppid()), range(10), 3, calls.clear)
 assert places[0][0] == os.getpid() and [above for _, above in places[1:]] == [os.getpid()] * 2
 assert len({*places}) == 3
+press_ctrl_c = later(lambda part: os.kill(os.getpid(), signal.SIGINT))
+assert in_processes(press_ctrl_c, range(10), 3, calls.clear) == [6, 22, None]
 for act, error in (fail, FileNotFoundError), (die, BrokenPipeError), (lambda part: {}[part[0]], KeyError):
     try:
         in_processes(later(act), range(10), 3, calls.clear)
