@@ -1,4 +1,5 @@
-"""Processes: detached ones, one that waits for its work, forks, and which processes of this machine exist."""
+"""Processes: detached ones, one that waits for its work, forks, and which processes of this machine exist. Each
+function wraps one operation of the system, so they share little code."""
 
 from __future__ import annotations
 
