@@ -2,7 +2,7 @@
 what waiting commands use.
 
 `runs`: commands for several runs on the double, which delays each request by 200 ms, and twice as many of them.
-`local`: what grows with the number of files, rules, points, runs or levels of folders on this machine, each for some
+`local`: what grows with the number of files, rules, points, values, runs or levels of folders on this machine, for some
 and for more of them. `start`: processor time of short commands, in turns, next to the import of Typer, and without the
 modules that Python has compiled. `waiting`: processor time per hour of commands that wait for local runs, and calls of
 the file system per second, which `strace` counts if it is there."""

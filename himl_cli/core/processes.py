@@ -95,7 +95,7 @@ def in_processes(
         found: tuple[R | None, Exception | None]
         try:
             found = work(part), None
-        except Exception as err:  # noqa: BLE001  # raised by this process
+        except Exception as err:  # noqa: BLE001  # the first process raises it
             found = None, err
         with suppress(BrokenPipeError):  # the reader was killed
             sender.send(found)

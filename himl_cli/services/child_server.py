@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -29,8 +30,8 @@ PORTS_TRIED, LAST_PORT = 100, 65535
 IS_WINDOWS = sys.platform == "win32"
 # On Windows, EACCES means that another program uses the port exclusively
 TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}
-# What servers and systems say of a port that another program has, or had
-SAID_OF_TAKEN = ("already in use", "only one usage of each socket address")
+# What TensorBoard and uvicorn write in their logs about a port that another program has, or had
+SAID_OF_TAKEN = re.compile(r"\bbind\b.*(?:already in use|only one usage of each socket address)", re.IGNORECASE)
 
 
 class ChildServer(ABC):
@@ -107,8 +108,7 @@ class ChildServer(ABC):
         lines: list[str] = []
         with suppress(OSError):
             lines = self._log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
-        is_taken = any(said in line.lower() for line in lines for said in SAID_OF_TAKEN)
-        if not self._was_up and (is_taken or not _is_free(self._host, self._port)):
+        if not self._was_up and (any(map(SAID_OF_TAKEN.search, lines)) or not _is_free(self._host, self._port)):
             taken, self._port = self._port, free_port(self._host, self._port + 1)
             self._notify(Notice(f"Port {taken} is in use, so {self.name} uses {self._port}."))
             self.restart()

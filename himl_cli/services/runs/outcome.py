@@ -36,9 +36,10 @@ NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTAL
 NOTIFICATION_SECONDS = {DUE: 20.0, SENDING: 60.0}
 
 
+# Lists the names and paths of files that are not part of a run's results, for which it looks at every file
 UnkeptFiles = Callable[[], Sequence[tuple[str, Path]]]
 # Shows a run that has ended, the name and the end of a log that was not printed yet, the trials of a sweep, and the
-# names and paths of files that are not part of its results, which take a look at every file
+# files that are not part of its results, if it lists them
 ShowOutcome = Callable[[Run, tuple[str, bytes] | None, SweepView | None, UnkeptFiles], None]
 
 

@@ -36,7 +36,8 @@ from himl_cli.workspaces.local.launch_request import LaunchRequest, job_from_sto
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
 STAGED, TRIES, RETRIES = "laid", "tries", "retries"  # keys of a run's record
-MOST_PROCESSES, LEAST_SHARED, LEAST_SHARED_HERE = 8, 100, 4_000  # that copy files, and files for each of them
+# How many processes copy files at most, and for how many files there is another one: in general, and on a local disk
+MOST_PROCESSES, FILES_FOR_ANOTHER, FILES_FOR_ANOTHER_HERE = 8, 100, 4_000
 
 Stamp = tuple[int, int, int]  # inode, size in bytes, modification time in nanoseconds
 
@@ -213,12 +214,13 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
 
 def _copying_processes(count: int, target: Path) -> int:
     """How many processes copy *count* files to *target*: more than one for many files, on Linux, where a fork is safe
-    and takes 3 ms. On a network file system they wait for its server most of the time."""
-    if sys.platform != "linux" or threading.active_count() > 1 or count < LEAST_SHARED:
+    and takes 3 ms. Unless the file system is known to be local, there may be more of them than cores, since copies may
+    wait for a server most of the time."""
+    if sys.platform != "linux" or threading.active_count() > 1 or count < FILES_FOR_ANOTHER:
         return 1
     if not is_local_folder(target):
-        return min(MOST_PROCESSES, count // LEAST_SHARED + 1)
-    return min(MOST_PROCESSES, len(os.sched_getaffinity(0)), count // LEAST_SHARED_HERE + 1)
+        return min(MOST_PROCESSES, count // FILES_FOR_ANOTHER + 1)
+    return min(MOST_PROCESSES, len(os.sched_getaffinity(0)), count // FILES_FOR_ANOTHER_HERE + 1)
 
 
 def check_staged(target: Path, run_id: str) -> None:
