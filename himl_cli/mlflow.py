@@ -447,11 +447,19 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         """The points of one metric with MLflow's field names, by run, step and time, from step *first* to *last*. With
         *most*, at most that many per run, evenly spaced, with the first and the last one."""
         from himl_cli.workspaces.local.logged_values import series_of
+        from himl_cli.workspaces.local.metric_store import sampled_series
 
         runs = {run_id: self._workspace.run(run_id) for run_id in run_ids}
         local = [run.id for run in runs.values() if self._folder is not None and not run.url]
         others = [run for run in runs.values() if run.id not in local]
-        found = series_of(self._records.database, local, name) if local else {}
+        if most is None:
+            found = series_of(self._records.database, local, name) if local else {}
+        else:
+            sampled = {
+                run_id: sampled_series(self._records.database, run_id, name, max(2, most), first, last)
+                for run_id in local
+            }
+            found = {run_id: series for run_id, series in sampled.items() if series is not None}
         if others:
             results = self._workspace.results(others, wanted=lambda each: each == name, whole=True)
             found |= {run_id: each.series[name] for run_id, each in results.items() if name in each.series}

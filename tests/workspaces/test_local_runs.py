@@ -49,8 +49,8 @@ from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.local.file_blobs import PAGE as BLOB_PAGE
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_command, resolve_folders, shown_command
-from himl_cli.workspaces.local.logged_values import last_points, read_results, read_texts
-from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
+from himl_cli.workspaces.local.logged_values import last_points, read_results, read_texts, series_of
+from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt, sampled_series
 from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
 from himl_cli.workspaces.local.run_store import PAGE, Database, RunStore, as_time
 from himl_cli.workspaces.local.schema import SCHEMA_VERSION
@@ -185,6 +185,30 @@ def test_points_after_a_position_are_all_that_were_logged_since(database: Databa
     for place in (0, *places):
         entries, last = metrics.logged_after("r", place)
         assert (sum(len(entry.rows) for entry in entries), last) == (sum(each > place for each in places), places[-1])
+
+
+@pytest.mark.parametrize("most", [2, 3, 7, 320])
+def test_sampled_points_are_evenly_spaced_among_those_that_count(database: Database, most: int) -> None:
+    """With steps that repeat, values that are not numbers, and attempts that replace the values of earlier ones."""
+    metrics, order = MetricStore(database), random.Random(most)
+    RunStore(database).add(Run("r", "e"))
+    for first in (0, 40, 25):
+        points = [(order.choice([0.5, math.nan, math.inf]), first + number // 2, number) for number in range(60)]
+        metrics.log("r", [("loss", *point) for point in points])
+        begin_attempt(database, "r")
+        whole = series_of(database, ["r"], "loss")["r"]
+        for begin, end in ((None, None), (10, 30), (30, 30), (first, None), (None, 3), (900, 901)):
+            columns = zip(whole.steps, map(str, whole.values), whole.times, strict=True)
+            points_in_range = sorted(
+                (point for point in columns if (begin or 0) <= point[0] <= (999 if end is None else end)),
+                key=lambda point: (point[0], point[2]),
+            )
+            count = len(points_in_range)
+            places = range(count) if count <= most else [number * (count - 1) // (most - 1) for number in range(most)]
+            found = sampled_series(database, "r", "loss", most, begin, end)
+            sampled = [] if found is None else [*zip(found.steps, map(str, found.values), found.times, strict=True)]
+            assert sampled == [points_in_range[place] for place in places]
+    assert sampled_series(database, "r", "accuracy", most, None, None) is None
 
 
 def test_a_full_disk_is_called_so_and_the_next_write_works(database: Database) -> None:

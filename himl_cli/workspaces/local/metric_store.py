@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.json_text import read_json
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint, Series
+from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Metric, MetricPoint, Series
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import ATTEMPT_ENDS, RunStatus
 from himl_cli.core.text import storable
@@ -51,7 +51,7 @@ FIXED = (
 LOGGED_AFTER = (
     "SELECT place, name, value, step, time FROM series JOIN points ON series = id WHERE run = ?1 AND place > ?2 AND "
     "(step, time) >= (SELECT * FROM (SELECT step, time FROM points WHERE series = id AND place <= ?2 AND late <= ?2 "
-    f"ORDER BY step DESC, time DESC, place DESC LIMIT 1) UNION ALL SELECT {-(2**63)}, {-(2**63)} ORDER BY 1 DESC "
+    f"ORDER BY step DESC, time DESC, place DESC LIMIT 1) UNION ALL SELECT {INT64[0]}, {INT64[0]} ORDER BY 1 DESC "
     "LIMIT 1) ORDER BY place LIMIT ?3"
 )
 FORGET_EARLIER = "DELETE FROM earlier_parameters WHERE run = ? AND name = ?"
@@ -321,6 +321,32 @@ def read_series(
                     series[1].extend(numbers)
                     series[2].extend([time / 1000 for time in times])
         yield from ((*found[id], Series(*of_series[id])) for id in some if id in of_series)
+
+
+def sampled_series(
+    database: Database, run_id: str, name: str, most: int, first: int | None, last: int | None
+) -> Series | None:
+    """At most *most* points (2 or more) of a metric from step *first* to *last* (None: no limit), evenly spaced, with
+    the first and the last one, by step and time. None if there is none. Reads no others, since a long run has hundreds
+    of thousands."""
+    with database.reading(), taken_apart(database.path):
+        cuts = cuts_of(database, [run_id]).get((run_id, name), ())
+        among = (
+            "FROM points WHERE series = (SELECT id FROM series WHERE run = ?1 AND name = ?2) AND step <= ?3 "
+            "AND (step, time, place) > (?4, ?5, ?6)"
+            + "".join(f" AND (place > {place} OR step < {step})" for place, step in cuts)
+        )
+        each = f"SELECT step, time, place, value {among} ORDER BY step, time, place LIMIT 1 OFFSET ?7"
+        of = (run_id, name, INT64[-1] if last is None else last)
+        key = [INT64[0] if first is None else first, INT64[0], INT64[0]]
+        ((count, *_),) = database.rows(f"SELECT COUNT(*) {among}", (*of, *key))
+        parts = min(count, most) - 1
+        places = [number * (count - 1) // max(parts, 1) for number in range(parts + 1)]
+        points = list[tuple[int, float, float]]()
+        for earlier, place in zip([-1, *places], places, strict=False):
+            ((*key, value),) = database.rows(each, (*of, *key, place - earlier - 1))
+            points.append((key[0], nan_if_null(value), key[1] / 1000))
+    return Series.of(points) if points else None
 
 
 def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
