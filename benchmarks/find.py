@@ -1,5 +1,5 @@
 """Time lists of 1,000 runs by a metric, with their parameters, of himl, MLflow, DVC and Guild, and of 10,000 runs of
-himl and MLflow.
+himl and MLflow, and of 100,000 runs of himl.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.scale import record_mlflow
 from himl_cli.workspaces.local.run_store import now_ms
 from tests.support.clients import DVC, GUILD
 
-FEW, MANY = 1_000, 10_000
+FEW, MANY, MOST = 1_000, 10_000, 100_000
 METRIC, PARAMETER = "loss", "lr"
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1", "NO_COLOR": "1"}
 SCRIPT = "lr = 0.1\nprint('loss:', lr / 7)\n"
@@ -164,26 +164,25 @@ if __name__ == "__main__":
     os.environ.update(QUIET)
     with tempfile.TemporaryDirectory() as name, recording("find", args.raw) as record:
         record.name_peers(mlflow=version("mlflow"))
-        for count, scenario in ((FEW, "1,000 runs by a metric"), (MANY, "10,000 runs by a metric")):
+        for count in (FEW, MANY, MOST):
             folder = Path(name, str(count))
             record_himl(folder, count)
-            record_search(folder, count)
+            calls: Mapping[str, Sequence[str]] = {
+                "himl runs list, the best 20": [HIML, "runs", "list", "--sort", METRIC]
+            }
+            if count != MOST:
+                record_search(folder, count)
             if count == FEW:
                 calls = commands(record, folder)
-            else:
-                store = f"sqlite:///{folder}/mlflow.db"
-                calls = {
-                    "himl runs list, the best 20": [HIML, "runs", "list", "--sort", METRIC],
-                    "MLflow's search_runs, the best 20": [
-                        sys.executable,
-                        PROGRAMS,
-                        "search_runs",
-                        store,
-                        "20",
-                        f"metrics.{METRIC} ASC",
-                    ],
-                }
+            elif count == MANY:
+                best = [PROGRAMS, "search_runs", f"sqlite:///{folder}/mlflow.db", "20", f"metrics.{METRIC} ASC"]
+                calls = {**calls, "MLflow's search_runs, the best 20": [sys.executable, *best]}
             for command in calls.values():
                 spend(command, clean_environment(), folder)
             for number, candidate in turns(calls, args.rounds):
-                record.add(scenario, candidate, number, **spend(calls[candidate], clean_environment(), folder))
+                record.add(
+                    f"{count:,} runs by a metric",
+                    candidate,
+                    number,
+                    **spend(calls[candidate], clean_environment(), folder),
+                )

@@ -100,7 +100,7 @@ class Searchable(NamedTuple):
         holders: Sequence[Mapping[str, object]] = self.datasets
         if entity != "datasets":
             holders = (self.params, self.metrics, self.tags) if entity == ANY else (getattr(self, entity),)
-        found = [holder[key] for holder in holders if holder.get(key) is not None]
+        found = [value for holder in holders if (value := holder.get(key)) is not None]
         return found[:1] if entity == ANY else found
 
 
@@ -225,13 +225,20 @@ def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause],
     ordered = list(items)
     for entity, key, ascending in reversed(clauses):
         is_numeric = is_short or entity == "metrics" or key in NUMERIC_ATTRIBUTES
-        found = [(_place(next(iter(item[0].values(entity, key)), None), is_numeric), item) for item in ordered]
-        have = [(place, item) for place, item in found if place is not None and not math.isnan(place[0])]
-        have.sort(key=lambda pair: pair[0], reverse=not ascending)
-        lack = [pair for pair in found if pair[0] is not None and math.isnan(pair[0][0])]
-        lack += [pair for pair in found if pair[0] is None]
-        ordered = [item for _, item in (*have, *lack)]
-    return [found for _, found in ordered]
+        have: list[tuple[tuple[float, str], tuple[Searchable, T]]] = []
+        nan: list[tuple[Searchable, T]] = []
+        lack: list[tuple[Searchable, T]] = []
+        for found in ordered:
+            place = _place(next(iter(found[0].values(entity, key)), None), is_numeric)
+            if place is None:
+                lack.append(found)
+            elif math.isnan(place[0]):
+                nan.append(found)
+            else:
+                have.append((place, found))
+        have.sort(key=operator.itemgetter(0), reverse=not ascending)
+        ordered = [*(found for _, found in have), *nan, *lack]
+    return [result for _, result in ordered]
 
 
 def _place(value: object, is_numeric: bool) -> tuple[float, str] | None:

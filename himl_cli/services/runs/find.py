@@ -124,9 +124,10 @@ def _by_metrics(
         for run_id, number in numbers.items():
             metrics.setdefault(run_id, {}).update({} if number is None else {name: number})
     of_metrics = [each for each in comparisons if each.entity != "attributes"]
-    items = ((Searchable(metrics=values), run_id) for run_id, values in metrics.items())
-    found = (item for item in items if all(each.holds(item[0]) for each in of_metrics))
-    ids = sort_items(found, by_metric, is_short=True)
+    items = [(Searchable(metrics=values), run_id) for run_id, values in metrics.items()]
+    for each in of_metrics:
+        items = [item for item in items if each.holds(item[0])]
+    ids = sort_items(items, [("metrics", *each[1:]) for each in by_metric], is_short=True)
     pages = (ids[start : start + RUNS_PER_REQUEST] for start in range(0, len(ids), RUNS_PER_REQUEST))
     return (run for page in pages for run in workspace.many(page))
 
