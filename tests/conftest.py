@@ -424,6 +424,7 @@ def pytest_collection_finish() -> None:
     """Exclude the objects of the imported test modules from garbage collection, since they stay until the end."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

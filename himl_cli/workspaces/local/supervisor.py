@@ -53,7 +53,7 @@ from himl_cli.workspaces.local.run_process import (
     report,
     setup_outcome,
 )
-from himl_cli.workspaces.local.run_store import Outcome, RunStore, put_pairs
+from himl_cli.workspaces.local.run_store import Outcome, RunStore, now_ms, put_pairs
 from himl_cli.workspaces.local.setup_lines import SETUP_PYTHON
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
@@ -133,6 +133,7 @@ class Supervisor(RunProcess):
             store.start(run_id)
             if spec.engine and spec.parent:
                 store.start_parent(spec.parent)
+            began = now_ms()
             self._start_ranks(environment)
             for number in PASSED if spec.engine else ():
                 signal.signal(number, self.note_signal)
@@ -146,7 +147,8 @@ class Supervisor(RunProcess):
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
             first = self._ranks[0]
-            with sampling(self.folder.path, env, lambda: first.parent) if is_sampled else contextlib.nullcontext():
+            samples = sampling(self.folder.path, env, lambda: first.parent, began)
+            with samples if is_sampled else contextlib.nullcontext():
                 outcome = self._outcome_of_ranks(*self._watch(times))
             if self._claim is not None and not spec.retries:  # before the files are stored, which takes no GPU
                 self._claim.release()

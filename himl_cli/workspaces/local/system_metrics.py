@@ -34,11 +34,12 @@ CPU = SYSTEM + "cpu_utilization_percentage"
 
 
 @contextmanager
-def sampling(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int]) -> Iterator[None]:
+def sampling(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int], since: int) -> Iterator[None]:
     """Sample the descendants of the process *parent* (0: unknown yet) within the context, for a job with the variables
-    *env*. Failures go to the supervisor's log, and do not affect the run."""
+    *env*, unless it logs the same metrics itself, with times from *since* (ms since 1970 UTC). Failures go to the
+    supervisor's log, and do not affect the run."""
     stop = threading.Event()
-    thread = threading.Thread(target=_sample, args=(run_folder, env, parent, stop), daemon=True)
+    thread = threading.Thread(target=_sample, args=(run_folder, env, parent, since, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -53,9 +54,11 @@ def out_of_memory(memory: Mapping[str, int]) -> str:
     return f"the kernel killed a process of its cgroup for lack of memory{f' ({with_and(sizes)})' if sizes else ''}"
 
 
-def _sample(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int], stop: threading.Event) -> None:
+def _sample(
+    run_folder: Path, env: Mapping[str, str], parent: Callable[[], int], since: int, stop: threading.Event
+) -> None:
     seconds, started, due, written = _interval(env), time.monotonic(), 0.0, 0
-    since, run_id = now_ms(), run_folder.name
+    run_id = run_folder.name
     if stop.wait(seconds):
         return
     machine, pending = Machine(run_folder, env, parent, started), list[dict[str, float]]()
