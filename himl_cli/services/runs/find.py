@@ -122,7 +122,9 @@ def _by_metrics(
         if numbers is None:
             return None
         for run_id, number in numbers.items():
-            metrics.setdefault(run_id, {}).update({} if number is None else {name: number})
+            known = metrics.setdefault(run_id, {})
+            if number is not None:
+                known[name] = number
     of_metrics = [each for each in comparisons if each.entity != "attributes"]
     items = [(Searchable(metrics=values), run_id) for run_id, values in metrics.items()]
     for each in of_metrics:

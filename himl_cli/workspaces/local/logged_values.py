@@ -37,7 +37,7 @@ from himl_cli.core.logged import (
     Texts,
     Value,
 )
-from himl_cli.core.runs import RunQuery
+from himl_cli.core.runs import ATTEMPT_ENDS, RunQuery
 from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.workspaces.local.metric_store import (
     JSON_WORDS,
@@ -297,6 +297,7 @@ IS_GIVEN = (
     "EXISTS (SELECT 1 FROM parameters WHERE run = runs.id AND name = ?) OR EXISTS (SELECT 1 FROM tags WHERE run = "
     f"runs.id AND (name = ? OR name = '{HYPERPARAMETERS}' AND instr(value, ?))) OR instr(command, '--' || ?) AS given"
 )
+HAS_ATTEMPTS = f"EXISTS (SELECT 1 FROM tags WHERE run = runs.id AND name = '{ATTEMPT_ENDS}')"
 
 
 def last_numbers(
@@ -304,20 +305,27 @@ def last_numbers(
 ) -> Mapping[str, float | None] | None:
     """As `FolderWorkspace.last_numbers`. *lost* are the jobs without a supervisor."""
     database = store.database
-    rows, _ = store.matching(query, lost, f"id, {LAST}, {IS_GIVEN}", *[name] * 5)
-    last: dict[str, float] = {row["id"]: float(row["last"]) for row in rows if row["last"] is not None}
-    silent = [row["id"] for row in rows if row["last"] is None]
+    rows, _ = store.matching(query, lost, f"id, {LAST}, {IS_GIVEN}, {HAS_ATTEMPTS}", *[name] * 5)
+    last, silent, again, is_given = dict[str, float](), list[str](), list[str](), False
+    for run_id, value, given, has_attempts in rows:
+        is_given = is_given or bool(given)
+        if value is None:
+            silent.append(run_id)
+        else:
+            last[run_id] = float(value)
+            if has_attempts:
+                again.append(run_id)
     best = store.best_trials(silent)
     nested = dict(store.nested_in([*silent, *best.values()]))
-    again = [*attempt_ends(database, [*last]), *best.values(), *nested]
+    again += [*best.values(), *nested]
     # Of several nested runs, the first one counts
     for run_id, points in reversed(last_points(database, again, name.__eq__).items()):
         if name in points:
             last[nested.get(run_id, run_id)] = points[name][1]
     last |= {run_id: last[trial] for run_id, trial in best.items() if trial in last and run_id not in last}
-    if not last or (not is_metric and any(row["given"] for row in rows)):
+    if not last or (is_given and not is_metric):
         return None
-    return {row["id"]: last.get(row["id"]) for row in rows}
+    return {run_id: last.get(run_id) for run_id, *_ in rows}
 
 
 def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:
