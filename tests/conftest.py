@@ -385,11 +385,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: four more than the number of cores, since tests wait for processes and answers most of the
-    time.
-    """
-    return (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) + 4
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """For `-n auto`: more than the number of cores, since tests wait for processes and answers, in the large set most
+    of the time."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return cores + (4 if config.option.everything else 2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

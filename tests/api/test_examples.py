@@ -50,6 +50,7 @@ RESULTS = {2: f"{LINE}\n\n", 3: f"{LINES}\n", 4: f"{LINES}\n"}
 OUTPUT = ("--output", "himl_sample4_output,datastore=himldatasets")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_primes_here(examples: Path, himl: Himl) -> None:
     for number in (1, 2):
         for limit, primes in {"30": LINE, "-4": ""}.items():

@@ -185,6 +185,7 @@ def azure_run(azure_environment: StagedWorkspace, project: Path, monkeypatch: py
     return fetch_run(get_workspace(), "train_1_aa")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_run_and_datastore_of_the_service_are_as_ones_here(
     azure_run: Run, azure_environment: StagedWorkspace, tmp_path: Path, project: Path
 ) -> None:
@@ -227,6 +228,7 @@ def test_run_and_datastore_of_the_service_are_as_ones_here(
     assert fetch_run(None, "train_1_aa") == azure_run
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_files_come_down_checked_and_with_few_requests(
     azure_run: Run, azure_environment: StagedWorkspace, project: Path, tmp_path: Path
 ) -> None:
@@ -276,6 +278,7 @@ print(json.dumps([workspace.name, weights, run.get_metrics(), *in_azure_ml, load
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_job_reads_own_workspace_without_azure_sdk(
     azure_environment: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

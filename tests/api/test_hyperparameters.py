@@ -41,6 +41,7 @@ NAMES = "PARAM_SAMPLING_ARG, MAX_TOTAL_TRIALS_ARG, SAMPLING_ALGORITHM_ARG, PRIMA
 SPACE: Mapping[str, Any] = {"lr": [0.1, 0.5, 0.9]}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_hi_mls_example_is_sent_as_a_sweep(lab: StagedWorkspace, project: Path) -> None:
     script = write_script(project, "train.py", f'{HI_ML[:-1]}, "timeout": 7200, "trial_timeout": 600}}', HERE)
     quiet = (
@@ -64,6 +65,7 @@ def test_hi_mls_example_is_sent_as_a_sweep(lab: StagedWorkspace, project: Path) 
     assert job["trial"]["command"] == "python train.py --epochs 3 --learning_rate ${{search_space.learning_rate}}"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_sweep_runs_with_prefix_and_is_waited_for(lab: StagedWorkspace, project: Path) -> None:
     call = f"""{CLUSTER}, wait_for_completion=True, hyperdrive_argument_prefix="+",
         hyperparam_args={{"parameter_sampling": {{"name": ["a b", "$HOME"]}}, "primary_metric": "score"}},
@@ -164,6 +166,7 @@ def test_args_that_cannot_be_sent_are_told() -> None:
             sweep_of_args(given)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_invalid_hyperparam_args_are_value_error_before_request(lab: StagedWorkspace, project: Path) -> None:
     wrongs = {
         '"sampling_algorithm": "bayesian", "max_total_trials": 20, "early_termination": "median"}': (

@@ -58,6 +58,7 @@ print(json.dumps([first, loaded]))
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_imports_bring_nothing_heavy_along() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr

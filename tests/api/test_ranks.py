@@ -67,6 +67,7 @@ def test_self_started_ranks_do_not_wait_for_earlier_downloads(
     assert said == [[["last.ckpt"]] * 3]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_torchrun_ranks_wait_for_rank_0_despite_earlier_download(local_runs: RecordedRuns, tmp_path: Path) -> None:
     """A notebook downloads the files, loses them, and then starts torchrun."""
     out = tmp_path / "out"

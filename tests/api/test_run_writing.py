@@ -154,6 +154,7 @@ def test_names_of_azureml_core_for_runs_and_datastores(run: Run, place: Workspac
             datastore.upload_files(files, root)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     for step, loss in enumerate((1.0, 0.5, 0.25)):
         run.log("loss", loss, step=step)

@@ -69,6 +69,7 @@ def test_runs_go_with_their_files_and_nothing_else_does(himl: Himl, azure: Stage
     assert (names(azure), himl.ok("runs", "list", "-q").stdout) == ([], "")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_deletion_takes_no_other_spelling_of_an_experiment(himl: Himl, azure: StagedWorkspace) -> None:
     azure.add_run("old_1", "my_exp")
     azure.put_artifacts(azure.state.runs["old_1"], FILES)
@@ -89,6 +90,7 @@ def test_deletion_takes_no_other_spelling_of_an_experiment(himl: Himl, azure: St
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_deletion_that_broke_off_goes_on_when_it_is_repeated(himl: Himl, azure: StagedWorkspace) -> None:
     faults = azure.stage.faults
     faults.add(Status(503, retry_after=0), BLOBS, times=3)  # a temporary failure

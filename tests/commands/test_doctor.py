@@ -253,6 +253,7 @@ def states(outcome: Outcome) -> list[str]:
     return [found[name] for name in AZURE_CHECKS]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.usefixtures("recorded")
 def test_local_workspace_alone_is_in_order(himl: Himl, project: Path) -> None:
     outcome = himl.ok("doctor")
@@ -290,6 +291,7 @@ def test_lines_fit_a_narrow_terminal(himl: Himl) -> None:
     assert max(len(line) for line in lines if "/" not in line) <= 40
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize(
     ("break_it", "said", "expected"),

@@ -72,6 +72,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {name: content for name, content in contents(folder).items() if not name.startswith(".himl-")}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.usefixtures("recorded")
 def test_files_are_listed_and_arrive_as_options_say(himl: Himl, project: Path) -> None:
     quiet = himl.ok("download", "--list", "-q")
@@ -273,6 +274,7 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
     return azure
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_download_from_azure_takes_all_or_what_is_named(himl: Himl, project: Path, seeded: StagedWorkspace) -> None:
     first = himl.ok("download", "train_1_aa", env={"HIML_NO_CACHE": "1"})
     assert {path.name for path in transfers().parent.iterdir()} == {"transfers"}, (
@@ -305,6 +307,7 @@ def test_download_from_azure_takes_all_or_what_is_named(himl: Himl, project: Pat
     assert "; 1 not verifiable" in himl.ok("download", "logged_2_bb").stdout
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_datastore_in_azure_is_listed_read_and_written(
     himl: Himl, seeded: StagedWorkspace, project: Path, stage: Stage
 ) -> None:

@@ -626,6 +626,7 @@ def test_who_follows_a_hint_by_hand_gets_what_was_meant(himl: Himl) -> None:
         server.terminate()
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     "declared",
     [
@@ -791,6 +792,7 @@ def said(outcome: Outcome) -> bytes:
     return outcome.raw_stdout + outcome.raw_stderr
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_no_secret_is_said_or_written(himl: Himl, seeded: StagedWorkspace, project: Path) -> None:
     for secret in (
         *secrets_of(seeded).values(),
@@ -829,6 +831,7 @@ def found_in_files(azure: StagedWorkspace, project: Path) -> list[str]:
     return [leak for path in kept for leak in leaks(str(path), path.read_bytes(), azure)]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_secret_is_said_or_written_when_things_fail(
     himl: Himl, seeded: StagedWorkspace, project: Path, fault: str
@@ -898,6 +901,7 @@ def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
             assert error.hint == f"Delete files. Their number on the disk of '{disk.folder}' is at its limit."
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_user_without_processes_is_told_so(started_himl: Himl, shared: Path) -> None:
     write_files(shared / "project", {"train.py": ""})
     os.chown(shared / "project", ADA, ADA)

@@ -125,6 +125,7 @@ def rows_of(help_text: str) -> dict[str, list[str]]:
     return sections
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.usefixtures("unmeasured")
 def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
     for words in ["", "submit", "runs list", "checkpoint fetch"]:
@@ -168,6 +169,7 @@ def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
             assert kept == [{*each.names, *each.off_names} for each in options]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_help_of_runs_list_has_examples_and_no_old_names(started_himl: Himl, project: Path) -> None:
     himl = started_himl
     assert himl.ok("--version").stdout == f"himl {himl_cli.__version__}\n"

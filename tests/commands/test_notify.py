@@ -70,6 +70,7 @@ def secrets(folder: Path, *outcomes: Outcome) -> list[Any]:
     ]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("lr", ["0.5", "2.0"])
 def test_the_end_of_a_job_is_posted_once_in_the_words_of_its_record(
     himl: Himl, tmp_path: Path, webhook: WebhookServer, lr: str
@@ -163,6 +164,7 @@ def test_it_is_sent_when_the_terminal_is_long_closed(
     assert secrets(tmp_path) == []
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @POSIX
 def test_a_canceled_run_is_told_and_one_whose_supervisor_was_killed_is_not(
     himl: Himl, project: Path, tmp_path: Path, webhook: WebhookServer

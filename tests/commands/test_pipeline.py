@@ -80,6 +80,7 @@ print("trained", args.n + more, os.environ.get("COLOUR"), os.environ.get("RANK")
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @POSIX
 @pytest.mark.parametrize("target", ["pipeline", "step"])
 def test_canceling_the_pipeline_or_a_step_stops_all(himl: Himl, project: Path, tmp_path: Path, target: str) -> None:
@@ -97,6 +98,7 @@ def test_canceling_the_pipeline_or_a_step_stops_all(himl: Himl, project: Path, t
     )
 
 
+@pytest.mark.large("waits for jobs of several seconds")
 def test_a_finished_step_whose_output_is_gone_runs_again(himl: Himl, project: Path, tmp_path: Path) -> None:
     makes = NOTING + "\nimport sys\nif '--output' in sys.argv: Path(sys.argv[-1], 'made.txt').write_text('1')\n"
     reads = (

@@ -88,6 +88,7 @@ def test_what_was_submitted_is_listed_apart_from_later_tags(himl: Himl, project:
     ]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_deleting_says_what_goes_and_list_counts(himl: Himl, project: Path) -> None:
     runs = RecordedRuns(project)
     for name, kind, children in (("sweep", "sweep", 2), ("pipe", "pipeline", 1)):
@@ -245,6 +246,7 @@ def test_second_deletion_finds_what_the_first_could_not_delete(himl: Himl, proje
     assert himl.ok("runs", "list", "-q").stdout == "third\n"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.usefixtures("recorded")
 def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, project: Path) -> None:
     assert (
@@ -1120,6 +1122,7 @@ def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: 
         workspace.end_run(name, COMPLETED)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc. Windows renames no folder with open files.")
 def test_job_outlives_what_its_supervisor_cannot_see(himl: Himl, project: Path, tmp_path: Path) -> None:
     begun, end, away = tmp_path / "begun", tmp_path / "end", tmp_path / "away"

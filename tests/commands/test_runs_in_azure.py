@@ -81,6 +81,7 @@ def ids(outcome: Any) -> list[str]:
     return [run["id"] for run in outcome.json()]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_runs_of_both_workspaces_are_listed_and_kept_apart(himl: Himl, both: StagedWorkspace) -> None:
     rows = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
     assert rows[0][-1] == "workspace"
@@ -134,6 +135,7 @@ def test_a_failure_is_one_line_a_hint_and_an_exit_code(himl: Himl, failing: Stag
     assert (outcome.code, outcome.stdout, "Workspace 'nothing' does not exist" in outcome.stderr) == (3, "", True)
 
 
+@pytest.mark.large("waits for jobs of several seconds")
 def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedWorkspace) -> None:
     """Each attempt's log has its own folder, or replaces the previous log, which may be shorter."""
     places = {"train_4_dd": "user_logs/retry_001/std_log.txt", "train_5_ee": "user_logs/std_log.txt"}
@@ -295,6 +297,7 @@ def test_metrics_of_machines_are_those_of_azure_monitor(
         azure.stage.faults.clear()
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl, both: StagedWorkspace) -> None:
     assert himl.ok("runs", "cancel", "train_4_dd").stdout == "Requested cancellation of run 'train_4_dd'.\n"
     assert himl.ok("runs", "cancel", "train_2_bb").stdout == "Run 'train_2_bb' had already ended: Failed.\n"
@@ -390,6 +393,7 @@ def failing(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspac
     return azure
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_service_that_goes_on_failing_is_exit_5(himl: Himl, failing: StagedWorkspace, project: Path) -> None:
     failing.stage.faults.add(Status(503, retry_after=0), "management|api.azureml.ms", times=None)
     (project / ".himl").mkdir()
@@ -485,6 +489,7 @@ def kill_mirror(project: Path) -> None:
     until(lambda: not is_held(path.with_suffix(".lock")))
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path) -> None:
     with himl.start(*SUBMIT) as waiting:
@@ -496,6 +501,7 @@ def test_ctrl_c_cancels_it_in_both_places(himl: Himl, azure_project: StagedWorks
     wait_until_told(project)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 def test_ctrl_c_while_it_is_submitted_cancels_it(
     himl: Himl, azure_project: StagedWorkspace, project: Path, go: Path
@@ -634,6 +640,7 @@ def test_metrics_of_the_machine_here_are_told_there(
     assert not azure_project.requests("Microsoft.Insights/metrics")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_job_that_fails_failed_there_for_the_same_reason(
     himl: Himl, azure_project: StagedWorkspace, project: Path
 ) -> None:
@@ -649,6 +656,7 @@ def test_job_that_fails_failed_there_for_the_same_reason(
     assert azure_project.artifacts(run_id)["user_logs/std_log_process_1.txt"] == b"rank 1\n"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_job_that_does_not_start_has_failed_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
     write_files(project, {"taken": "a file"})
     assert himl(*SUBMIT, "--output", "model=model,local=taken").code == 2

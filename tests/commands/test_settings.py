@@ -179,6 +179,7 @@ def test_of_follow_and_no_wait_the_one_that_is_typed_counts(himl: Himl, project:
     assert "--follow and --no_wait cannot be combined" in himl("submit", "train.py").stderr
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.usefixtures("script")
 def test_flag_beats_variable_beats_settings(himl: Himl, project: Path) -> None:
     def experiment(*options: str, env: dict[str, str] | None = None) -> tuple[str, str]:

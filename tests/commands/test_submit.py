@@ -73,6 +73,7 @@ def seen(himl: Himl, *arguments: str | Path, **options: Any) -> dict[str, Any]:
     return dict(json.loads(himl.ok(*arguments, **options).stdout))
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 def test_in_place_a_debugger_can_be_used(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "x = 41\nbreakpoint()\nprint('x is', x)\n", "pyproject.toml": ""})
@@ -294,6 +295,7 @@ def test_command_runs_from_a_snapshot_and_keeps_no_secret(
         assert "marked-secret" not in done.stdout
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_jobs_in_one_folder_at_once_say_whose_files_are_uncertain(himl: Himl, project: Path) -> None:
     script = (
         "import os, sys, time\nopen(f'outputs/{sys.argv[1]}', 'w').close()\n"
@@ -439,6 +441,7 @@ def large_file(path: Path, size: int) -> None:
         stream.truncate(size)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_include_secret_sends_file_by_option_and_by_setting(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "print(open('.env').read(), end='')", ".env": "A=1", "b.env": "B=2"})
     outcome = himl.ok("submit", "train.py", "--include_secret", "/.env")
@@ -469,6 +472,7 @@ def test_large_snapshot_warning_names_folders_and_ignore_file(
     assert ("The snapshot is large" in outcome.stderr, "3 files" in outcome.stderr) == (False, True)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("target", JOBS)
 def test_secrets_stay_here_and_one_line_says_so(himl: Himl, project: Path, target: str) -> None:
     write_files(project, {**JOBS, **SECRETS, "lib/net.py": "", "himl.toml": "[submit]\nignored_folders = ['dta']\n"})
@@ -482,6 +486,7 @@ def test_secrets_stay_here_and_one_line_says_so(himl: Himl, project: Path, targe
     assert (sent & {".env", "id_rsa", "key.pem", ".netrc"}, "net.py" in sent) == (set(), True)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project: Path) -> None:
     """Only that: a folder in which the user has files keeps them."""
     look = (
@@ -513,6 +518,7 @@ def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project:
     assert (outcome.code, "himl downloaded 'lib/outputs'" in outcome.stderr) == (2, True)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_home_folder_is_refused_unless_it_is_named(himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(project))
     monkeypatch.setenv("USERPROFILE", str(project))
@@ -919,6 +925,7 @@ def test_a_run_is_repeated_only_with_the_same_packages(himl: Himl, project: Path
     assert f"'{run}': python 3.9 -> " in refused.stderr
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_printed_commands_name_a_workspace_elsewhere(himl: Himl, project: Path) -> None:
     """In another folder than the nearest one, so that they find the run when they are typed."""
     write_files(project, {"train.py": "print('ran')"})
@@ -952,6 +959,7 @@ def test_given_arguments_replace_those_of_the_same_name(old: str, new: str, expe
     assert expected in found if "how" in expected else found == expected
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_job_stays_completed_when_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:
     script = (
         "import os, pathlib\nrun = os.environ['AZUREML_RUN_ID']\n"
@@ -973,6 +981,7 @@ def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk)
     assert "No space left on device" in done.stdout + done.stderr
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_job_that_is_refused_for_want_of_space_leaves_nothing(himl: Himl, small_disk: SmallDisk) -> None:
     """There is space for the workspace and the run's folder, but not for recording the end of the run."""
     begin = (
@@ -1046,6 +1055,7 @@ def on_disk(himl: Himl, disk: SmallDisk, script: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_project_that_may_only_be_read(
     himl: Himl, project: Path, tmp_path: Path, read_only: Callable[[Path], Path]
 ) -> None:
@@ -1077,6 +1087,7 @@ DAEMON = (
 RUN = Run(id="train_7", experiment="train", status=RunStatus.queued, created=datetime(2026, 1, 1, tzinfo=timezone.utc))
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project: Path) -> None:
     nested = (
         "import mlflow, os\nmlflow.start_run()\nmlflow.start_run(nested=True)\nmlflow.log_metric('loss', 0.5)\n"
@@ -1090,6 +1101,7 @@ def test_nested_runs_that_were_left_open_end_with_their_job(himl: Himl, project:
     assert (child["status"], child["reason"]) == ("Failed", "the job ended"), "recorded, not only read off a free lock"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_no_harm(himl: Himl, project: Path, closed: str) -> None:
@@ -1198,6 +1210,7 @@ def test_interrupting_waiting_submit_cancels_the_job(
     until(lambda: processes_below(project) == [])
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(sys.platform != "linux", reason="NEEDS /proc")
 def test_only_the_main_thread_of_a_waiting_submit_wakes_up(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import time\nprint('up', flush=True); time.sleep(600)\n"})
@@ -1234,6 +1247,7 @@ def test_ctrl_c_while_a_large_file_is_copied(himl: Himl, project: Path) -> None:
     himl.ok("runs", "delete", "--run", "latest", "--yes")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_closed_terminal_or_killed_submit_leaves_job_running(

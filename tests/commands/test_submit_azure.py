@@ -67,6 +67,7 @@ print(Path("in/scans/a.txt").read_text(), Path(sys.argv[2]).read_text(), sys.arg
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_submit_without_wait_prints_run_experiment_and_url(
     himl: Himl, azure_project: StagedWorkspace, project: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +278,7 @@ def test_what_a_job_may_be_given_reaches_the_service(himl: Himl, azure_project: 
     ] == ["Dockerfile"]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(
     himl: Himl, azure_project: StagedWorkspace, project: Path
 ) -> None:
@@ -313,6 +315,7 @@ def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_dash_stays_and_no_older_run_is_served_for_the_new_one(himl: Himl, azure_project: StagedWorkspace) -> None:
     for experiment, run_id in (("lab-exp", "of_the_sdk"), ("lab_exp", "of_old_himl")):
         azure_project.put_artifacts(azure_project.add_run(run_id, experiment), {"outputs/which.txt": run_id.encode()})
@@ -399,6 +402,7 @@ def test_waiting_says_how_it_went_and_why_it_failed(himl: Himl, running: StagedW
     assert followed.stderr.splitlines()[-1].endswith("--file std_log_process_1.txt")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_queued_job_is_waited_for_and_canceled(himl: Himl, held: JobRunner, azure_project: StagedWorkspace) -> None:
     first, second = (himl.ok(*SUBMIT, "-q", "--", "--epochs", "3").stdout.strip() for _ in range(2))
     azure_project.wait_for(first, "Queued")
@@ -442,6 +446,7 @@ def test_log_of_the_image_build_comes_before_the_jobs_own(himl: Himl, azure_proj
         )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_build_that_fails_is_told_by_its_log(himl: Himl, azure_project: StagedWorkspace) -> None:
     with azure_project.run_jobs(image_log="No matching distribution found for torsh\n", image_fails=True):
         waited, followed = himl(*SUBMIT, "--wait"), himl(*SUBMIT, "--follow")
@@ -564,6 +569,7 @@ def test_inputs_lie_at_their_targets_for_every_rank(
         assert (printed.startswith("A A /"), printed.endswith("/in/scans\n")) == (True, True), printed
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_unsent_file_and_module_get_hints_that_work(himl: Himl, running: StagedWorkspace, project: Path) -> None:
     write_files(
         project,
@@ -590,6 +596,7 @@ def test_unsent_file_and_module_get_hints_that_work(himl: Himl, running: StagedW
     himl.ok(*submit, "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("option", ["--config_file", "-w"])
 def test_printed_commands_name_the_configuration_file(
     option: str, himl: Himl, azure_project: StagedWorkspace, project: Path

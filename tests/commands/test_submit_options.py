@@ -361,6 +361,7 @@ def test_job_starts_from_checkpoint_and_says_so(himl: Himl, project: Path) -> No
         assert (goes in outcome.stderr) is (source == made)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_checkpoint_that_a_job_began_with_is_not_its_result(himl: Himl, project: Path) -> None:
     script = (
         "import pathlib, sys\nfor name in sys.argv[1:]:\n"

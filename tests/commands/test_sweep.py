@@ -591,6 +591,7 @@ def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: 
     assert lines(notes / "ends") == []
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @POSIX
 def test_canceled_or_killed_trial_lets_the_others_go_on(himl: Himl, project: Path, tmp_path: Path) -> None:
     parent, notes = held_sweep(himl, project, tmp_path, "--sweep", "n=1,2,3", at_work=1)
@@ -813,6 +814,7 @@ def test_sweep_on_a_cluster_is_followed_but_not_resumed(himl: Himl, lab: StagedW
     assert "Submit it again" in outcome.stderr
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(sys.platform != "linux", reason="NEEDS /proc")
 def test_a_sweep_wakes_up_for_the_ends_of_its_trials_only(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import time; print('up', flush=True); time.sleep(600)"})

@@ -193,6 +193,7 @@ def test_progress_of_the_first_files_is_drawn(himl: Himl) -> None:
     assert terminal.finish() == 0
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_sync_only_fetches_once_and_prints_where(
     himl: Himl, seeded: StagedWorkspace, project: Path, tmp_path: Path
 ) -> None:

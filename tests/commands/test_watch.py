@@ -85,6 +85,7 @@ def test_terminal_shows_a_run_until_it_ends(himl: Himl, go: Path, columns: int) 
     assert ("val/loss 0.125 " in screens[1]) is (columns == 200)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_pipe_gets_a_line_for_each_change_and_the_exit_code_of_the_run(himl: Himl, go: Path) -> None:
     run_id = submitted(himl, go, code=3)
     shown, listed = (

@@ -207,6 +207,7 @@ def test_fetch_brings_blobs_and_ranges_and_tells_no_wrong_md5(store: BlobStore) 
         store.fetch((FetchRequest(blob, 0, blob.size) for blob in listed(store)), Full(), workers=1)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_what_changed_since_or_while_it_is_fetched_is_no_mixture(seeded: Opened) -> None:
     """A folder cannot keep the old content. A service that keeps a version for current readers may still deliver it."""
     store, put = seeded

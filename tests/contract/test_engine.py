@@ -144,6 +144,7 @@ def test_a_failure_is_recorded(place: Place) -> None:
     assert (ended.status, ended.reason) == (RunStatus.failed, "exit code 3")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("is_waiting", [True, False])
 def test_a_job_is_canceled(place: Place, is_waiting: bool) -> None:
     place.hold(is_waiting)

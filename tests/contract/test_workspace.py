@@ -321,6 +321,7 @@ def test_what_a_run_ran_on_is_on_record(workspace: Workspace) -> None:
         workspace.environment("nope")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) -> None:
     """With their children, values, files, times and checksums, as a zip and as a folder."""
     run = workspace.run("train_1_aa")
@@ -505,6 +506,7 @@ def test_a_run_that_goes_on_is_not_deleted(project: Path) -> None:
     assert runs.workspace.run("busy_1_aa").status is RunStatus.failed
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_commands_list_runs_by_what_they_logged(workspace: Workspace, ask: Callable[..., Outcome]) -> None:
     first, second, third = "train_1_aa", "train_2_bb", "other_3_cc"
     options = ("runs", "list", "--metrics", "l*", "--params", "--sort", "loss", "--goal", "minimize", "--size")

@@ -220,6 +220,7 @@ def test_an_unknown_form_is_said(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 def test_trials_import_the_snapshot_although_the_project_is_edited(himl: Himl, project: Path, tmp_path: Path) -> None:
     edit = f"open({str(project / 'src' / 'pkg' / '__init__.py')!r}, 'w').write('VALUE = 2')"

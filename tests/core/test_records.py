@@ -71,6 +71,7 @@ def test_a_subclass_may_have_its_own_constructor() -> None:
     assert calls == [1], "the constructor runs once, although the first use makes the dataclass"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_unpickled_records_are_the_first_use_in_a_new_process() -> None:
     code = (
         "import pickle, sys; from tests.core.test_records import Point; a, b = pickle.load(sys.stdin.buffer); "
@@ -82,6 +83,7 @@ def test_unpickled_records_are_the_first_use_in_a_new_process() -> None:
     assert done.stdout.split() == [b"True", b"1", b"7"], done.stderr.decode()
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_threads_may_use_a_record_first_at_the_same_time() -> None:
     """Each of 300 new classes is first used by eight threads, which the interpreter switches as often as possible."""
     interval = sys.getswitchinterval()

@@ -82,6 +82,7 @@ def test_secrets_are_masked_and_ordinary_text_stays() -> None:
     }
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("form", FORMS.splitlines()[1:])
 def test_secrets_are_masked_by_their_form_under_any_name(form: str) -> None:
     random = Random(form)

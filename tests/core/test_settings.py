@@ -184,6 +184,7 @@ def test_line_of_a_key_is_found() -> None:
         assert lines_of(text, ("submit",)).get(key, 0) == line
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_settings_may_hold_long_texts_and_thousands_of_keys(project: Path) -> None:
     long = "a." * 300 + "0" * 400
     write_files(

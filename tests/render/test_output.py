@@ -60,6 +60,7 @@ def piped(code: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_each_format_prints_its_form_alone() -> None:
     code = "Output(Format.{}).result([{{'id': 'caf\\udce9'}}], human={}, quiet=['a', 'b', 'caf\\udce9'])"
     assert ran(code.format("human", "'all about a'")).stdout.split(b"\n")[0].strip() == b"all about a"
@@ -80,12 +81,14 @@ def test_a_stream_that_takes_text_only_gets_text() -> None:
     assert ran(code).stdout.strip() == b"'zw\\xf6lf\\nlog'"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_notices_go_to_stderr_without_secrets_and_not_when_quiet() -> None:
     done = ran("Output().notice('see https://h/x?sig=abcdef\\nnow')")
     assert (done.stdout, done.stderr.split()) == (b"", [b"see", b"https://h/x?sig=***", b"now"])
     assert ran("Output(Format.quiet).notice('hello')").stderr == b""
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_question_that_nobody_can_answer_is_an_error() -> None:
     code = "for format in Format:\n    print(Output(format, yes=True).confirm('Delete?'))\n"
     done = ran(
@@ -145,6 +148,7 @@ def test_counts_have_a_rate_and_the_time_left(tmp_path: Path, columns: int, has_
     assert screen.endswith("\x1b[2Kdone\n")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 def test_no_progress_is_drawn_for_programs_or_off_a_terminal(tmp_path: Path) -> None:
     for format in ("json", "quiet"):
@@ -182,6 +186,7 @@ print("done")
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 def test_threads_count_together_and_draw_nothing_after_the_end(tmp_path: Path) -> None:
     screen = in_terminal(tmp_path, THREADS)
@@ -239,6 +244,7 @@ def test_least_important_column_shrinks_then_goes(monkeypatch: pytest.MonkeyPatc
     assert list(as_cells([], COLUMNS)) == [["name", "note", "size"]]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @given(st.lists(st.integers(0, 60), min_size=3, max_size=3), st.integers(20, 120))
 def test_fitted_columns_fit_unless_the_name_alone_is_too_wide(natural: list[int], width: int) -> None:
     widths = fitted(natural, COLUMNS, width)
@@ -360,6 +366,7 @@ def aggregated(runs: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [*table_lines(aggregation(runs), None)]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_table_of_metrics_has_as_many_runs_as_there_is_room_for() -> None:
     header, *lines = aggregated(
         {f"run {number}": {f"metric {name}": number * 1.5 for name in range(20)} for number in range(3000)}

@@ -244,6 +244,7 @@ def test_the_mean_is_taken_at_the_steps_that_runs_have_in_common() -> None:
         assert ("mean where runs are missing (ended, or NaN)" in legend(figures(found)["loss"])) == is_told
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_axes_are_logarithmic_over_decades_and_not_flattened(tmp_path: Path) -> None:
     runs = together(
         *(

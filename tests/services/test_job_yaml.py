@@ -615,6 +615,7 @@ def test_variables_of_a_component_step_are_those_of_an_inline_command(folder: Pa
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("key", ["tags:\n  t", "display_name", "description", "experiment_name"])
 def test_a_value_that_yaml_reads_as_no_text_is_refused_with_its_quotes(folder: Path, key: str) -> None:
     (name,) = yaml.safe_load(f"{key}: x")

@@ -304,6 +304,7 @@ def test_ended_run_is_sent_by_next_command_after_outage(recording: Recording) ->
     assert recording.end_there() == (RunStatus.completed, {"outputs/a.txt": b"a"})
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("fault", [ResetUpload(), Status(401)], ids=["network", "sign-in that a person renews"])
 def test_outage_is_bridged(recording: Recording, project: Path, fault: Action) -> None:
     recording.runs.add(ID, files={"outputs/a.txt": "a"})
@@ -359,6 +360,7 @@ def test_refused_recording_is_due_again_later(project: Path) -> None:
     assert state.is_due()
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_missing_note_folder_ends_nothing(recording: Recording) -> None:
     recording.start()
     thread = threading.Thread(

@@ -141,6 +141,7 @@ def test_outage_loses_nothing_and_is_bridged_automatically(
     assert len([line for line in said if "Cannot send values to run" in line]) == 1
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("refusals", [1, 3])
 def test_refused_entry_does_not_take_others_with_it(
     writer: RunWriter, azure: StagedWorkspace, refusals: int, caplog: pytest.LogCaptureFixture
@@ -241,6 +242,7 @@ if sys.argv[1] == "killed":
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_forked_process_logs_too_and_killed_leaves_run_failed(himl: Himl) -> None:
     (himl.folder / ".himl").mkdir(exist_ok=True)

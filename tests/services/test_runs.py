@@ -149,6 +149,7 @@ def found(recorded: RecordedRuns, wanted: RunSelection | None = None, *, cwd: Pa
     return [run.id for run in find_runs(recorded.workspace, wanted or RunSelection(), cwd=cwd or recorded.folder)]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(("selection", "expected"), [
     (RunSelection(runs=["new_3_cc", "old_1_aa", "new_3_cc"]), ["new_3_cc", "old_1_aa"]),
     (RunSelection(runs=["my_exp:mid_2_bb"]), ["mid_2_bb"]),
@@ -307,6 +308,7 @@ class CountedReads(LocalWorkspace):
         return super().folder_changed(run_id)
 
 
+@pytest.mark.large("waits for jobs of several seconds")
 @pytest.mark.usefixtures("known_disk")
 def test_following_reads_the_record_of_a_run_seldom_and_each_change_at_once(project: Path) -> None:
     """Between changes, a check of the folder and of the log takes two calls of the file system."""

@@ -239,6 +239,7 @@ def test_marks_line_ends_and_escapes_of_rules(rules: bytes, name: str, excluded:
     assert verdict(parse_rules(rules), name, is_folder=False) is excluded
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_name_is_compared_with_few_rules() -> None:
     forms = (
         "name_{}",
@@ -263,6 +264,7 @@ def test_a_name_is_compared_with_few_rules() -> None:
     assert calls[1] <= 1.1 * calls[0]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     "line",
     ["*a" * 25 + "b/c", "/".join(["**/a"] * 25) + "/b", "**/" * 10_000 + "b", "*[!b]" * 25 + "b", "*" * 50_000 + "b"],

@@ -128,6 +128,7 @@ def test_git_facts_become_tags_without_secrets(
     assert not [secret for secret in ("abc123", "hunter2", "SIGNATURE", "marked-secret") if secret in str(tags)]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_checkout_is_dirty_clean_or_unknown(
     local: SubmitRequest, project: Path, git: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

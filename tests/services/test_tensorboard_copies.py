@@ -149,6 +149,7 @@ def test_sync_goes_on_after_a_failed_run(azure: StagedWorkspace, workspace: Azur
     assert "train_5" in str(problem)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("at", ["", "sub", f"sub/{NAME}"])
 def test_names_and_links_do_not_lead_out_of_folder(
     azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path, at: str
@@ -283,6 +284,7 @@ def source(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) ->
     return source
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("fault", [FlipByte(OVERLAP + 4), FlipByte(3), WrongMd5()], ids=str)
 def test_damage_is_repaired_or_an_error_that_leaves_the_copy(
     azure: StagedWorkspace, source: EventSource, tmp_path: Path, fault: Action
@@ -336,6 +338,7 @@ def copies(folder: Path) -> Mapping[str, bytes]:
     return {path.name: path.read_bytes() for path in files_below(folder) if "tfevents" in path.name}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @given(st.lists(st.binary(min_size=0, max_size=60), min_size=1, max_size=6), st.integers(1, 40))
 def test_copy_equals_original_however_that_grew(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], at_once: int

@@ -120,6 +120,7 @@ def test_runs_that_come_to_match_join_and_none_leaves(
     assert (selection.ids, selection.open) == (["old_2", "old_0", "old_1"], ["old_0", "old_1"])
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_sweep_shows_trials_and_new_ones_join(
     azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_pipeline_and_children_are_shown_with_runs_below_them(
     assert selection.ids == ["nested_1", "nested_2"]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_children_are_requested_at_once_and_once_of_ended_runs(
     azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
 ) -> None:
@@ -316,6 +318,7 @@ class Watch:
         self.until(lambda: path.exists() and path.read_bytes() == content)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_stalled_run_does_not_delay_other_or_new_runs(
     azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_each_slide_lies_in_its_cell_with_its_proportions(slides: Slides) -> Non
     assert (picture == 255).all()
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(("style", "width"), [(LayoutStyle.fit, 2500), (LayoutStyle.himl, 300)])
 def test_the_number_of_workers_changes_no_byte(style: LayoutStyle, width: int, slides: Slides) -> None:
     """The number of cores makes no difference either. A job's montage equals one made locally."""
@@ -151,6 +152,7 @@ def test_the_number_of_workers_changes_no_byte(style: LayoutStyle, width: int, s
     assert one.cells == other.cells
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_slides_that_cannot_be_read_are_marked_and_recorded(slides: Slides) -> None:
     broken = write_broken("zeroed-some", slides.folder).name
     bad = [
@@ -516,6 +518,7 @@ class FetchedFolder(LocalFolder):
             self.in_use.remove(name)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_fetched_slides_are_opened_once_and_errors_leave_nothing(slides: Slides, tmp_path: Path) -> None:
     place = FetchedFolder(slides.folder)
     result = slides.montage(place=place)
@@ -560,6 +563,7 @@ def test_after_an_error_no_slide_is_in_use(tmp_path: Path) -> None:
     assert (place.given, place.in_use) == (["giant.tiff"], [])
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_giant_slide_is_read_ahead_and_shown_right(tmp_path: Path) -> None:
     size = (5_600, 4_000)
     assert 3 * size[0] * size[1] > LARGE
@@ -665,6 +669,7 @@ def test_memory_is_independent_of_slide_count_and_size(tmp_path: Path) -> None:
     assert (of_giant - of_small < 60, of_many - of_giant < 103) == (True, True), ran.stdout
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_there_are_as_many_workers_as_cores_that_may_be_used() -> None:
     assert cores() > 0
     if sys.platform == "linux":

@@ -93,6 +93,7 @@ def test_tiles_cover_the_level_of_every_kind_of_slide(kind: str, slides: Path) -
         assert places(row) == [round(edge * factor) for edge in (left, top, left + 64, top + 64)]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("resolution", [{"level": 1}, {"magnification": 10.2}, {"level": 2}])
 @pytest.mark.parametrize("tile_format", TileFormat)
 def test_tiles_are_the_regions_that_openslide_reads_there(
@@ -155,6 +156,7 @@ def test_occupancy_is_the_share_of_dark_pixels_or_of_the_mask(slides: Path) -> N
         assert float(row["occupancy"]) == round(whole[top:bottom, left:right].mean(), 6)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_slides_without_tissue_have_no_tiles(slides: Path) -> None:
     """Noise has an Otsu threshold, but no tissue. Transparent pixels are white."""
     noise = np.random.default_rng(1).integers(236, 248, (300, 400, 1), np.uint8).repeat(3, axis=2)
@@ -190,6 +192,7 @@ BROKEN = (
 )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
     good = write_kind("jpeg-pyramid", slides, seed=1, name="good").name
     broken = [write_broken(kind, slides).name for kind in BROKEN]
@@ -229,6 +232,7 @@ def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
         assert (slide.reason, slide.tiles) == (reason, 0)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_what_is_complete_is_not_cut_again(slides: Path) -> None:
     """Slides are cut again for other options, a changed file, or a missing folder.
 
@@ -268,6 +272,7 @@ def members(result: TilesResult, slide: str) -> dict[str, bytes]:
         return {name: file.read() for name in tar.getnames() if (file := tar.extractfile(name))}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_tar_has_the_tiles_of_a_slide_with_their_lines(slides: Path) -> None:
     """Each sample of WebDataset is a group of members whose names are the same up to the first dot of the file's
     name.

@@ -240,6 +240,7 @@ def test_slides_are_found_by_id_and_sent_once(himl: Himl, files: Path, archive: 
     assert kept["annotation"]["elements"][1]["user"] == {"bag_attn": 0.6}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     ("arguments", "item"),
     [

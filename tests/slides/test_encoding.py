@@ -138,6 +138,7 @@ def test_where_the_quick_package_is_missing_pillow_resizes() -> None:
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("target", [(120, 90), (40, 500), (500, 40), (1, 1)], ids=str)
 def test_large_reductions_stay_close_to_the_filter_alone(target: Size) -> None:
     pixels = picture((2800, 2100))

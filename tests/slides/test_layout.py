@@ -127,6 +127,7 @@ def check(layout: Layout, count: int, width: int) -> None:
     assert bool(layout.remark) == (layout.cells[0].caption is None)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @given(aspects=ASPECTS, has_masks=st.booleans(), width=st.integers(1, 6000))
 def test_every_cell_has_its_place(aspects: Sequence[float | None], has_masks: bool, width: int) -> None:
     try:
@@ -244,6 +245,7 @@ def part(picture: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
     return picture[box.y : box.y + box.height, box.x : box.x + box.width]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(("name", "first", "last", "width", "has_labels", "has_masks"), MADE)
 def test_every_pixel_of_himl_layout_is_the_predecessors(
     tmp_path: Path, name: str, first: int, last: int, width: int, has_labels: bool, has_masks: bool
@@ -404,6 +406,7 @@ def shown(slide_id: str, label: str | None = None, room: tuple[int, int] = (400,
     return made.lines[0].text, made.lines[0].size
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @given(
     slide_id=TEXTS,
     label=st.none() | TEXTS,

@@ -314,6 +314,7 @@ def read(text: str) -> list[tuple[str, ...]]:
     return [tuple(values) for _, values, _ in read_table(text, "dataset.csv")]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @given(
     slides,
     st.sampled_from(",;\t"),
@@ -536,6 +537,7 @@ line_ids = (
 )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(line_ids, max_size=6),
@@ -618,6 +620,7 @@ except DiskFailed as err:
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are other ones there")
 def test_a_folder_that_may_not_be_listed_is_named(folder: Folder) -> None:
     closed = folder.lay("1.tiff", "closed/1.tiff").root / "closed"

@@ -31,6 +31,7 @@ def slides(project: Path) -> Path:
     return four_slides(project / "slides")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_folder_becomes_two_pictures_and_a_record(himl: Himl, project: Path, slides: Path) -> None:
     """The command uses no workspace, so a broken configuration or being inside an Azure ML job makes no difference."""
     write_files(project, {"config.json": "{", "himl.toml": '[submit]\ncluster = "gpu"'})
@@ -335,6 +336,7 @@ def test_earlier_montage_stays_when_the_next_is_interrupted(himl: Himl, long: Pa
     assert contents(long) == earlier
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 def test_closed_stdout_pipe_is_no_error_and_montage_is_written(himl: Himl, project: Path, slides: Path) -> None:
     done = subprocess.run(

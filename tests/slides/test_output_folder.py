@@ -73,6 +73,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "montage.png").read_text() == "old"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL there")
 def test_what_a_killed_montage_left_is_removed(tmp_path: Path) -> None:
     code = """if True:

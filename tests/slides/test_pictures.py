@@ -218,6 +218,7 @@ def test_a_first_page_in_strips_may_have_levels_in_tiles(tmp_path: Path, compres
     assert [mean_difference(read_slide(path, level=number), level) for number, level in enumerate(made)] == [0, 0, 0]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_thumbnail_label_and_macro_of_an_svs_are_no_levels(tmp_path: Path) -> None:
     path = tmp_path / "slide.svs"
     made = slides.write_svs(path, slide_picture(1), levels=3)
@@ -260,6 +261,7 @@ def test_a_dicom_series_is_a_pyramid(tmp_path: Path) -> None:
     ] == [0, 0, 0]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
     for kind, backend, reason in (
         ("striped", Backend.openslide, "OpenSlide does not support its format"),
@@ -462,6 +464,7 @@ def test_what_is_transparent_lies_on_the_background(tmp_path: Path, premultiplie
         )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_without_background_transparency_is_dropped(tmp_path: Path) -> None:
     tiff, png = tmp_path / "slide.tiff", tmp_path / "slide.png"
     rgba = slides.with_alpha(slide_picture(0))
@@ -516,6 +519,7 @@ def test_samples_are_scaled_by_range_or_as_the_file_says(
     assert (read_slide(path) == np.array(expected)[None, :, None]).all()
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [
@@ -556,6 +560,7 @@ def test_samples_that_use_little_of_their_range_are_shown_with_their_own(
         assert all((each[:, :: len(each) // 4] == np.array(expected)[None, :, None]).all() for each in seen)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_colour_profiles_are_named_unless_they_are_srgb(tmp_path: Path) -> None:
     """The pixels stay as they are."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -734,6 +739,7 @@ WHOLE: Mapping[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("form", WHOLE)
 def test_a_part_of_a_slide_is_truncated_wherever_it_ends(tmp_path: Path, form: str) -> None:
     """It would be a slide with fewer levels, or without its label. Some writers put the first tags at the end."""
@@ -892,6 +898,7 @@ def test_sizes_are_read_from_headers_of_jpeg_and_jpeg_2000(size: tuple[int, int]
     assert [stored_size(each) for each in broken] == [None] * len(broken)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("compression", [None, "jpeg", "deflate", "lzw", "packbits", "jpeg2000", "webp", "zstd"])
 def test_flat_colours_are_not_taken_for_damage(tmp_path: Path, compression: str | None) -> None:
     path = tmp_path / "slide.tiff"
@@ -1011,6 +1018,7 @@ def test_plain_pictures_have_limits_of_their_own(tmp_path: Path) -> None:
         list(slide.strips(0, None))
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_single_level_of_any_size_comes_in_strips(tmp_path: Path) -> None:
     path = tmp_path / "slide.tiff"
     slides.write_giant(path, (100_000, 80_000), tile=512)

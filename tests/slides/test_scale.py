@@ -130,6 +130,7 @@ def exact(pixels: Pixels, across: float, down: float) -> NDArray[np.float64]:
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("factors", [(1.0, 1.0), (2.0, 4.0), (1.984, 2.016), (0.97, 0.98), (12.34, 7.1)])
 def test_pixels_are_means_of_their_areas(factors: tuple[float, float]) -> None:
     """The strips may have any height."""
@@ -183,6 +184,7 @@ def test_slides_of_several_scales_become_tiles_of_one(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_magnification_is_the_level_within_five_percent_or_made_of_a_finer_one(tmp_path: Path) -> None:
     for name, (mpp, levels, _) in MIXED.items():
         write_scaled(tmp_path / f"{name}.tiff", mpp, levels=levels)
@@ -212,6 +214,7 @@ def test_masks_have_the_scale_of_their_slides(tmp_path: Path) -> None:
         assert abs(float(row["occupancy"]) - labels[top:bottom, left:right].mean()) < 0.05
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("backend", [Backend.auto, Backend.tifffile, Backend.openslide])
 def test_the_scale_does_not_depend_on_the_backend(backend: Backend, tmp_path: Path) -> None:
     write_ome(tmp_path / "a.ome.tiff", PhysicalSizeX=0.25)

@@ -341,6 +341,7 @@ def test_whether_all_of_it_stays_is_known_once_it_is_expected(store: BlobStore) 
         assert all("HIML_SLIDE_CACHE_GB=1, " in text for text in texts)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_the_cache_takes_no_more_than_its_limit(store: BlobStore) -> None:
     for limit, names, most in (
         # A requested slide is always downloaded, and the next one may be in the cache already.

@@ -107,6 +107,7 @@ def test_the_default_keeps_all_tissue_and_nothing_else(tmp_path: Path) -> None:
     assert kept(tmp_path, PICTURES, "saturation") == dict.fromkeys(PICTURES, there)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("name", ["clean", "pale and dark", "black pen", "two values"])
 def test_otsu_is_that_of_hi_ml_to_the_tile(name: str, tmp_path: Path) -> None:
     """hi-ml compares the mean of the channels with scikit-image's threshold of the coarsest level."""

@@ -98,6 +98,7 @@ def fetched(staged: StagedWorkspace, *, store: AzureBlobs | None = None, workers
     return sink
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_odd_names_are_stored_listed_described_read_and_fetched(
     azure_environment: StagedWorkspace, tmp_path: Path
 ) -> None:
@@ -273,6 +274,7 @@ FAULTS: list[tuple[Action, int]] = [(Reset(), 2), (Reset(after=700_000), 2), (St
 FAULTS += [(FlipByte(1000), 1), (WrongMd5(), 1), (ChangeEtag(), 1)]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_fault_that_passes_is_mended_by_another_try(stage: Stage, staged: StagedWorkspace, tmp_path: Path) -> None:
     for number, (fault, times) in enumerate(FAULTS):
         stage.log.clear()
@@ -297,6 +299,7 @@ def test_what_no_other_try_can_mend_is_told_at_once(stage: Stage, staged: Staged
         assert len(stage.log.find(BIG)) == 1
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("fault", [Truncate(after=700_000), Stall(120, after=700_000)], ids=str)
 def test_what_arrived_before_a_break_is_not_asked_for_again(
     stage: Stage, staged: StagedWorkspace, fault: Action
@@ -340,6 +343,7 @@ def test_the_end_of_a_blob_that_became_shorter_is_blob_changed(staged: StagedWor
     assert (type(sink.errors["big"]), sink.bodies) == (BlobChanged, {})
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_ctrl_c_ends_a_transfer_that_hangs(stage: Stage, staged: StagedWorkspace) -> None:
     stage.faults.add(Meanwhile(_thread.interrupt_main), BIG)
     stage.faults.add(Stall(120), BIG, times=None)
@@ -356,6 +360,7 @@ def test_ctrl_c_ends_a_transfer_that_hangs(stage: Stage, staged: StagedWorkspace
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_forked_child_opens_its_own_connection() -> None:
     program = """if True:
@@ -380,6 +385,7 @@ def test_forked_child_opens_its_own_connection() -> None:
     assert len(connections) == 2
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_service_outage_limits_retries_across_blobs(stage: Stage, staged: StagedWorkspace) -> None:
     staged.put_blobs(DEFAULT, {f"many/{number:02}": b"x" for number in range(40)})
     store, sink = hasty_store(staged), Received()
@@ -391,6 +397,7 @@ def test_service_outage_limits_retries_across_blobs(stage: Stage, staged: Staged
     assert len(stage.log.find("GET .*/many/")) <= at_work * HASTY_STORE.attempts + (40 - at_work) * 2
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_pause_that_is_felt_is_said_once_for_all_that_make_it(
     stage: Stage, staged: StagedWorkspace, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -473,6 +480,7 @@ def test_bytes_come_in_ranges_that_are_asked_for_once(stage: Stage, appended: St
     assert len(asked) == 5
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_damage_of_a_range_is_mended_or_ends_where_it_begins(stage: Stage, appended: StagedWorkspace) -> None:
     for fault in (FlipByte(-1), WrongMd5(), Status(503)):
         stage.log.clear()
@@ -561,6 +569,7 @@ def test_repeated_upload_sends_only_missing_blocks(
     assert azure_environment.get_blob(DEFAULT, "up") == LARGE
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_upload_with_lost_response_counts_as_own_upload(
     stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path
 ) -> None:

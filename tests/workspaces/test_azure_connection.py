@@ -153,6 +153,7 @@ with Connection.open(address_from_config(find_config(Path.cwd())), settings=azur
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_forked_process_has_connections_of_its_own(azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.add_run("run_1", "exp")
@@ -475,6 +476,7 @@ def on_behalf_of(principal: Principal) -> Iterator[str]:
         assert {"resource=https%3A%2F%2Fmanagement.azure.com" in asked.query for asked in server.seen} == {True}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     ("kind", "credentials"),
     [("AzureBlob", "AccountKey"), ("AzureBlob", "Sas"), ("AzureDataLakeGen2", "ServicePrincipal")],

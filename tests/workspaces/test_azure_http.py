@@ -61,6 +61,7 @@ def get_run(connection: Connection, run: str = "run_1") -> str:
     return str(connection.get(connection.service("history", f"/runs/{run}")).body["runId"])
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_passing_failure_is_tried_again(connection: Connection, stage: Stage) -> None:
     statuses = [Status(status, retry_after=0) for status in (408, 429, 500, 502, 504)]
     faults: list[Action] = [*statuses, Status(503), Reset(), Reset(after=20), Truncate(after=20)]
@@ -103,6 +104,7 @@ def answers(connection: Connection) -> bool:
     return False
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_host_that_hangs_is_soon_given_up(azure_environment: StagedWorkspace, project: Path) -> None:
     stage, policy = azure_environment.stage, replace(HASTY, read_timeout=0.5)
     azure_environment.add_run("run_1", "exp")
@@ -120,6 +122,7 @@ def test_a_host_that_hangs_is_soon_given_up(azure_environment: StagedWorkspace, 
             until(lambda: answers(workspace.connection))  # on a slow machine not at once
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_retry_after_is_waited_for_and_said(
     connection: Connection, stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,6 +229,7 @@ with ThreadPoolExecutor(3) as pool:
 
 
 # Importing parts of azure.core in several threads fails unless load_azure_core comes first.
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_threads_import_azure_core_at_once() -> None:
     subprocess.run([sys.executable, "-c", AT_ONCE], check=True)
 
@@ -542,6 +546,7 @@ def test_answer_of_another_form_is_a_failure_of_the_service(workspace: AzureWork
             assert caught.value.hint
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_odd_fields_of_answers_are_failures_of_the_service(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     whole: dict[str, object] = {
         "runId": "run_1",

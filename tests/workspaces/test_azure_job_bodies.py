@@ -307,6 +307,7 @@ def laid_out(target: str, folder: Path, bash: str, ranks: int = 1) -> list[tuple
     return [(code, said) for said, code in ended]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("target", ["deep/er/data/", "a b/it's $HOME", "-x", "{absolute}/deep/data"])
 def test_input_is_linked_at_its_target_for_all_ranks(
     tmp_path: Path, require_program: Callable[[str], str], target: str
@@ -373,6 +374,7 @@ def node_of(tmp_path: Path, bash: str, brought: Mapping[str, str]) -> Callable[.
     return start
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_brought_files_and_folders_lie_in_place_for_all_ranks(
     tmp_path: Path, require_program: Callable[[str], str]
 ) -> None:

@@ -77,6 +77,7 @@ def found(connection: Connection, snapshot: Snapshot) -> str:
     return code.id
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_new_code_is_uploaded_and_registered(
     stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot
 ) -> None:
@@ -129,6 +130,7 @@ def test_cached_code_upload_is_not_reused_for_another_account(
     assert len(stage.log.find("GET .*hash=")) == 1
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_moment_of_trouble_is_survived(
     stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_refusal_registers_nothing(
     assert not ensured(connection, code, ignore).is_cached
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_file_that_changes_while_it_is_sent_is_not_registered(
     azure: StagedWorkspace, connection: Connection, tmp_path: Path
 ) -> None:
@@ -271,6 +274,7 @@ def context_files(azure: StagedWorkspace, environment: dict[str, Any]) -> dict[s
     return {name.removeprefix(prefix): azure.get_blob(DEFAULT, name) for name in azure.blob_names(DEFAULT, prefix)}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_the_image_is_built_from_a_folder_that_has_the_wheel(
     workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
 ) -> None:
@@ -290,6 +294,7 @@ def test_the_image_is_built_from_a_folder_that_has_the_wheel(
     assert yaml.safe_load(files["conda.yml"])["dependencies"][1] == {"pip": [f"./{WHEEL}"]}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_the_same_wheel_is_sent_once_and_another_one_again(
     workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
 ) -> None:
@@ -432,6 +437,7 @@ def test_a_registered_name_is_resolved_by_one_request(stage: Stage, azure: Stage
             resolve.inputs(DataSpec("k", "mnist", version))
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_an_unknown_version_names_those_there_are(azure: StagedWorkspace, resolve: Resolver) -> None:
     register(azure, "mnist", ["1", "2", "v3"])
     with pytest.raises(
@@ -521,6 +527,7 @@ def test_an_output_that_must_be_new_and_is_not_is_refused(azure: StagedWorkspace
     assert resolve.notices == [sentence.format("mnist", "uri_file"), sentence.format("table", "mltable")]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_folder_of_the_default_datastore_is_registered(
     stage: Stage, azure: StagedWorkspace, resolve: Resolver, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -40,6 +40,7 @@ def contents_of(store: BlobStore) -> dict[str, bytes]:
     return {blob.name: b"".join(store.read(blob.name)) for page in store.list() for blob in page}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_run_files_take_one_service_request_and_outputs_three(
     workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_an_artifact_with_an_absolute_name_is_downloaded_below_the_folder(
 LOG = "user_logs/std_log.txt"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_without_storage_rights_signed_links_are_used(
     stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +247,7 @@ def test_artifacts_are_listed_if_empty_prefix_is_rejected(
     assert sorted(path.name for path in (project / "out" / "outputs").iterdir()) == ["0", "1", "2"]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("status", ["Queued", "Running", "Completed"])
 def test_after_a_refusal_by_storage_an_empty_list_is_no_evidence(
     azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, status: str
@@ -306,6 +309,7 @@ def test_growing_log_is_fetched_at_its_listed_size(azure: StagedWorkspace, proje
     assert (sink.bodies, sink.errors) == ({(LOG, 0): b"epoch 1\n"}, {})
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_expired_or_refused_links_are_renewed_in_one_request(
     stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,6 +405,7 @@ def is_about(moment: datetime, days: float) -> bool:
     return abs(moment - datetime.now(timezone.utc) - timedelta(days=days)) < timedelta(minutes=2)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_link_opens_one_file_for_reading_and_nothing_else(
     azure: StagedWorkspace, project: Path, run: str, tmp_path: Path
 ) -> None:
@@ -432,6 +437,7 @@ def test_link_opens_one_file_for_reading_and_nothing_else(
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_link_opens_nothing_when_its_time_is_over(azure: StagedWorkspace, project: Path, run: str) -> None:
     links = []
     for takes_keys in (True, False):
@@ -442,6 +448,7 @@ def test_link_opens_nothing_when_its_time_is_over(azure: StagedWorkspace, projec
     assert [open_url(found.url)[0] for found in links] == [403, 403]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     "why", ["the account takes no keys", "its secret may not be read", "it is registered with a SAS"]
 )

@@ -36,6 +36,7 @@ STATES = {
 }
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_list_of_many_runs_asks_only_for_needed_pages(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.state.page_size = 1000
     add_many(azure, 1200)
@@ -132,6 +133,7 @@ def test_deleted_workspace_raises_workspace_not_found(workspace: AzureWorkspace,
         workspace.run("0")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("seed", range(2))
 def test_any_query_gives_what_it_says(workspace: AzureWorkspace, azure: StagedWorkspace, seed: int) -> None:
     """Compare random queries over random runs with the plain meaning of each query."""
@@ -190,6 +192,7 @@ def test_a_deleted_experiment_costs_its_name_and_no_run(workspace: AzureWorkspac
     assert {run.id: run.experiment for run in workspace.runs(RunQuery())} == {"run_1": "here", "run_2": gone}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_runs_are_listed_from_jobs_if_index_is_missing(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.state.page_size = 4
     add_many(azure, 10)
@@ -201,6 +204,7 @@ def test_runs_are_listed_from_jobs_if_index_is_missing(workspace: AzureWorkspace
     assert ids(workspace, RunQuery()) == newest(10, of=10)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_an_index_that_pages_by_numbers_is_read_to_its_end(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.state.skips_in_index = True
     add_many(azure, 250)
@@ -208,6 +212,7 @@ def test_an_index_that_pages_by_numbers_is_read_to_its_end(workspace: AzureWorks
     assert len(azure.requests("/index/")) == 3
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("query", [RunQuery(), RunQuery(limit=3), RunQuery(statuses=[RunStatus.completed])])
 def test_an_empty_index_is_checked_by_the_list_of_jobs(
     workspace: AzureWorkspace, azure: StagedWorkspace, query: RunQuery
@@ -325,6 +330,7 @@ def test_more_points_than_fit_into_an_answer_all_come(azure: StagedWorkspace, wo
     assert {len(results.series["loss"].values) for results in found.values()} == {9000}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_search_that_takes_no_lists_of_ids_is_done_without(azure: StagedWorkspace, workspace: AzureWorkspace) -> None:
     runs = [azure.add_run(f"run_{number}", "train") for number in range(5)]
     for number, run in enumerate(runs):
@@ -341,6 +347,7 @@ def nest(azure: StagedWorkspace, parent: str, name: str, metric: str = "fold") -
     azure.add_metric(azure.add_run(name, "tuning", parent=parent), metric, [0.5])
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_what_scripts_nested_in_trials_counts_for_these(azure: StagedWorkspace, workspace: AzureWorkspace) -> None:
     azure.state.short_searches = True  # as public reports say
     swept(azure, 5, ["loss"])
@@ -372,6 +379,7 @@ def test_nested_runs_where_mlflow_does_not_take_the_search(
     assert ("so their metrics are missing" in caplog.text) is not bool(route)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     ("lacking", "whole"), [(["loss", "accuracy"], True), (["accuracy"], False)], ids=["all of them", "one"]
 )
@@ -459,6 +467,7 @@ def test_list_table_and_flag_metrics_become_number_series(workspace: AzureWorksp
     assert metric.last.step == 50
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_metrics_of_odd_names_and_on_small_pages_are_read(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     names = ["50%", "a/b", "größe", "train loss", "x?y#z"]
     run = azure.add_run("r1")
@@ -523,6 +532,7 @@ def test_metrics_cover_only_newest_nested_runs_with_warning(
     assert len(azure.requests("/children")) <= 4
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("fault", [Status(404, code="RESOURCE_DOES_NOT_EXIST"), Status(400, code="UserError")])
 def test_parameters_come_from_run_history_if_mlflow_lacks_run(
     workspace: AzureWorkspace, azure: StagedWorkspace, fault: Status

@@ -60,6 +60,7 @@ def test_a_record_tells_all_that_the_run_history_knows(workspace: AzureWorkspace
     assert told.url == f"https://ml.azure.com/runs/r1?wsid={place}&tid={azure.state.tenant}"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("run_id", ["train_1_ab", "train_1"])
 def test_unknown_run_id_suggests_new_runs_and_those_of_its_experiment(
     workspace: AzureWorkspace, azure: StagedWorkspace, run_id: str
@@ -84,6 +85,7 @@ def test_unknown_run_id_is_told_where_no_hint_can_be_had(workspace: AzureWorkspa
         workspace.run("train_1_ab")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_impossible_run_id_is_unknown_without_a_request(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     for run_id in ("", "..", "a/b", "a\\b", "a\0b", "a\nb", "x" * 257, "a\x7fb"):
         with pytest.raises(RunNotFound):
@@ -174,6 +176,7 @@ def test_cancel_with_busy_service_raises_service_failed(azure_environment: Stage
     assert azure_environment.state.runs["r1"].status == "Running"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_in_a_job_its_own_token_is_enough(
     azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +410,7 @@ def store(workspace: AzureWorkspace, folder: Path, files: dict[str, bytes]) -> S
     return sink
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_files_cost_a_request_each_and_one_for_fifty_names(
     started: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
 ) -> None:
@@ -439,6 +443,7 @@ def test_links_to_write_to_are_asked_anew_where_they_are_refused(
     assert len(azure.requests(r"GET .*/artifacts/write/")) == 1
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_reader_may_neither_write_nor_tag(
     started: AzureWorkspace, azure: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def test_settings_that_cannot_be_meant_are_refused(project: Path, monkeypatch: p
     assert azure_settings(project).cloud == ""
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_each_refusal_has_its_own_sentence(
     unsigned: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def is_complete(sink: Received) -> bool:
     return not sink.errors and {name: body for (name, _), body in sink.bodies.items()} == FILES
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_cache_keeps_datastore_signature_but_not_account_key(
     stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_sas_of_the_account_or_with_deletion_stays_in_memory(
     assert {sas: is_narrow(sas) for sas in cases} == cases, "himl does not use what an earlier version cached either"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_sas_that_ends_during_a_transfer_is_renewed(stage: Stage, azure: StagedWorkspace, project: Path) -> None:
     azure.add_datastore("signed", credentials="Sas", sas_permissions="rl", sas_seconds=2)
     azure.put_blobs("signed", FILES)
@@ -101,6 +103,7 @@ def test_a_sas_that_ends_during_a_transfer_is_renewed(stage: Stage, azure: Stage
     assert len(stage.log.find(SECRETS)) >= 2
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_refused_signature_is_renewed_once_without_errors(stage: Stage, azure: StagedWorkspace, project: Path) -> None:
     for credentials in ("AccountKey", "Sas"):
         azure.add_datastore(credentials, credentials=credentials, sas_permissions="rl")
@@ -111,6 +114,7 @@ def test_refused_signature_is_renewed_once_without_errors(stage: Stage, azure: S
         assert len(stage.log.find(SECRETS)) == 2
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     ("credentials", "what", "way_out"),
     [
@@ -135,6 +139,7 @@ def test_permanently_refused_signature_fails_after_few_renewals(
     assert len(stage.log.find(SECRETS)) <= 3
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_signature_that_is_refused_during_an_upload_is_renewed(
     stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +175,7 @@ def test_a_token_that_is_refused_during_a_transfer_is_renewed(
     assert not stage.log.find(SECRETS)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_own_sign_in_is_used_without_secrets_or_keys(
     azure: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +363,7 @@ def test_each_datastore_kind_and_credential_reads_and_writes(
         assert sink.errors == {}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_container_or_account_that_is_not_there_is_named(stage: Stage, azure: StagedWorkspace, project: Path) -> None:
     azure.add_datastore("gone", container="gone-container")
     azure.state.storage.client.delete_container("gone-container")

@@ -52,6 +52,7 @@ def notices(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Notice)]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_first_submit_checks_before_upload(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     first = workspace.submit(cluster_spec(project), notify=ignore)
     looked, made = short_requests(azure)[:3], short_requests(azure)[3:]
@@ -76,6 +77,7 @@ def test_first_submit_checks_before_upload(workspace: AzureWorkspace, azure: Sta
     assert without_names[0] == without_names[1]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_the_run_that_comes_back_is_shown_without_its_secrets(
     workspace: AzureWorkspace, azure: StagedWorkspace, project: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_the_run_that_comes_back_is_shown_without_its_secrets(
     assert files_with(project.parent / "home", "hunter2") == []
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_job_that_acts_as_the_user_gets_a_token_of_his(
     workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_job_that_acts_as_the_user_gets_a_token_of_his(
         assert headers["x-azureml-token"] not in caplog.text
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_only_what_changed_is_sent_again(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     workspace.submit(cluster_spec(project), notify=ignore)
     azure.stage.log.clear()
@@ -196,6 +200,7 @@ print("loaded:", [name for name in heavy if name in sys.modules])
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_submit_loads_no_heavy_module(azure_environment: StagedWorkspace, project: Path) -> None:
     azure_environment.write_config(project)
     with connected(azure_environment, project) as connection:
@@ -217,6 +222,7 @@ def hasty(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWo
         yield workspace
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_request_that_is_repeated_makes_no_second_job(
     hasty: AzureWorkspace, azure: StagedWorkspace, project: Path
 ) -> None:
@@ -278,6 +284,7 @@ def test_an_interruption_while_the_job_is_created_says_its_id(
     assert caught.value.hint == f"To stop it: himl runs cancel {run_id}"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_an_interruption_does_not_wait_for_a_service_that_stalls(
     himl: Himl, azure_environment: StagedWorkspace, project: Path
 ) -> None:

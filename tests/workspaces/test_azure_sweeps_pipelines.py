@@ -95,6 +95,7 @@ def given_to_trial(
     return seen_by_script(variables + text, folder, bash)[1:]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @BOTH_WAYS
 def test_each_choice_reaches_the_script_as_one_word(
     tmp_path: Path, require_program: Callable[[str], str], stands_for: Callable[[str, str], str]
@@ -236,6 +237,7 @@ def test_steps_of_same_folder_share_code_environment_and_inputs(
     ]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_invalid_step_fails_pipeline_before_any_change(
     workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
 ) -> None:
@@ -257,6 +259,7 @@ def test_invalid_step_fails_pipeline_before_any_change(
     assert azure.state.runs == {}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("lost", ["codes", "environments"])
 def test_what_the_workspace_has_lost_is_made_anew(
     workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path, lost: str
@@ -271,6 +274,7 @@ def test_what_the_workspace_has_lost_is_made_anew(
     assert workspace.run(run.id).status is RunStatus.completed
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_interrupted_or_refused_pipeline_leaves_nothing(
     workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
 ) -> None:
@@ -288,6 +292,7 @@ def test_interrupted_or_refused_pipeline_leaves_nothing(
     assert list(azure.state.runs) == [run.id], "it is created once, whatever the network does"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_steps_that_share_no_data_run_in_their_order(
     workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
 ) -> None:
@@ -355,6 +360,7 @@ def test_missing_folder_is_refused_for_first_pipeline_step_only(
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_step_input_with_datastore_is_folder_not_data_asset(
     workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path
 ) -> None:
@@ -561,6 +567,7 @@ def test_a_registered_build_context_has_no_secrets(
     assert (made.name, made.version, ["secrets" in str(event) for event in events]) == ("built", "1", [True])
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_changes_count_and_the_rest_stays(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
     names = {"experiment": "mine", "display_name": "shown", "description": "why", "cluster": "gpu-cluster"}
     changed = changed_job(folder, JOB, tags={"k": "v"}, env_vars={"A": "typed"}, **names)
@@ -652,6 +659,7 @@ def test_what_is_wrong_is_one_line_with_the_key(
     assert azure.requests("^PUT|startPendingUpload") == []
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_what_azure_ai_ml_finds_wrong_late_starts_nothing(
     workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path
 ) -> None:
@@ -705,6 +713,7 @@ def test_what_fails_in_azure_ai_ml_is_named_as_its_own(
     assert list(azure.state.runs) == [run.id]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_the_job_is_created_once_whatever_the_network_does(
     workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path
 ) -> None:

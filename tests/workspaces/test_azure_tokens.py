@@ -38,6 +38,7 @@ from tests.support.running import Himl
 from tests.support.stores import listed
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_token_is_kept_for_the_next_call_but_not_for_others(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +77,7 @@ def test_threads_share_one_sign_in_and_one_renewal(
     assert (sign_ins(stage), caught.value.exit_code) == (3, 4)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_token_is_renewed_before_it_ends_or_taken_from_a_sibling(
     azure_environment: StagedWorkspace, stage: Stage, project: Path
 ) -> None:
@@ -116,6 +118,7 @@ print([source.name for source in user_sources(settings, PUBLIC, "s")], kept.get(
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become a user that nobody knows"
 )
@@ -130,6 +133,7 @@ def test_user_without_home_folder_runs_without_cache() -> None:
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_valid_token_is_used_with_warning_if_renewal_fails(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,6 +176,7 @@ def workspace(azure_environment: StagedWorkspace) -> StagedWorkspace:
     return azure_environment
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_challenge_gets_a_token_with_its_claims_which_is_kept(
     workspace: StagedWorkspace, stage: Stage, project: Path
 ) -> None:
@@ -275,6 +280,7 @@ def tokens_of(connection: Connection) -> list[str]:
     return found
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_neither_logs_nor_errors_tell_a_secret(
     azure_environment: StagedWorkspace,
     stage: Stage,
@@ -309,6 +315,7 @@ def test_neither_logs_nor_errors_tell_a_secret(
     assert (heard & {"himl_cli", "azure", "msal", "urllib3"}) == {"himl_cli"}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("arguments", [("runs", "show", "run_1"), ("doctor",)])
 def test_verbose_program_tells_no_password_of_the_proxy(
     azure: StagedWorkspace, himl: Himl, project: Path, arguments: tuple[str, ...]
@@ -457,6 +464,7 @@ def names(azure: StagedWorkspace, folder: Path, run: str = "") -> list[str]:
         return [blob.name for blob in listed(workspace.run_files(run) if run else workspace.datastore(DEFAULT))]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_cached_storage_is_separate_per_workspace_and_account(
     stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,6 +511,7 @@ def answer_with(stage: Stage, word: str) -> None:
     )
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_cache_is_separate_per_account_workspace_and_cloud(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -132,6 +132,7 @@ def test_runs_start_in_the_order_of_submission_in_all_workspaces(runs: Queue) ->
     assert reasons_to_wait(folders) == {}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_release_wakes_only_the_next_runs(runs: Queue) -> None:
     opened, reads = list[str](), list[int]()
     sys.addaudithook(
@@ -183,6 +184,7 @@ def kill(*processes: subprocess.Popen[str]) -> None:
         process.communicate()
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_claim_lasts_as_long_as_the_last_process_of_its_job(tmp_path: Path) -> None:
     holder = start_holder(tmp_path / "first", 3, "child")
     child = int(said(holder))

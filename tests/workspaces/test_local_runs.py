@@ -222,6 +222,7 @@ def test_a_full_disk_is_called_so_and_the_next_write_works(database: Database) -
     assert len(RunStore(database).ids()) == 2
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_runs_come_newest_first_over_pages(database: Database) -> None:
     store = RunStore(database)
     names = [f"r{number:04}" for number in range(PAGE * 2 + 5)]
@@ -243,6 +244,7 @@ def test_runs_come_in_the_order_of_their_start_on_request(database: Database) ->
     assert [run.id for run in store.query(RunQuery(by_start=True, limit=2))] == ["r2", "r0"]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_work_of_sqlite_grows_with_the_runs_that_are_listed_or_not_at_all(database: Database) -> None:
     """Counts steps of SQLite's virtual machine. A search per page would take a hundred times as many for ten times as
     many runs.
@@ -277,6 +279,7 @@ def test_work_of_sqlite_grows_with_the_runs_that_are_listed_or_not_at_all(databa
     assert many < 2 * few
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_work_of_sqlite_grows_no_faster_than_the_points(database: Database) -> None:
     """Counts steps of SQLite's virtual machine: for twice as many points, as many for a new point, for the last ones
     and for those that a mirror has not sent, and otherwise at most twice as many. A metric without steps is no
@@ -316,6 +319,7 @@ def test_work_of_sqlite_grows_no_faster_than_the_points(database: Database) -> N
     } == {}
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_wrong_id_is_compared_with_a_limited_number_of_runs(database: Database) -> None:
     """The run that it resembles may be the oldest one."""
     workspace, calls = LocalWorkspace(database.path.parent), list[int]()
@@ -366,6 +370,7 @@ def test_a_run_is_shown_without_reading_all_its_points(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_logging_a_parameter_reads_no_others(tmp_path: Path) -> None:
     runs = RecordedRuns(tmp_path)
     run_id, peaks = runs.add("r1"), list[int]()
@@ -540,6 +545,7 @@ def test_a_wal_journal_in_use_is_named_soon_where_machines_share_a_disk(shared_d
     assert done.stdout.startswith("sooner than a write: Other processes of this machine use"), done.stdout + done.stderr
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_database_is_shared_only_without_other_users(tmp_path: Path) -> None:
     on_known_disk(tmp_path)
     path = tmp_path / "workspace.db"
@@ -744,6 +750,7 @@ def words_printed(line: str, value: str) -> list[str]:
     return done.stdout.decode().split("\0")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @settings(max_examples=25)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20))
@@ -1137,6 +1144,7 @@ staged("slow", is_stopped=lambda: time.sleep(0.06))
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(sys.platform != "linux", reason="himl forks only on Linux")
 def test_forks_copy_a_part_of_many_files_and_end_with_their_process(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", STAGING], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
@@ -1162,6 +1170,7 @@ def stack_of(frames: int) -> Iterator[None]:
 SEGMENT = st.text(alphabet="a0.- /é", min_size=1, max_size=4)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sets(

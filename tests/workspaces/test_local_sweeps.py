@@ -218,6 +218,7 @@ def test_truncation_stops_the_worst_of_those_that_came_as_far() -> None:
     assert stopped(policy, "maximize", [0.1, 0.1], [0.3, 0.2], over=[0]) == [], "the finished one is the worst"
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @settings(max_examples=50)
 @given(policy=POLICIES, goal=st.sampled_from(["minimize", "maximize"]), metrics=METRICS)
 def test_early_stop_handles_any_metric_and_keeps_best_trial(
@@ -276,6 +277,7 @@ def test_grid_yields_each_combination_once_last_key_fastest() -> None:
     assert [make_sampler(spec("grid", space, 3))(index, ()) for index in (2, 3)] == [{"a": "y", "b": 1}, None]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @settings(max_examples=50)
 @given(low=st.floats(-50, 50), width=st.floats(1e-3, 100), seed=st.integers(0, 2**31 - 1), index=st.integers(0, 50))
 def test_values_depend_on_seed_number_and_name_alone(low: float, width: float, seed: int, index: int) -> None:
@@ -348,6 +350,7 @@ def searched(
     return trial_list
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize("goal", ["minimize", "maximize"])
 def test_bayesian_search_converges(goal: str) -> None:
     space = {"x": SearchRange(Draw.uniform, (-5, 5)), "kind": choice("a", "b")}

@@ -329,6 +329,7 @@ def test_runs_of_both_come_newest_first(both: JoinedWorkspace) -> None:
         assert ids(both, query) == expected
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_records_of_local_runs_in_the_service_hide_no_other_runs(near: RecordedRuns, far: RecordedRuns) -> None:
     far.add("cluster_1", experiment="cluster", status=RunStatus.failed, tags={"team": "blue"})
     far.add("cluster_2")

@@ -75,6 +75,7 @@ def test_file_comes_whole_whatever_the_server_can(
         assert (folder / f"{number}.ckpt").read_bytes() == body
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_repeated_download_with_new_signature_takes_one_request(web: FileServer, folder: Path) -> None:
     web.put(
         "/last.ckpt", LARGE, headers={"x-ms-blob-content-md5": base64.b64encode(hashlib.md5(LARGE).digest()).decode()}
@@ -88,6 +89,7 @@ def test_repeated_download_with_new_signature_takes_one_request(web: FileServer,
     assert (folder / "last.ckpt").read_bytes() == MIDDLE
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(("etag", "body"), [('"one"', LARGE), ('W/"x"', MIDDLE)], ids=["etag", "time"])
 def test_what_was_broken_off_is_resumed_and_no_query_written(
     web: FileServer, folder: Path, caplog: pytest.LogCaptureFixture, etag: str, body: bytes
@@ -144,6 +146,7 @@ def test_two_states_of_a_file_are_never_put_together(web: FileServer, folder: Pa
     assert (folder / "last.ckpt").read_bytes() == second
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.parametrize(
     ("body", "field"), [(SMALL, "x-ms-blob-content-md5"), (LARGE, "Content-MD5")], ids=["small", "large"]
 )
@@ -255,6 +258,7 @@ def test_what_leads_nowhere_or_is_no_file_is_refused(web: FileServer, folder: Pa
     assert "only compressed (br)" in str(failure(web("/later.ckpt"), folder))
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_only_bytes_that_are_not_compressed_are_read(web: FileServer, folder: Path) -> None:
     for ranges in (True, False):
         web.put("/last.ckpt", gzip.compress(SMALL), ranges=ranges, headers={"Content-Encoding": "gzip"})

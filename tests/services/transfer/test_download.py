@@ -74,6 +74,7 @@ def test_files_arrive_checked_and_are_not_fetched_again(tmp_path: Path, md5_in: 
     assert {e.name for e in events if isinstance(e, Finished)} == set(store.bodies)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_file_with_a_wrong_md5_is_fetched_three_times_at_most(tmp_path: Path) -> None:
     fine = MemoryStore({"once": b"x"})
     sizes_and_damaged_downloads = {
@@ -98,6 +99,7 @@ def test_file_with_a_wrong_md5_is_fetched_three_times_at_most(tmp_path: Path) ->
     assert download(store, DownloadRequest(tmp_path / "unchecked", validate=False)).files == 5
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_file_whose_end_is_missing_is_fetched_again_without_md5(tmp_path: Path) -> None:
     short, healed = (
         {f"{name}{size}": pattern(size) for size in (1000, SMALL + 1, LARGE + 1)} for name in ("short", "healed")
@@ -162,6 +164,7 @@ def test_transfer_ends_after_64_equal_refusals_and_no_file(tmp_path: Path) -> No
         upload(MemoryStore(refusal="You may not write here."), UploadRequest(tmp_path / "here", "p"))
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @posix
 def test_file_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     """The system refuses to write more than 100 kB to one file (`man 2 setrlimit`), like a broken disk."""
@@ -557,6 +560,7 @@ def test_unsafe_names_are_refused_and_names_fold(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["Probe"]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=300))
 def test_partial_file_name_fits_limit_and_is_unique(base: str) -> None:
     for name in (base, base + "x" * 300):

@@ -182,6 +182,7 @@ def test_another_himl_in_the_same_folder_is_waited_for(tmp_path: Path) -> None:
     assert (result.files, result.skipped, store.moved) == (0, 3, 0)
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_full_disk_is_an_error_and_leaves_no_half_file(small_disk: SmallDisk) -> None:
     source = f"""
     store = MemoryStore({{name: pattern(1 << 20) for name in "abcde"}})

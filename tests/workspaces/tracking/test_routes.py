@@ -221,6 +221,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 @pytest.mark.skipif(sys.platform != "linux", reason="NEEDS /proc")
 def test_the_first_run_of_each_process_is_that_of_the_job(job: TrackedJob) -> None:
     command = [sys.executable, "-c", TWO_RUNS, str(job.server.port), f"{API}runs/create", job.secret]
@@ -401,6 +402,7 @@ def test_a_repeated_batch_is_stored_once(job: TrackedJob) -> None:
     assert job.values("m") == [1, 2, pytest.approx(math.nan, nan_ok=True), math.inf, 4]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_the_work_of_a_write_does_not_grow_with_the_values_before_it(job: TrackedJob) -> None:
     model = job.post("logged-models", name="model", source_run_id=JOB).body["model"]["info"]["model_id"]
     child, numbers = job.new_child("child"), range(1000)

@@ -223,6 +223,7 @@ def test_the_token_stands_in_no_answer_and_no_log(
     assert job.secret not in caplog.text + written.out + written.err
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_parameter_set_by_all_at_once_has_one_value(job: TrackedJob) -> None:
     # One attempt is not enough, because the moment between reading and writing is short.
     for number in range(20):
@@ -269,6 +270,7 @@ def test_closing_answers_what_arrived_and_refuses_the_rest(job: TrackedJob, tmp_
         TrackingServer(database, "nobody", artifacts_of=Path, new_child_id=lambda: "x")
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_importing_the_server_is_cheap() -> None:
     code = "import sys, himl_cli.workspaces.local.tracking.tracking_server; print(*sys.modules)"
     loaded = set(
@@ -310,6 +312,7 @@ def idle(job: TrackedJob, count: int) -> Iterator[list[socket.socket]]:
         yield [stack.enter_context(closing(connect(job))) for _ in range(count)]
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_connection_that_showed_the_token_is_left_open(hasty: TrackedJob) -> None:
     with ExitStack() as stack:
         ours = admitted(hasty, stack)
@@ -337,6 +340,7 @@ def is_answered(job: TrackedJob, client: socket.socket) -> bool:
     return False
 
 
+@pytest.mark.large("takes long, and other tests run its branches")
 def test_a_stranger_who_falls_silent_is_left(hasty: TrackedJob, capfd: pytest.CaptureFixture[str]) -> None:
     with idle(hasty, 3) as strangers:
         for client, said in zip(
