@@ -197,7 +197,7 @@ def test_sampled_points_are_evenly_spaced_among_those_that_count(database: Datab
         metrics.log("r", [("loss", *point) for point in points])
         begin_attempt(database, "r")
         whole = series_of(database, ["r"], "loss")["r"]
-        for begin, end in ((None, None), (10, 30), (30, 30), (first, None), (None, 3), (900, 901)):
+        for begin, end in ((None, None), (10, 30), (30, 30), (first, None), (None, 3), (900, 901), (-(2**70), 2**70)):
             columns = zip(whole.steps, map(str, whole.values), whole.times, strict=True)
             points_in_range = sorted(
                 (point for point in columns if (begin or 0) <= point[0] <= (999 if end is None else end)),

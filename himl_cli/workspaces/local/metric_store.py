@@ -337,8 +337,11 @@ def sampled_series(
             + "".join(f" AND (place > {place} OR step < {step})" for place, step in cuts)
         )
         each = f"SELECT step, time, place, value {among} ORDER BY step, time, place LIMIT 1 OFFSET ?7"
-        of = (run_id, name, INT64[-1] if last is None else last)
-        key = [INT64[0] if first is None else first, INT64[0], INT64[0]]
+        first, last = (
+            end if step is None else min(max(step, INT64[0]), INT64[-1])
+            for step, end in ((first, INT64[0]), (last, INT64[-1]))
+        )
+        of, key = (run_id, name, last), [first, INT64[0], INT64[0]]
         ((count, *_),) = database.rows(f"SELECT COUNT(*) {among}", (*of, *key))
         parts = min(count, most) - 1
         places = [number * (count - 1) // max(parts, 1) for number in range(parts + 1)]
