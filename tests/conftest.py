@@ -421,7 +421,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the objects of the imported test modules from garbage collection, since they stay until the end."""
+    """Exclude the objects of the imported test modules from garbage collection, since they stay until the end, and
+    collect less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000)

@@ -129,7 +129,8 @@ def _by_metrics(
     items = [(Searchable(metrics=values), run_id) for run_id, values in metrics.items()]
     for each in of_metrics:
         items = [item for item in items if each.holds(item[0])]
-    ids = sort_items(items, [("metrics", *each[1:]) for each in by_metric], is_short=True)
+    order_of_metric = [("metrics", *each[1:]) for each in by_metric]  # not of a parameter or tag, as found above
+    ids = sort_items(items, order_of_metric, is_short=True)
     pages = (ids[start : start + RUNS_PER_REQUEST] for start in range(0, len(ids), RUNS_PER_REQUEST))
     return (run for page in pages for run in workspace.many(page))
 

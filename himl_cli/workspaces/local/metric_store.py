@@ -327,8 +327,11 @@ def sampled_series(
     database: Database, run_id: str, name: str, most: int, first: int | None, last: int | None
 ) -> Series | None:
     """At most *most* points (2 or more) of a metric from step *first* to *last* (None: no limit), evenly spaced, with
-    the first and the last one, by step and time. None if there is none. Reads no others, since a long run has hundreds
-    of thousands."""
+    the first and the last one, by step and time. None if there is none. SQLite skips the others, since a long run has
+    hundreds of thousands."""
+    lowest, highest = INT64[0], INT64[-1]
+    first = lowest if first is None else min(max(first, lowest), highest)
+    last = highest if last is None else min(max(last, lowest), highest)
     with database.reading(), taken_apart(database.path):
         cuts = cuts_of(database, [run_id]).get((run_id, name), ())
         among = (
@@ -337,11 +340,7 @@ def sampled_series(
             + "".join(f" AND (place > {place} OR step < {step})" for place, step in cuts)
         )
         each = f"SELECT step, time, place, value {among} ORDER BY step, time, place LIMIT 1 OFFSET ?7"
-        first, last = (
-            end if step is None else min(max(step, INT64[0]), INT64[-1])
-            for step, end in ((first, INT64[0]), (last, INT64[-1]))
-        )
-        of, key = (run_id, name, last), [first, INT64[0], INT64[0]]
+        of, key = (run_id, name, last), [first, lowest, lowest]
         ((count, *_),) = database.rows(f"SELECT COUNT(*) {among}", (*of, *key))
         parts = min(count, most) - 1
         places = [number * (count - 1) // max(parts, 1) for number in range(parts + 1)]
