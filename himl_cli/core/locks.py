@@ -29,7 +29,7 @@ def is_locked(path: Path, *, seen: bool = False) -> bool:
     """
     if sys.platform == "win32":
         lock = ProcessLock(path)
-        is_free = not path.exists() or lock.try_to_take()
+        is_free = not path.exists() or lock.take(0.0)
         lock.release()
         return not is_free
     import fcntl
@@ -110,18 +110,18 @@ class ProcessLock:
         self._held: Any = None
         self._is_signed = False
 
-    def take(self) -> bool:
-        """Whether this process holds the lock now. Waits for a process that only checks it. Raises OSError."""
-        deadline = time.monotonic() + 2.0
-        while not self.try_to_take():
-            if time.monotonic() > deadline:
+    def take(self, seconds: float = 2.0) -> bool:
+        """Whether this process holds the lock now. Waits up to *seconds* for another one, which may only be checking
+        the lock. Raises OSError."""
+        deadline = time.monotonic() + seconds
+        while not self._is_taken():
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
         register_after_fork(self)
         return True
 
-    def try_to_take(self) -> bool:
-        """Whether this process holds the lock now. Raises OSError."""
+    def _is_taken(self) -> bool:
         if self._held is not None:
             return True
         if sys.platform == "win32":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from himl_cli.workspaces.local.code_store import CodeStore, stage_file, staged_f
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.staging import changed_files
 from tests.support.folders import contents
-from tests.support.running import write_files
+from tests.support.running import until, write_files
 
 FILES = {
     "train.py": b"print()",
@@ -176,6 +178,19 @@ def test_unused_files_are_those_that_no_run_lists(workspace: Workspace) -> None:
         unused()
     with workspace.store.locked(), workspace.store.locked(0.0) as is_held:
         assert not is_held
+
+
+def test_a_check_of_the_lock_does_not_leave_copies(workspace: Workspace) -> None:
+    code = staged(workspace.runs / "run" / "code", workspace.project)
+    (lock := code.parent / "lock").touch()
+    with lock.open() as check, ThreadPoolExecutor() as pool:
+        fcntl.flock(check, fcntl.LOCK_SH)  # as a command does that asks whether a process supervises the run
+        kept = pool.submit(workspace.keep, code)
+        until(lambda: len(workspace.stored()) == 4 or kept.done())
+        time.sleep(0.2)
+        fcntl.flock(check, fcntl.LOCK_UN)
+        kept.result()
+    assert (contents(code), workspace.found(code)) == ({}, FILES)
 
 
 def test_copies_that_the_parent_run_has_go_and_come_back(workspace: Workspace) -> None:

@@ -16,7 +16,6 @@ import json
 import os
 import secrets
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -166,11 +165,9 @@ class CodeStore:
             yield False
             return
         self.folder.mkdir(exist_ok=True)
-        lock, deadline = ProcessLock(self.folder / "lock"), time.monotonic() + seconds
-        while not (is_held := lock.take()) and time.monotonic() < deadline:
-            pass  # taking it waits
+        lock = ProcessLock(self.folder / "lock")
         try:
-            yield is_held
+            yield lock.take(seconds)
         finally:
             lock.release()
 
@@ -183,7 +180,7 @@ class CodeStore:
             lists = {code: self._added(code, places[code], each) for code, each in names.items() if is_held and each}
             lock = ProcessLock(run_lock)
             try:
-                if not lists or not lock.try_to_take() or not is_ended():
+                if not lists or not lock.take() or not is_ended():
                     return
                 for code, staged in lists.items():
                     write_atomic(_list_of(code), json.dumps(staged))

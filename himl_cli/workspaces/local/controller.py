@@ -106,7 +106,7 @@ def end_if_last(store: RunStore, folder: RunFolder) -> None:
     if "[" not in handle:
         return
     _end_unreachable_steps(store, folder.run_id)
-    if any(store.open_children([folder.run_id])) or not lock.try_to_take():
+    if any(store.open_children([folder.run_id])) or not lock.take():
         return
     try:
         run = store.get(folder.run_id)

@@ -106,7 +106,7 @@ def _with_lock(folder: RunFolder, act: Callable[[], object]) -> None:
     """Call *act*, unless a process has the lock of the run."""
     lock = ProcessLock(folder.lock)
     try:
-        if lock.try_to_take():
+        if lock.take():
             act()
     finally:
         lock.release()
