@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,13 +40,11 @@ class RootGroup(EdgedGroup):
     program = "himl"
     handled = (Exception,)
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(commands())
+    def names(self) -> Iterable[str]:
+        return commands()
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands and (cmd_name in COMMANDS or cmd_name in commands()):
-            self.commands[cmd_name] = loaded(cmd_name)
-        return self.commands.get(cmd_name)
+    def load(self, name: str) -> Any:
+        return loaded(name) if name in COMMANDS or name in commands() else None
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from himl_cli.commands.groups import HimlCommand, command, group, normalized
+from himl_cli.commands.groups import HimlCommand, command, normalized, subcommands
 from himl_cli.commands.options import (
     OVERWRITE,
     WORKERS_OPTION,
@@ -29,7 +29,7 @@ from himl_cli.commands.session import lazy_workspace, open_session, output_sessi
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.text import non_blank
 
-app = group("Fetch checkpoints of runs, push changed ones to a new run, and print links.")
+app = subcommands("Fetch checkpoints of runs, push changed ones to a new run, and print links.")
 
 
 @command(app, "fetch")

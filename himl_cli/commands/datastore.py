@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from himl_cli.commands.groups import command, group
+from himl_cli.commands.groups import command, subcommands
 from himl_cli.commands.options import (
     GlobOptions,
     OutputOptions,
@@ -23,7 +23,7 @@ from himl_cli.commands.options import (
 from himl_cli.commands.session import For, open_session
 from himl_cli.core.text import non_blank
 
-app = group(
+app = subcommands(
     "Upload, download and list files in a datastore.\n\n"
     "himl uses the configured Azure ML workspace, or else the local one."
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import takewhile
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import typer
+import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from himl_cli.commands.options import SHARED, bundled
@@ -32,6 +33,7 @@ from himl_cli.commands.other_tools import (
 )
 from himl_cli.commands.parameters import convert_without_pydantic, help_record, usage_of
 from himl_cli.core.errors import BadUsage, HimlError
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.redaction import mask_line
 from himl_cli.core.text import did_you_mean
 from himl_cli.render.output import noticing_gone_reader
@@ -59,7 +61,7 @@ NEAR_COMMAND = 0.72  # 'stage' is no 'montage'
 # The beginning of the parser's message about an extra argument.
 UNEXPECTED = "Got unexpected extra argument"
 NAME_COLUMN = 26
-ODD_DASHES = re.compile(r"(?:--?|[\u2010-\u2015\u2212]{1,2}|/)(?=\w)")
+ODD_DASHES = lazy_pattern(r"(?:--?|[\u2010-\u2015\u2212]{1,2}|/)(?=\w)")
 """What stands before an option: one dash as in PowerShell, a slash, or a dash that a text editor made of `--`."""
 DIRECTIONS = {"asc": "", "ascending": "", "desc": "-", "descending": "-"}
 OMIT = {
@@ -341,6 +343,22 @@ class HimlCommand(_Base, TyperCommand):
 class HimlGroup(_Base, TyperGroup):
     """A command with subcommands."""
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*dict.fromkeys([*self.names(), *super().list_commands(ctx)])]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands and (made := self.load(cmd_name)) is not None:
+            self.commands[cmd_name] = made
+        return self.commands.get(cmd_name)
+
+    def names(self) -> Iterable[str]:
+        """The names of the commands that `load` makes."""
+        return ()
+
+    def load(self, name: str) -> Any:
+        """Make the command *name*, which Typer has not made. None for an unknown name."""
+        return None
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args[:1] == ["help"] and self.get_command(ctx, "help") is None:
             args = [*args[1:], "--help"]
@@ -468,8 +486,25 @@ def _command_of(group: HimlGroup, ctx: Any, name: str) -> Any:
     return None
 
 
+class _Subcommands(HimlGroup):
+    """Makes a command when it is called or listed, because Typer takes a millisecond for each."""
+
+    makers: dict[str, Callable[[], Any]]
+
+    def names(self) -> Iterable[str]:
+        return self.makers
+
+    def load(self, name: str) -> Any:
+        return self.makers[name]() if name in self.makers else None
+
+
+def subcommands(help_text: str) -> typer.Typer:
+    """An empty Typer app for several subcommands."""
+    return group(help_text, type("Subcommands", (_Subcommands,), {"makers": {}}), callback=lambda: None)
+
+
 def group(help_text: str = "", cls: type[HimlGroup] = HimlGroup, **settings: Any) -> typer.Typer:
-    """An empty Typer app with himl's conventions, for subcommands or a single command."""
+    """An empty Typer app with himl's conventions. With one command, it is that command."""
     settings |= {"help": help_text} if help_text else {}
     return typer.Typer(
         cls=cls,
@@ -489,7 +524,15 @@ def command(
     and bundles."""
 
     def register(function: Function) -> Function:
-        app.command(name, cls=cls, **settings)(bundled(function))
+        def add_to(place: typer.Typer) -> typer.Typer:
+            place.command(name, cls=cls, **settings)(bundled(function))
+            return place
+
+        makers = getattr(app.info.cls, "makers", None)
+        if makers is None:
+            add_to(app)
+        else:
+            makers[name] = lambda: typer.main.get_command(add_to(group()))
         return function
 
     return register

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 import typer
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.sweeps import GOALS
 from himl_cli.core.text import iso_time, non_blank, parse_duration, shorten
 from himl_cli.render.output import Format, Output, TableFormat
 
@@ -218,6 +217,8 @@ def parse_statuses(option: str, names: Iterable[str] | None) -> Sequence[RunStat
 
 
 def parse_goal(option: str, text: str) -> Goal:
+    from himl_cli.core.sweeps import GOALS
+
     if text not in GOALS:
         raise BadUsage(f"{option} must be minimize or maximize, not '{text}'.")
     return cast("Goal", text)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
 
+from himl_cli.core.patterns import lazy_pattern
+
 OTHER_COMMANDS = {
     "ls": "list",
     "ps": "list",
@@ -306,9 +308,9 @@ NO_OPTIONS = {
 
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 SCRIPT_SUFFIXES = (".py", ".sh")
-LAUNCHER = re.compile(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh|torchrun)(\.exe)?", re.IGNORECASE)
+LAUNCHER = lazy_pattern(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh|torchrun)(\.exe)?", re.IGNORECASE)
 """Launchers that himl replaces."""
-ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+ASSIGNMENT = lazy_pattern(r"[A-Za-z_]\w*=.*", re.DOTALL)
 WRAPPERS: Mapping[str, Sequence[str]] = {
     "nohup": ("--no_wait",),
     "setsid": ("--no_wait",),
@@ -319,9 +321,9 @@ WRAPPERS: Mapping[str, Sequence[str]] = {
 """Programs in front of another one, and himl's options with their effect. himl prints the duration of each job."""
 OF_PARTITION = ("-p", "--partition")
 """Options of sbatch for a partition."""
-SHELL_OPERATOR = re.compile(r"[&|;<>]")
-PLAIN_FLAG = re.compile(r"-[A-Zabd-lo-z]+")  # without -c, -m and -n
-PARSER_BY_SIGNATURE = re.compile(
+SHELL_OPERATOR = lazy_pattern(r"[&|;<>]")
+PLAIN_FLAG = lazy_pattern(r"-[A-Zabd-lo-z]+")  # without -c, -m and -n
+PARSER_BY_SIGNATURE = lazy_pattern(
     r"\b(typer|fire|tyro|hydra|HfArgumentParser|jsonargparse|LightningCLI|simple_parsing|draccus)\b"
 )
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from himl_cli.commands.groups import HimlCommand, before_double_dash, command, group
+from himl_cli.commands.groups import HimlCommand, before_double_dash, command, subcommands
 from himl_cli.commands.options import (
     ALL_RUNS,
     EXPERIMENT_OPTION,
@@ -54,7 +54,7 @@ SSH_ARGUMENTS = "himl.ssh_arguments"
 """The key of a context's `meta` for the words after `--`."""
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
 
-app = group("List, show, compare, follow, cancel, tag, archive, export and delete runs.")
+app = subcommands("List, show, compare, follow, cancel, tag, archive, export and delete runs.")
 
 
 @command(app, "list")

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from himl_cli.commands.groups import command, group
+from himl_cli.commands.groups import command, group, subcommands
 from himl_cli.commands.options import (
     AskingOptions,
     OutputOptions,
@@ -22,7 +22,7 @@ from himl_cli.core.text import non_blank
 from himl_cli.render.output import Format
 
 init_app = group()
-workspace_app = group("Show the workspaces that himl uses, and their sources.")
+workspace_app = subcommands("Show the workspaces that himl uses, and their sources.")
 gc_app = group()
 
 

@@ -16,13 +16,14 @@ from pathlib import Path, PureWindowsPath
 from typing import TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.records import dataclass
 
 PART_SUFFIX = ".himl-part"
 # Bookkeeping of earlier versions beside a user's files
 STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"
 # Names of files with folders, of which no part is special in any file system but that of Windows
-PLAIN_NAME = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)
+PLAIN_NAME = lazy_pattern(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)
 WORKSPACE_FOLDER = ".himl"
 LATEST_RUN_FILE = "most_recent_run.txt"
 LONG_PATH = 3500  # bytes, less than what Linux and macOS allow with another name of 255 bytes (4096)
@@ -79,7 +80,7 @@ def is_event_file(name: str) -> bool:
     return "tfevents" in name.rpartition("/")[2]
 
 
-PLUGIN_FILE = re.compile(r"(?:^|/)(?:plugins/.|tfdbg_events\.|projector_config\.pbtxt$)|\.pt\.trace\.json(?:\.gz)?$")
+PLUGIN_FILE = lazy_pattern(r"(?:^|/)(?:plugins/.|tfdbg_events\.|projector_config\.pbtxt$)|\.pt\.trace\.json(?:\.gz)?$")
 
 
 def is_board_file(name: str) -> bool:

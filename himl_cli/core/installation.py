@@ -6,7 +6,6 @@ A package index is used only if this himl came from one, since others may own it
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.json_text import NotJson, read_json
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.redaction import parts_of, shown
 
 PACKAGE = "himl-cli"
 
-_WORD = re.compile(r"[\w.-]+")
+_WORD = lazy_pattern(r"[\w.-]+")
 
 
 class InstallationSource(NamedTuple):
@@ -161,6 +160,8 @@ def _requirement(source: InstallationSource, extra: str) -> str:
 def _read_record() -> Mapping[str, Any]:
     """The installer's record, or an empty one if it is missing or invalid."""
     from importlib.metadata import PackageNotFoundError, distribution
+
+    from himl_cli.core.json_text import NotJson, read_json
 
     try:
         # The installer's record of a source other than an index (PEP 610)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.records import dataclass
 from himl_cli.core.sweeps import (
     PLACEHOLDER,
@@ -47,7 +48,7 @@ class ClusterSpec:
     low_priority: bool = False
 
 
-DATASTORE_NAME = re.compile(r"[A-Za-z0-9_]{1,255}")
+DATASTORE_NAME = lazy_pattern(r"[A-Za-z0-9_]{1,255}")
 
 
 @dataclass(frozen=True)

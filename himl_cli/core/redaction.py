@@ -8,30 +8,16 @@ Programs generate tokens and keys, so `--mask_token '<mask>'` and `--image_key i
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+
+from himl_cli.core.patterns import lazy_pattern
 
 MASK = "***"
 DEEPEST_COMMAND = 5  # nested command lines
-
-
-class _Later:
-    """A pattern that Python compiles at its first use, since most commands need few of these."""
-
-    def __init__(self, pattern: str, flags: int = 0) -> None:
-        self._parts = pattern, flags
-
-    def __getattr__(self, name: str) -> Any:
-        self.__dict__[name] = found = getattr(re.compile(*self._parts), name)
-        return found
-
-
-def _later(pattern: str, flags: int = 0) -> re.Pattern[str]:
-    return cast("re.Pattern[str]", _Later(pattern, flags))
 
 
 # Secrets by form, under any name: how they begin, and what follows. A secret begins after no letter or digit
@@ -65,11 +51,11 @@ _TOKENS = {
 }
 # Telegram, Entra ID, HashiCorp
 _OTHERS = (r"\d{8,10}:AA[\w-]{33}", r"[\w~.-]{3}\dQ~[\w~.-]{31,34}", r"\w{14}\.atlasv1\.[\w-]{60,}")
-_LONG_WORD = _later(r"[\w.~-]{15}|-----BEGIN")  # every such secret has one
-_LONG_NAME = _later(r"[A-Za-z][\w.~-]{14}")  # every such secret of one word has one
+_LONG_WORD = lazy_pattern(r"[\w.~-]{15}|-----BEGIN")  # every such secret has one
+_LONG_NAME = lazy_pattern(r"[A-Za-z][\w.~-]{14}")  # every such secret of one word has one
 _SIGNS = bytes(ord("w" if re.match(r"[\w.~-]", chr(number)) else " ") for number in range(256))
 # Secrets by what comes before them. A value of `maybe` must also look like one
-_PREFIXED = _later(
+_PREFIXED = lazy_pattern(
     r"""(?P<keep>
         [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a link
       | https://(?:hooks\.slack(?:-gov)?\.com|[\w-]+\.webhook\.office\.com|outlook\.office(?:365)?\.com/webhook\w*
@@ -98,10 +84,10 @@ _IN_PREFIXED = (
     "wandb",
     "cookie",
 )
-_USER_IN_URL = _later(r"(https?://)([^/\s'\"]+)(?=@)", re.IGNORECASE)
-_PASSWORD_IN_URL = _later(r"(://[^/\s:@]*:)([^\s\"'&;@/]+)(?=@)")
+_USER_IN_URL = lazy_pattern(r"(https?://)([^/\s'\"]+)(?=@)", re.IGNORECASE)
+_PASSWORD_IN_URL = lazy_pattern(r"(://[^/\s:@]*:)([^\s\"'&;@/]+)(?=@)")
 # The look-ahead runs once per word, since one for each `-eyJ` in it would take quadratic time
-_JWT = _later(r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
+_JWT = lazy_pattern(r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
 
 _SERVICES = (
     r"wandb|comet|neptune|clearml|mlflow|dvc|openai|anthropic|hf|hugging_?face|aws|azure|gcp|github|gitlab|gh|git"
@@ -109,7 +95,7 @@ _SERVICES = (
     r"|slack|discord|telegram|pypi|npm|conda|docker|vault"
 )
 # Parts of all names that the patterns below match. Python compiles those when a name has one, as most commands see none
-_STEM = _later("pass|pw|pat|key|token|secret|credential|auth|sas|sig|connection|webhook|notify")
+_STEM = lazy_pattern("pass|pw|pat|key|token|secret|credential|auth|sas|sig|connection|webhook|notify")
 # Names of values that are secrets, in lower case with `_` between words
 _EXPLICIT = rf"""(?x)passw(?:or)?d(?:s|_|$) | passphrase | passcode(?=_|$) | pwd?(?=_|$) | (?:^|_)client_?secret
       | connection_?string
@@ -119,7 +105,7 @@ _EXPLICIT = rf"""(?x)passw(?:or)?d(?:s|_|$) | passphrase | passcode(?=_|$) | pwd
       | (?:^|_)(?:api|access|account|auth|oauth|bearer|refresh|session|security|csrf|hub|bot|tracking|registry|deploy
          |personal|login|jwt|sas|app|admin|client|service|my|{_SERVICES})_?tokens?(?=_|$)
       | shared_?access_?(?:key|signature)"""
-_BARE_NAME = _later(r"token|pass|(?:.*_)?(?:secret|pat)")
+_BARE_NAME = lazy_pattern(r"token|pass|(?:.*_)?(?:secret|pat)")
 # Names that mention secrets, but also name other things
 _MENTION = r"(?:key|token|secret|credential)s?(?=_|$)|(?:^|_)(?:auth|authorization|pass|pat|sas|sig|signature)(?=_|$)"
 # Last words of names of what is said about a secret or a key, and first words of what is none
@@ -131,21 +117,21 @@ _ABOUT = (
     r"|message|timeout|lifetime)(?:e?s)?$"
     r"|^(?:num|n|max|min|include)_|(?:^|_)(?:public|pub|publishable)_?key"
 )
-_WEBHOOK = _later(r"webhook|(^|_)notify$")  # names with a wholly secret address
+_WEBHOOK = lazy_pattern(r"webhook|(^|_)notify$")  # names with a wholly secret address
 # Values that are no secrets: switches, placeholders, references and special tokens such as <mask> and [CLS]
-_NOTHING = _later(
+_NOTHING = lazy_pattern(
     r"(?i:true|false|yes|no|on|off|none|null|nil)|[01]|[\W_]*|VALUE|\$[A-Z_][A-Z0-9_]*|\$env:\w+|%\w+%"
     r"|\$[({].*[)}]|[\[<{]+[^\[\]<>{}\s]*[\]>}]+|(?:~|\.{1,2}|[A-Za-z]:)?[/\\][\w./\\ -]*|[\w.-]+/[\w./-]*\.\w{1,5}",
     re.DOTALL,
 )
-_EXAMPLE = _later(
+_EXAMPLE = lazy_pattern(
     r"(?i)(?:password|passwd|pass_?word|token|string|user(?:name)?)$|x{3}|\*{3}|\.{3}|%\(|os\.environ|env[.:]"
     r"|your|change_?me|replace|insert|example|dummy|redacted|placeholder|todo"
 )
-_LOGIN_PLACE = _later(r"USER:PASSWORD|PASSWORD|TOKEN|(?:[<{$][^:@]*:?){1,2}|" + re.escape(MASK))
-_PROSE = _later(r"[A-Za-z]+,? [A-Za-z]")
-_ADDRESS = _later(r"[A-Za-z][\w+.-]*://")
-_UUID = _later(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_LOGIN_PLACE = lazy_pattern(r"USER:PASSWORD|PASSWORD|TOKEN|(?:[<{$][^:@]*:?){1,2}|" + re.escape(MASK))
+_PROSE = lazy_pattern(r"[A-Za-z]+,? [A-Za-z]")
+_ADDRESS = lazy_pattern(r"[A-Za-z][\w+.-]*://")
+_UUID = lazy_pattern(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # Pairs of letters that are frequent in words and their abbreviations
 _PAIRS = (
     "th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri "
@@ -156,16 +142,16 @@ _PAIRS = (
     "pu ob mm fl sk ix ze"
 )
 _SURE, _BARE, _MENTIONED, _HOOK = "sure", "bare", "mentioned", "webhook"
-_NAMED = _later(
+_NAMED = lazy_pattern(
     r"(?<![\w.+~-])(?P<name>[-+~\w.]+)(?P<between>\\?[\"']?[ \t]*(?::=|==?>?|:)[ \t]*"
     r"|(?P<space>[\"'],?\s+(?=[\"'])|\s+(?=\w)))"
 )
-_VALUE = _later(r"(?P<open>\\?[\"']?)(?P<value>(?<=\")[^\"\\]+(?=\\?\")|(?<=')[^'\\]+(?=\\?')|[^\s\"'&;\\]+)")
-_NEXT_FIELD = _later(r"[,}\])]+$|,(?=[\w.-]+[:=])")
-_ASSIGNMENT = _later(
+_VALUE = lazy_pattern(r"(?P<open>\\?[\"']?)(?P<value>(?<=\")[^\"\\]+(?=\\?\")|(?<=')[^'\\]+(?=\\?')|[^\s\"'&;\\]+)")
+_NEXT_FIELD = lazy_pattern(r"[,}\])]+$|,(?=[\w.-]+[:=])")
+_ASSIGNMENT = lazy_pattern(
     r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[+~]{0,2}[\w.-]+)=)(?P<value>.*)", re.DOTALL
 )
-_WORD = _later(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
+_WORD = lazy_pattern(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
 
 
 @lru_cache(maxsize=1)
@@ -335,6 +321,8 @@ def _masked_value(found: re.Match[str]) -> str:
 def _is_login(secret: str) -> bool:
     """Whether *secret* is `user:password` in base64, as in the header of a request."""
     try:
+        from base64 import b64decode  # imported late, as sha256 below
+
         user, colon, _ = b64decode(secret, validate=True).partition(b":")
     except ValueError:
         return False
@@ -362,14 +350,16 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 # Unchanged characters in the path of a link, besides letters and digits. No URL can contain the others
 SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"
 
-_DEVICES = _later(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³])(\.|$)", re.IGNORECASE)
-_BOTCHED = _later(r"[^/]{2,}://|https?(?![\w.-])(?!:[^/\\?]*$)", re.IGNORECASE)
+_DEVICES = lazy_pattern(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³])(\.|$)", re.IGNORECASE)
+_BOTCHED = lazy_pattern(r"[^/]{2,}://|https?(?![\w.-])(?!:[^/\\?]*$)", re.IGNORECASE)
 # Names of a signature's parts in a query, by the part with the signature itself: Azure's, Amazon's, Google's and CDNs'
 _SIGNED_BY = {
-    "sig": re.compile(r"s[vsprte]|srt|spr|sig|sip|skoid|sktid|skt|ske|sks|skv|skdutid|sdd|saoid|suoid|sduoid|scid|ses"),
-    "signature": re.compile(r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"),
+    "sig": lazy_pattern(
+        r"s[vsprte]|srt|spr|sig|sip|skoid|sktid|skt|ske|sks|skv|skdutid|sdd|saoid|suoid|sduoid|scid|ses"
+    ),
+    "signature": lazy_pattern(r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"),
 }
-_SIGNING = _later(r"x-(?:amz|goog)-.*|token|access_token")
+_SIGNING = lazy_pattern(r"x-(?:amz|goog)-.*|token|access_token")
 
 
 def is_address(text: str) -> bool:

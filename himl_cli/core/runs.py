@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from himl_cli.core.errors import BadUsage, RunNotFound
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.records import dataclass
 from himl_cli.core.sweeps import HYPERPARAMETERS, PLACEHOLDER, Scalar
 from himl_cli.core.text import near_matches, utc_text
@@ -23,7 +24,7 @@ from himl_cli.core.text import near_matches, utc_text
 # The beginning of the reason of an open run if it is unknown whether the run is in progress
 DOUBT = "unknown: "
 # The beginning of a local run's reason if one of several ranks failed
-FAILED_RANK = re.compile(r"rank (\d+): ")
+FAILED_RANK = lazy_pattern(r"rank (\d+): ")
 
 # Prefixes of tags that himl and services set, which lists of the user's tags omit
 SUBMITTED_TAGS = ("build_", "command_line", "commandline_args", "run_recovery_id")
@@ -315,7 +316,7 @@ def implied_experiment(run_id: str) -> str | None:
 
 
 SHORTEST_ID = 4  # characters of an abbreviated id
-_HEX_PART = re.compile(r"_\d+_([0-9a-f]+)(_.*)?$")
+_HEX_PART = lazy_pattern(r"_\d+_([0-9a-f]+)(_.*)?$")
 
 
 def _hex_parts(run_ids: Iterable[str]) -> dict[str, tuple[str, str]]:

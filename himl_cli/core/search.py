@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import status_of
 
@@ -54,7 +55,7 @@ DATASET_ATTRIBUTES = frozenset({"name", "digest", "context"})
 FIELDS = RUN_ATTRIBUTES | {"experiment", "duration"}
 FIELD_ALIASES = ALIASES | {"id": "run_id", "display_name": "run_name"}
 FIELD_ALIASES |= {"started": "start_time", "ended": "end_time"}
-OTHER_ORDER = re.compile(r"^\+|:(?:asc|desc)(?:ending)?$", re.IGNORECASE)
+OTHER_ORDER = lazy_pattern(r"^\+|:(?:asc|desc)(?:ending)?$", re.IGNORECASE)
 ANY = "any"  # the entity of a key that is not a field, in the short form
 
 # No character of a key may follow an unquoted key, since a shorter key could match otherwise
@@ -63,7 +64,7 @@ IDENTIFIER = (
     r"""|(?P<alone>[\w.\-/:@]+(?![\w.\-/:@])|`[^`]+`|"[^"]+"))"""
 )
 STRING = r"""'[^']*'|"[^"]*\""""
-COMPARISON = re.compile(
+COMPARISON = lazy_pattern(
     IDENTIFIER
     + r"\s*(?:(?P<null>IS\s+(?:NOT\s+)?NULL\b)"
     + r"|(?P<sign>>=|<=|!=|<>|=|<|>)\s*(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?(?!\w))"
@@ -72,7 +73,7 @@ COMPARISON = re.compile(
     + rf"|(?P<member>(?:NOT\s+)?IN\b)\s*(?P<list>\(\s*(?:{STRING})(?:\s*,\s*(?:{STRING}))*\s*,?\s*\)))",
     re.IGNORECASE,
 )
-ORDER = re.compile(IDENTIFIER + r"\s*(?P<direction>(?:ASC|DESC)\b)?\s*", re.IGNORECASE)
+ORDER = lazy_pattern(IDENTIFIER + r"\s*(?P<direction>(?:ASC|DESC)\b)?\s*", re.IGNORECASE)
 
 NUMERIC_TESTS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,

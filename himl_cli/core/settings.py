@@ -25,6 +25,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_user, home_folder, may_write, warned
 from himl_cli.core.json_text import DEEPEST, is_too_deep, spelled
 from himl_cli.core.mounts import mount_of, mount_table
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.records import dataclass
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ LONGEST_NUMBER = 250
 # Each file on these has the same mode, which does not show who can write to it
 WITHOUT_MODES = {"cifs", "smb3", "smbfs", "9p", "drvfs", "vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "vboxsf"}
 
-_TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|#[^\n]*''')
+_TEXTS = lazy_pattern(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|#[^\n]*''')
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from enum import Enum
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.json_text import Spelled, read_json, spelled
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.records import dataclass
 
 SEARCH_SPACE = "search_space"
 # Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key. It accepts any characters, so that himl can reject
 # an unknown key instead of sending it
-PLACEHOLDER = re.compile(r"\$\{\{\s*(inputs|outputs|search_space)\.([^\s{}]+)\s*\}\}")
+PLACEHOLDER = lazy_pattern(r"\$\{\{\s*(inputs|outputs|search_space)\.([^\s{}]+)\s*\}\}")
 Scalar = str | int | float | bool  # one value of a hyperparameter
 
 # The tag of a trial with its values as a JSON object: HyperDrive's name, which both workspaces use
@@ -47,7 +48,7 @@ SWITCH_WORDS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
-HYPERPARAMETER_NAME = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
+HYPERPARAMETER_NAME = lazy_pattern(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 
 class Draw(str, Enum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from himl_cli.core.logged import (
     machine_use,
     system_summary,
 )
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.runs import (
     ATTEMPT_ENDS,
     ATTEMPTS,
@@ -526,7 +526,7 @@ SHOWN_ELSEWHERE = (
 )
 
 
-_MACHINE = re.compile(SYSTEM + r"(cpu|system|gpu_\d+)_(utilization_percentage|memory_usage_megabytes)")
+_MACHINE = lazy_pattern(SYSTEM + r"(cpu|system|gpu_\d+)_(utilization_percentage|memory_usage_megabytes)")
 
 
 def print_runs(

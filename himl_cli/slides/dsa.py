@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from himl_cli.commands.groups import command, group
+from himl_cli.commands.groups import command, subcommands
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option
 from himl_cli.commands.session import lazy_workspace, output_session
 from himl_cli.core.errors import BadUsage, HimlError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from himl_cli.core.events import Notify
     from himl_cli.slides.slide_archive import SlideArchive
 
-app = group("Upload annotations of slides to a Digital Slide Archive, and list its contents.")
+app = subcommands("Upload annotations of slides to a Digital Slide Archive, and list its contents.")
 
 RUN_FILE = "outputs/test/test_output.csv"
 URL = option(

@@ -11,20 +11,21 @@ from pathlib import Path
 
 from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import EntryKind, JobSpec
+from himl_cli.core.patterns import lazy_pattern
 
-MISSING_MODULE = re.compile(
+MISSING_MODULE = lazy_pattern(
     rb"(?:(?:^|\()ModuleNotFoundError: No module named '|: No module named )([\w.-]+)",
     re.MULTILINE,
 )
-MISSING_FILE = re.compile(rb"(?:No such file or directory: |unable to open file: name = )'([^'\n]+)'")
-MISSING_PROGRAM = re.compile(rb"^(?:.*: )?([\w.+-]+): (?:command )?not found$", re.MULTILINE)
-MADE_BEFORE = re.compile(rb"^FileExistsError: .*'(?:\./|[^'\n]*/code/)?(outputs|logs)/?'\s*\Z", re.MULTILINE)
+MISSING_FILE = lazy_pattern(rb"(?:No such file or directory: |unable to open file: name = )'([^'\n]+)'")
+MISSING_PROGRAM = lazy_pattern(rb"^(?:.*: )?([\w.+-]+): (?:command )?not found$", re.MULTILINE)
+MADE_BEFORE = lazy_pattern(rb"^FileExistsError: .*'(?:\./|[^'\n]*/code/)?(outputs|logs)/?'\s*\Z", re.MULTILINE)
 _IN_PLACE = "add --in_place to run the job in its folder"
 
 
-FRAME = re.compile(r'File "([^"\n]+)", line (\d+)')
+FRAME = lazy_pattern(r'File "([^"\n]+)", line (\d+)')
 # The folder of the code of a local run, and that of a job on Azure ML
-COPY = re.compile(r".*(?:/runs/[^/]+/code|/exe/wd)/(.+)")
+COPY = lazy_pattern(r".*(?:/runs/[^/]+/code|/exe/wd)/(.+)")
 
 
 def failing_line(log: bytes, cwd: Path, changed: Container[str] = ()) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.runs import Run
 from himl_cli.core.text import iso_time
 from himl_cli.workspaces.base import BlobStore, LocalStore, ManagedWorkspace, Workspace
@@ -24,18 +25,18 @@ PIPELINE_LOG = "logs/azureml/executionlogs.txt"
 USER_LOGS = "user_logs/"
 MAIN_LOG = "user_logs/std_log.txt"
 MAIN_NAMES = tuple(
-    re.compile(name)
+    lazy_pattern(name)
     for name in (r"std_log\.txt", r"std_log_process_0+\.txt", r"std_log\D*0*_worker\.txt", r"std_log\D*0*(_ps)?\.txt")
 )
 """Name of the first rank's log below `user_logs/`, by kind of job. The vendor's client streams the last one."""
-OLD_DRIVER = re.compile(r"azureml-logs/\d\d_driver_log([-_]\D*0+)?\.txt")
-IMAGE_LOG = re.compile(r"azureml-logs/20_image_build_log.*\.txt")
+OLD_DRIVER = lazy_pattern(r"azureml-logs/\d\d_driver_log([-_]\D*0+)?\.txt")
+IMAGE_LOG = lazy_pattern(r"azureml-logs/20_image_build_log.*\.txt")
 """Log of the image build on Azure ML, for an environment that no earlier job has used."""
-OF_ATTEMPT = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
-RANK_LOG = re.compile(r"std_log_process_(\d{1,9})\.txt")
+OF_ATTEMPT = lazy_pattern(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
+RANK_LOG = lazy_pattern(r"std_log_process_(\d{1,9})\.txt")
 LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
 TAIL_BYTES = 64 * 1024
-TIMED = re.compile(rb"\W?(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))? ?(Z|UTC|[+-]\d\d:?\d\d)?(?!\w)")
+TIMED = lazy_pattern(rb"\W?(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))? ?(Z|UTC|[+-]\d\d:?\d\d)?(?!\w)")
 """The time at the beginning of a line, in ISO 8601 or as `logging` writes it."""
 
 

@@ -29,6 +29,7 @@ from himl_cli.core.logged import (
     results_with_steps,
     sweep_of,
 )
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.redaction import is_address
 from himl_cli.core.runs import (
     CHANGES,
@@ -68,11 +69,11 @@ class RunReference(NamedTuple):
 
 
 # The beginning of an address of a run or of its files: a page or a resource of Azure, or a form of Azure ML or MLflow
-_ADDRESS = re.compile(r"https?://|azureml:/|runs:/|/?subscriptions/", re.IGNORECASE)
-_IN_ADDRESS = re.compile(
+_ADDRESS = lazy_pattern(r"https?://|azureml:/|runs:/|/?subscriptions/", re.IGNORECASE)
+_IN_ADDRESS = lazy_pattern(
     r"/(?:experiments(?:/id)?/[^/]+/)?(?:runs?:?|jobs|evaluation)/+(?P<id>[^/]+)(?P<rest>/.*)?$", re.IGNORECASE
 )
-_STUDIO = re.compile(r"(?:^|\.)(?:ml\.azure\.[a-z]+(?:\.[a-z]+)?|ai\.azure\.com)$", re.IGNORECASE)
+_STUDIO = lazy_pattern(r"(?:^|\.)(?:ml\.azure\.[a-z]+(?:\.[a-z]+)?|ai\.azure\.com)$", re.IGNORECASE)
 
 
 def parse_reference(text: str) -> RunReference:

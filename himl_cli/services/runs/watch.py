@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -11,6 +10,7 @@ from himl_cli.core.errors import JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notify
 from himl_cli.core.logged import SYSTEM, RunResults, Series, WatchedRuns, is_pipeline_trial, sweep_of
 from himl_cli.core.mounts import is_local_folder
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import MANY, hyperparameters_of
 from himl_cli.services.runs.follow import OutageTolerance
@@ -39,7 +39,7 @@ MOST_KEPT = 500
 """Up to twice this number of points of a metric are kept to draw it, however long its run goes on."""
 SILENT = 5
 """Polls of a log without new bytes before himl searches for it again, because another attempt may have begun."""
-ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")
+ESCAPES = lazy_pattern(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")
 
 
 def watch_runs(

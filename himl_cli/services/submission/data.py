@@ -20,16 +20,17 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, TransferIncompl
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import cache_of, expand_home, expand_user, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.redaction import is_address, last_name, redact
 from himl_cli.core.text import named
 from himl_cli.services.submission.request import refuse
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace, ManagedWorkspace
 
-KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+KEY = lazy_pattern(r"[A-Za-z_]\w*", re.ASCII)
 # The beginning of an address or of another form of Azure ML, and a folder of a datastore of the workspace
-REFERENCE = re.compile(r"[a-z]+://|azureml:|/?subscriptions/", re.IGNORECASE)
-_STORAGE = re.compile(r"https://\w+\.(?:blob|dfs)\.[^?]*", re.IGNORECASE)
-_STORED = re.compile(r"azureml://datastores/(?P<datastore>\w+)/paths/(?P<path>.+)", re.IGNORECASE)
+REFERENCE = lazy_pattern(r"[a-z]+://|azureml:|/?subscriptions/", re.IGNORECASE)
+_STORAGE = lazy_pattern(r"https://\w+\.(?:blob|dfs)\.[^?]*", re.IGNORECASE)
+_STORED = lazy_pattern(r"azureml://datastores/(?P<datastore>\w+)/paths/(?P<path>.+)", re.IGNORECASE)
 SENT_INPUTS = "inputs"  # the folder of a datastore for inputs from another machine
 DATA_OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "input": {"datastore": (), "mode": ("download", "mount"), "target": (), "local": ()},

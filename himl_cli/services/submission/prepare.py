@@ -12,6 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import home_folder, is_same_place
 from himl_cli.core.jobs import Entry, EntryKind, JobSpec, SnapshotReport, check_placeholders
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.sweeps import SWEPT, with_search_space
 from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.git import changes_of, with_untracked
@@ -39,10 +40,10 @@ from himl_cli.services.submission.sweeps import (
 )
 
 ENTRY_KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
-SHEBANG = re.compile(r"#!\s*(?:\S*/env\s+(?:-S\s*)?)?(?P<program>\S+)\s*(?P<options>.*)")
+SHEBANG = lazy_pattern(r"#!\s*(?:\S*/env\s+(?:-S\s*)?)?(?P<program>\S+)\s*(?P<options>.*)")
 SHELLS = ("bash", "sh", "dash", "ash", "ksh")
 LONGEST_FIRST_LINE = 256  # bytes, as in Linux
-_PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
+_PUBLIC_KEYS = lazy_pattern(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
 
 
 def prepare_job(request: SubmitRequest) -> PreparedJob:

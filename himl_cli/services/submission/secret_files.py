@@ -19,6 +19,7 @@ from functools import lru_cache
 from itertools import chain
 
 from himl_cli.core.files import BINARY
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.redaction import has_token, is_placeholder
 from himl_cli.core.text import YAML_ENDINGS
 
@@ -60,7 +61,7 @@ _ENDINGS = """
 .ovpn .publishsettings .tfstate .tfvars .mobileconfig .rdp .age-key
 """
 PRIVATE_NAMES, PRIVATE_ENDINGS = frozenset(_NAMES.split()), frozenset(_ENDINGS.split())
-_PATTERNS = re.compile(
+_PATTERNS = lazy_pattern(
     r"id_(?:rsa|dsa|ecdsa|ed25519)(?:[_-][\w-]+)?|(?:jp|nb)server-\d+(?:-open)?\.json"
     r"|client_?secrets?[._-].*\.json|.*\.tfvars\.json"
     r"|.*-firebase-adminsdk-.*\.json|(?:login|web) data(?: for account)?|\..*_history"
@@ -100,7 +101,7 @@ PRIVATE_FOLDERS_IN = {
 }
 
 # What editors, people and rotations add to a name
-_OF_COPIES = re.compile(
+_OF_COPIES = lazy_pattern(
     r"(?=[~. _(-])(?:"  # for speed
     r"(?:~|\.(?:bak|backup|back|bk|old|orig|original|save|saved|copy|tmp|temp|sw[op]|prev|previous|disabled|unused|rej"
     r"|rpmsave|dpkg-old|gz|bz2|xz|zst|zip|\d{1,14}|\d{4}-\d\d-\d\d))+$"
@@ -170,7 +171,7 @@ _JSON_FORMS: _Forms = {
 _BLANK = codecs.BOM_UTF8.decode("latin-1") + " \r\n\t"
 # Patterns for files that, by their names, may or may not contain secrets
 _ANY_PEM = (b"private key", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----")
-_NAMED_KEY = re.compile(r".*(?:_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
+_NAMED_KEY = lazy_pattern(r".*(?:_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
 # Also for files that count as data
 _READ_BY_ENDING = {
     **dict.fromkeys((".pem", ".key", ".p8", ".priv", ".private", ".asc", ".gpg", ".crt", ".cer"), _ANY_PEM),
@@ -202,7 +203,7 @@ _READ_BY_NAME = {
     ".curlrc": r"(?m)^\s*(?:-u|--?user|user)[\s=:]+\S+:\S",
 }
 # Lists of packages, which may be long, and whose indexes may have passwords
-_PACKAGES = re.compile(
+_PACKAGES = lazy_pattern(
     r"(?:requirements|constraints).*\.(?:txt|in)|(?:environment|conda).*\.ya?ml|pyproject\.toml|pipfile"
     r"|(?:uv|poetry|pipfile)\.lock"
 )

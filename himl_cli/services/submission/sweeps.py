@@ -14,6 +14,7 @@ from random import SystemRandom
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.json_text import Spelled
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.redaction import MASK, mask_arguments
 from himl_cli.core.sweeps import (
     GOAL,
@@ -72,14 +73,14 @@ MOST_TRIALS_HERE = 100_000
 MOST_TRIALS_ON_AZURE, MOST_AT_ONCE_ON_AZURE, MOST_STEPS_ON_AZURE = 1000, 100, 100_000
 
 _NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
-RANGE = re.compile(rf"(?P<low>{_NUMBER})(?:\.\.+|:|-|\s+to\s+)(?P<high>{_NUMBER})(?::{_NUMBER})?")
+RANGE = lazy_pattern(rf"(?P<low>{_NUMBER})(?:\.\.+|:|-|\s+to\s+)(?P<high>{_NUMBER})(?::{_NUMBER})?")
 """A range as in Python, bash and Slurm: `1:5`, `1..5`, `1-5`."""
 SEPARATOR = r"\s*[;|]\s*|\s+"
-OTHER_LIST = re.compile(rf"{_NUMBER}(?:(?:{SEPARATOR}){_NUMBER})+")
+OTHER_LIST = lazy_pattern(rf"{_NUMBER}(?:(?:{SEPARATOR}){_NUMBER})+")
 """Numbers with other separators than commas."""
 SPANS = ("range", "arange", "linspace", "logspace", "int", "float", "between", "discrete")
 """Names of ranges in other tools that himl does not have."""
-DECIMAL = re.compile(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
+DECIMAL = lazy_pattern(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
 
 
 def single_sweep_option(request: SubmitRequest) -> SubmitRequest:

@@ -17,12 +17,13 @@ from contextlib import suppress
 from himl_cli.core.blobs import Bytes
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
 from himl_cli.core.files import BINARY, PART_SUFFIX, PLAIN_NAME, is_bookkeeping
+from himl_cli.core.patterns import lazy_pattern
 
 OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | BINARY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 LONGEST = 255  # bytes of a part of a name
 DEEPEST_FOLDER = 2000  # nested folders. Azure allows 254, and Linux 2,047 in a path.
-DRIVE = re.compile(r"[A-Za-z]:")
-WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[1-9¹²³]", re.IGNORECASE)
+DRIVE = lazy_pattern(r"[A-Za-z]:")
+WINDOWS_DEVICES = lazy_pattern(r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[1-9¹²³]", re.IGNORECASE)
 
 
 class UnsafeName(ValueError):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import re
-import secrets
 import stat
 import sys
 import time
@@ -18,7 +16,7 @@ from functools import cache
 from heapq import merge
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
@@ -175,7 +173,7 @@ class FileStore:
     def md5(self, blob: BlobInfo) -> bytes | None:
         if blob.md5 is not None:
             return blob.md5
-        digest = hashlib.md5(usedforsecurity=False)
+        digest = _new_md5()
         try:
             for piece in self._pieces(FetchRequest(blob, 0, blob.size)):
                 digest.update(piece)
@@ -191,11 +189,11 @@ class FileStore:
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """Fetch one file after the other in the caller's thread, since *workers* would compete for the same disk."""
-        blob, position, digest = None, 0, hashlib.md5(usedforsecurity=False)
+        blob, position, digest = None, 0, _new_md5()
         has = self._has_by_folder()
         for request in requests:
             if request.blob != blob or position > request.offset or request.offset == 0:
-                blob, position, digest = request.blob, 0, hashlib.md5(usedforsecurity=False)
+                blob, position, digest = request.blob, 0, _new_md5()
             end = request.offset + request.length
             # Reads earlier parts again, so that the check covers all of a resumed file
             pieces = self._pieces(FetchRequest(blob, position, end - position), has)
@@ -301,13 +299,13 @@ class FileStore:
         the request or change meanwhile."""
         folder = os.path.dirname(self._target(request.name))
         # Random, because processes on other machines or in other containers have the same ids
-        part = os.path.join(folder, f".{secrets.token_hex(8)}{PART_SUFFIX}")
+        part = os.path.join(folder, f".{os.urandom(8).hex()}{PART_SUFFIX}")
         try:
             target = open(part, "xb")  # noqa: SIM115  # raises before the deletion below, which is for one's own file
         except FileNotFoundError:
             make_folder(Path(folder))
             target = open(part, "xb")  # noqa: SIM115
-        digest, size = hashlib.md5(usedforsecurity=False), 0
+        digest, size = _new_md5(), 0
         try:
             with target:
                 _remove_old_parts(part)
@@ -416,6 +414,12 @@ def _remove_old_parts(part: str) -> None:
         for entry in entries:
             if OLD_PART.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < oldest:
                 os.unlink(entry.path)
+
+
+def _new_md5() -> Any:
+    import hashlib  # takes milliseconds, and a list of runs reads no file
+
+    return hashlib.md5(usedforsecurity=False)
 
 
 def _describe(found: FoundFile, md5: bytes | None = None) -> BlobInfo:
