@@ -22,10 +22,11 @@ from pathlib import Path
 from himl_cli.core.files import walk_folders
 from himl_cli.core.installed import package_folders
 from himl_cli.core.jobs import Editables, EntryKind, JobSpec
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.processes import JOB_FOLDER
 
 MODULES = "imports"  # the folder of such modules beside that of a job
-_HOOK = re.compile(r"\b(__editable___\w+_finder|_editable_impl_\w+)\b")
+_HOOK = lazy_pattern(r"\b(__editable___\w+_finder|_editable_impl_\w+)\b")
 _CODE = (".py", ".so", ".pyd", ".dll", ".dylib")
 _NO_MODULES = (".pth", ".dist-info", ".egg-info", ".egg-link")
 _SKIPPED = (".pyc", ".log", "~")

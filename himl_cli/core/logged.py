@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime, timezone
@@ -213,6 +212,12 @@ class LoggedKind(str, Enum):
     image = "image"
 
 
+def _new_id() -> str:
+    import uuid  # takes a millisecond, for which a job would wait
+
+    return str(uuid.uuid4())
+
+
 @dataclass(frozen=True)
 class LoggedRow:
     """Values by column, a step if the program set one, the time in UTC. `id` identifies a row that is sent again."""
@@ -220,7 +225,7 @@ class LoggedRow:
     values: Mapping[str, Value]
     step: int | None = None
     time: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str = field(default_factory=_new_id)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 
 # Systems give higher ports to the connections of clients: from 32768 on Linux, from 49152 on macOS and Windows
@@ -13,6 +12,7 @@ def free_port(host: str = "") -> int:
     """A free TCP port at the address *host*, by default at all addresses, which no connection of a client takes before
     a server does. Raises OSError for an address of another machine."""
     import secrets
+    import socket
 
     with socket.socket() as probe:
         for _ in range(TRIES):

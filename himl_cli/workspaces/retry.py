@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import field
@@ -130,6 +129,8 @@ class RetryState:
 
     def pause(self, failures: int, failure: Failure) -> float | None:
         """Seconds until the next attempt after *failures* in a row, or None to stop."""
+        import random
+
         policy, asked = self.policy, failure.retry_after
         most = min(policy.attempts, failure.max_attempts, 2 if self.is_given_up else policy.attempts)
         if failure.is_unconnected and not self.has_worked:

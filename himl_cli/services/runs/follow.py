@@ -137,6 +137,7 @@ class _GrowingLog:
         self._status: RunStatus | None = None
         self._is_known, self._has_grown = True, False
         self._path: Path | None = None  # of a local log
+        self._seen: tuple[int, int, int] | None = None  # of it and its folder, before it was last read
         self._begin(start)
 
     def _begin(self, done: int) -> None:
@@ -186,7 +187,10 @@ class _GrowingLog:
                 yield from self._new_pieces(files, log)
             if self._is_due:
                 return
-        self._is_due |= watch.is_fresh
+        if watch.is_fresh:
+            seen = None if path is None else _look_at(path)
+            self._is_due |= seen is None or seen != self._seen
+            self._seen = seen
 
     def _poll(self) -> Iterator[bytes]:
         # Read the status before the log, so that the last bytes are not missed.
@@ -253,6 +257,15 @@ class _GrowingLog:
                 self._done += len(piece)
                 self._has_grown = True
                 yield piece
+
+
+def _look_at(log: Path) -> tuple[int, int, int] | None:
+    """What differs after *log* has grown or another one has come into its folder. None if there is no such file."""
+    try:
+        facts = os.stat(log)
+        return facts.st_ino, facts.st_size, os.stat(log.parent).st_mtime_ns
+    except OSError:
+        return None
 
 
 def code_that_lacks(workspace: Workspace, run_id: str) -> str:

@@ -3,7 +3,6 @@ the specifications of data, but little code."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shlex
@@ -189,11 +188,11 @@ def send_inputs(spec: JobSpec, workspace: ManagedWorkspace, notify: Notify) -> J
 
     Raises NotFound for a missing input, DiskFailed, TransferIncomplete, and the errors of the upload.
     """
+    if not any(item.local for item in spec.inputs):
+        return spec
     from himl_cli.services.transfer.plan import UploadRequest
     from himl_cli.services.transfer.upload import upload
 
-    if not any(item.local for item in spec.inputs):
-        return spec
     workspace.prepare(notify)
     inputs, store = [*spec.inputs], workspace.datastore()
     default = next(each.name for each in workspace.datastores() if each.is_default)
@@ -232,6 +231,8 @@ def _files_in(local: Path) -> list[tuple[str, str, int, int]]:
 
 def _content_digest(files: Sequence[tuple[str, str, int, int]]) -> str:
     """The SHA-256 of the names and the contents of the files. Raises DiskFailed."""
+    import hashlib
+
     from himl_cli.services.transfer.digests import md5_of
 
     whole = hashlib.sha256()
@@ -254,6 +255,8 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
 
 
 def _bring(dataset: Dataset, item: DataSpec, place: str, notify: Notify) -> Path:
+    import hashlib
+
     from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.plan import DownloadRequest
     from himl_cli.services.transfer.ranks import rank_zero_only

@@ -72,6 +72,8 @@ def git_facts(folder: Path, *, has_snapshot: bool = True) -> dict[str, str]:
     if a tracked file or a submodule differs. Untracked files also count, unless himl lists a snapshot, for which
     `with_untracked` considers exactly those that it contains. Without an answer of git, there is no tag.
     """
+    if not any(os.path.lexists(each / ".git") for each in (folder, *folder.parents)):
+        return {}  # without four processes
     status = ["status", "--porcelain", "--ignore-submodules=untracked", "--untracked-files=no"]
     if not has_snapshot:
         own = (f",top,glob)**/{LATEST_RUN_FILE}", *(f"){name}" for name in sorted(RESULTS_OF_EARLIER_RUNS)))

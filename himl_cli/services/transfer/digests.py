@@ -1,8 +1,10 @@
-"""MD5 of complete files, and of files whose parts arrive out of order."""
+"""MD5 of complete files, and of files whose parts arrive out of order.
+
+They import hashlib late, since a submission needs their module, but no digest.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from pathlib import Path
 from queue import SimpleQueue
@@ -13,10 +15,14 @@ SMALL_READ = 32 << 10
 
 def short_hash(text: str) -> str:
     """Name for *text* that is valid in every file system."""
+    import hashlib
+
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def md5_of(path: str | Path) -> bytes:
+    import hashlib
+
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb", buffering=0) as source:
         piece = source.read(SMALL_READ)
@@ -36,6 +42,8 @@ class FileDigest:
     """
 
     def __init__(self, path: str, size: int, queue: SimpleQueue[FileDigest | None]) -> None:
+        import hashlib
+
         self.path = path
         self.size = size
         self.position = 0

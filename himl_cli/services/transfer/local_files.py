@@ -5,12 +5,10 @@ Names from a store are untrusted. A name may lead out of the target folder, or b
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
 import threading
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -52,6 +50,8 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
 
 
 def _check_part(part: str, windows: bool) -> None:
+    import unicodedata  # takes a millisecond, and few names need the check
+
     try:
         size = len(part.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
@@ -79,6 +79,8 @@ def part_name(base: str, mark: str) -> str:
     if len(plain) * 4 <= LONGEST or len(plain.encode("utf-8", "surrogateescape")) <= LONGEST:
         return plain
     raw = base.encode("utf-8", "surrogateescape")
+    import hashlib
+
     digest = hashlib.sha256(raw).hexdigest()[:16]
     start = raw[: LONGEST - len(digest) - len(end) - 2].decode("utf-8", "ignore")
     return f".{start}.{digest}{end}"
@@ -86,6 +88,8 @@ def part_name(base: str, mark: str) -> str:
 
 def folded(target: str) -> str:
     """One spelling for all names that a file system which ignores case and Unicode forms treats as equal."""
+    import unicodedata
+
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", target).casefold())
 
 

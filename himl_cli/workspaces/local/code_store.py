@@ -11,15 +11,13 @@ do not see each other's locks, nothing is stored.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import PART_SUFFIX, copy_file, flush, remove_tree, write_atomic
@@ -27,6 +25,9 @@ from himl_cli.core.json_text import read_json
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.mounts import shares_locks
 from himl_cli.workspaces.local.run_folder import COLLECTED
+
+if TYPE_CHECKING:
+    import hashlib
 
 STORE, LATEST = "store", "latest"
 SECONDS_TO_WAIT = 60.0  # for another process that stores code
@@ -208,7 +209,7 @@ class CodeStore:
         """The list of *code*, which has the files *names*, with their names in the store, to which unchanged ones are
         added."""
         staged, known = staged_files(code), self._latest(root)
-        parts, token = dict[str, Path](), secrets.token_hex(8)
+        parts, token = dict[str, Path](), os.urandom(8).hex()
         for name, copy in staged.items():
             if not copy.changed or is_result(name) or name not in names:
                 continue
@@ -264,7 +265,7 @@ class CodeStore:
         self._latest_of(root).write_text(code.relative_to(self.workspace).as_posix(), encoding="utf-8")
 
     def _latest_of(self, root: str) -> Path:
-        return self.folder / LATEST / hashlib.sha256(os.fsencode(root)).hexdigest()
+        return self.folder / LATEST / _new_sha256(os.fsencode(root)).hexdigest()
 
     def paths(self, code: Path, parent: Path | None, run_id: str) -> dict[str, Path]:
         """The files of *code*, by name: copies that are still there, and others where they are in the store or in
@@ -319,7 +320,7 @@ class CodeStore:
             for path, mode in files.items() if is_held else ():
                 target = self.folder / _stored_name(path, mode)
                 if not target.exists():
-                    part = self.folder / f".{secrets.token_hex(8)}{PART_SUFFIX}"
+                    part = self.folder / f".{os.urandom(8).hex()}{PART_SUFFIX}"
                     copy_file(path, part)
                     target.parent.mkdir(exist_ok=True)
                     os.chmod(part, mode & 0o555)
@@ -374,9 +375,15 @@ def _entries(folder: Path) -> Sequence[Path]:
         return []
 
 
+def _new_sha256(content: bytes = b"") -> hashlib._Hash:
+    import hashlib  # takes milliseconds, for which the start of a run would wait
+
+    return hashlib.sha256(content)
+
+
 def _copy_hashed(source: str, target: Path, size: int) -> str:
     """Copy the first *size* bytes of a file to the new file *target*, and return their SHA-256. Raises OSError."""
-    digest, left = hashlib.sha256(), size
+    digest, left = _new_sha256(), size
     original = os.open(source, os.O_RDONLY)
     try:
         copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -395,7 +402,7 @@ def _copy_hashed(source: str, target: Path, size: int) -> str:
 
 def _stored_name(path: Path, mode: int) -> str:
     """The name in the store of the file at *path*: its SHA-256, and who may read or run it."""
-    digest = hashlib.sha256()
+    digest = _new_sha256()
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):
             digest.update(block)

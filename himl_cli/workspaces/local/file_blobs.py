@@ -16,7 +16,7 @@ from functools import cache
 from heapq import merge
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
@@ -36,6 +36,9 @@ from himl_cli.core.files import (
 from himl_cli.core.text import named, storable
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.local.run_store import Database
+
+if TYPE_CHECKING:
+    import hashlib
 
 log = logging.getLogger(__name__)
 PAGE = 1000
@@ -416,7 +419,7 @@ def _remove_old_parts(part: str) -> None:
                 os.unlink(entry.path)
 
 
-def _new_md5() -> Any:
+def _new_md5() -> hashlib._Hash:
     import hashlib  # takes milliseconds, and a list of runs reads no file
 
     return hashlib.md5(usedforsecurity=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,12 +10,13 @@ from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 
+from himl_cli.core.patterns import lazy_pattern
 from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
 from himl_cli.workspaces.local.staging import TRIES
 
 LOG_TIMES = "log_times"  # lines `ATTEMPT LOG MILLISECONDS SIZE`, for any number of attempts
 LEAST_GAP, LONGEST_GAP = 1.0, 10.0  # seconds between two notes, in the first hour and after ten hours
-NAME = re.compile(r"user_logs/(?:try_(?P<attempt>\d{1,9})/)?(?P<log>[^/]+)")
+NAME = lazy_pattern(r"user_logs/(?:try_(?P<attempt>\d{1,9})/)?(?P<log>[^/]+)")
 AGE_A_GAP = 3600  # the gap is at least this part of the job's age, so that days of output take few notes
 
 
