@@ -21,7 +21,7 @@ from himl_cli.commands.scripts import (
     value_sources,
 )
 from himl_cli.commands.submit_options import SubmitOptions, by_ssh
-from himl_cli.core.processes import standby
+from himl_cli.core.processes import end_standby, standby
 from himl_cli.workspaces.local import SUPERVISOR
 from himl_cli.workspaces.remote.address import is_remote
 
@@ -73,7 +73,10 @@ def submit(
     is_elsewhere = request.engine != THIS_MACHINE or is_remote(workspace_opts.workspace or "")
     is_many = request.sweep or request.crossval or request.different_seeds
     is_other = options.resume is not None or options.from_run is not None or options.dry_run or is_job_file(target)
-    with nullcontext() if is_elsewhere or is_many or is_other else standby(SUPERVISOR):
+    is_job_here = not (is_elsewhere or is_many or is_other)
+    if not is_job_here:
+        end_standby(SUPERVISOR)
+    with standby(SUPERVISOR) if is_job_here else nullcontext():
         from himl_cli.commands import submit_job
 
         return submit_job.run_submission(submit_job.Submission(workspace_opts, output_opts, request, sources, options))

@@ -52,10 +52,11 @@ def end_detached(process: subprocess.Popen[bytes]) -> None:
 _standby: dict[str, subprocess.Popen[bytes]] = {}
 
 
-@contextmanager
-def standby(module: str) -> Iterator[None]:
+def start_standby(module: str) -> None:
     """Start `python -m` *module*, a detached program that reads its work from stdin, so that it loads while this
-    process prepares that work. `take_standby` returns its process. Kills a process that was not taken."""
+    process prepares that work. `take_standby` returns its process."""
+    if module in _standby:
+        return
     import subprocess
 
     command, pipe = [sys.executable, "-m", module], subprocess.PIPE
@@ -65,16 +66,27 @@ def standby(module: str) -> Iterator[None]:
         _standby[module] = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=folder, **detached()
         )
+
+
+@contextmanager
+def standby(module: str) -> Iterator[None]:
+    """As `start_standby`. At the end, kills a process that was not taken."""
+    start_standby(module)
     try:
         yield
     finally:
-        if (process := take_standby(module)) is not None:
-            process.kill()
-            process.communicate()
+        end_standby(module)
+
+
+def end_standby(module: str) -> None:
+    """Kill the process of *module* that waits for work, if there is one."""
+    if (process := take_standby(module)) is not None:
+        process.kill()
+        process.communicate()
 
 
 def take_standby(module: str) -> subprocess.Popen[bytes] | None:
-    """The process of *module* that `standby` started, None if there is none."""
+    """The process of *module* that `start_standby` started, None if there is none."""
     return _standby.pop(module, None)
 
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from ast import literal_eval
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -32,7 +33,7 @@ from tests.azureml_double.stage import Stage
 from tests.support.azure import azure_project as azure_project
 from tests.support.azure import running as running
 from tests.support.folders import SmallDisk, files_below, files_with
-from tests.support.processes import is_sound, processes_below, supervisor_of
+from tests.support.processes import MARK, is_sound, processes_below, processes_marked, supervisor_of
 from tests.support.running import Himl, until, write_files
 from tests.support.runs import STUBBORN, latest, posix, runs, started, status
 from tests.support.terminals import Terminal
@@ -1146,6 +1147,20 @@ def test_killed_helpers_leave_no_process_and_a_failed_run(himl: Himl, project: P
     assert himl.ok("runs", "logs", run["id"]).stdout == "up\n"
     assert himl.ok("runs", "list", "--status", "running", "-q").stdout == ""
     assert is_sound(project)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+@pytest.mark.parametrize("words", [["train.py", "--nonsense"], ["other.py"], ["train.py", "--num_nodes", "2"]])
+def test_a_supervisor_that_gets_no_work_ends(himl: Himl, project: Path, words: list[str]) -> None:
+    write_files(project, {"train.py": "print('ran')", "himl.toml": '[submit]\ncluster = "slurm:gpu"\n'})
+    mark = uuid.uuid4().hex
+    command, environment = [himl.program, "submit", *words], {**os.environ, MARK: mark, "PATH": str(project)}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, timeout=100)
+    assert (done.returncode in (2, 3), done.stdout, b"error: " in done.stderr) == (True, b"", True), done
+    assert processes_marked(mark, patience=60) == []
+    module = ["-m", "himl_cli.workspaces.local.supervisor"]
+    alone = subprocess.run([sys.executable, *module], stdin=subprocess.DEVNULL, capture_output=True, timeout=100)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (0, b"", b"")
 
 
 @posix

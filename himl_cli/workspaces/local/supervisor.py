@@ -406,6 +406,8 @@ def main() -> None:
     for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compile them before the request arrives
         types_of(record)
     document = read_request()
+    if not document:
+        return  # `himl submit` has ended, or needs no supervisor here
     form = json.loads(document)
     if "probe" in form:
         probe = RunFolder(Path(form["probe"]))
