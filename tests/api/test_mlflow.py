@@ -317,4 +317,4 @@ def test_mlflow_imports_little_of_himl(tmp_path: Path) -> None:
         "tensorboard",
         "himl_cli.workspaces.azure.connection",
     }.isdisjoint(found)
-    assert sum(name.startswith("himl_cli") for name in found) <= 26
+    assert sum(name.startswith("himl_cli") for name in found) <= 27

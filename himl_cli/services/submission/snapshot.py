@@ -23,12 +23,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import cast
-
-from pathspec import GitIgnoreSpec, RegexPattern
+from typing import TYPE_CHECKING, cast
 
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, Globs, as_found, is_bookkeeping
@@ -40,6 +38,9 @@ from himl_cli.services.submission.git import RESULTS_OF_EARLIER_RUNS, checkout_o
 from himl_cli.services.submission.secret_files import MOST_ALIKE, ending_of, is_private_folder, is_secret_file
 from himl_cli.services.transfer.state import fetched_files, targets
 
+if TYPE_CHECKING:
+    from pathspec import RegexPattern
+
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
 ALWAYS_LEFT_OUT = frozenset(
     {".git", ".hg", ".svn", WORKSPACE_FOLDER, LATEST_RUN_FILE, "__pycache__", ".ipynb_checkpoints"}
@@ -48,9 +49,6 @@ ALWAYS_LEFT_OUT = frozenset(
 ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")
 GIT_FILE, OWN_FILE = ".gitignore", ".amlignore"
 
-# The class that GitIgnoreSpec uses for a line. Its name depends on pathspec's version. Created directly, it always uses
-# `re` as its engine.
-GitPattern = cast("Callable[[str], RegexPattern]", type(GitIgnoreSpec.from_lines(["*"]).patterns[0]))
 # A pattern ends before a trailing slash (for folders only) and before unescaped spaces, never within an escape.
 LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?)", re.DOTALL)
 # Follows the parts of patterns and names, which cannot contain it. Without it, pathspec would also match the
@@ -452,13 +450,22 @@ def _rule(line: str) -> tuple[str, Rule] | None:
     return body, (None, wanted, folders_only, excludes) if "/" in body else (wanted[0], (), folders_only, excludes)
 
 
+@cache
+def _git_pattern() -> Callable[[str], RegexPattern]:
+    """The class that pathspec uses for a line. Its name depends on pathspec's version. Created directly, it always uses
+    `re` as its engine."""
+    from pathspec import GitIgnoreSpec  # takes ten milliseconds, and a small project has no rules
+
+    return cast("Callable[[str], RegexPattern]", type(GitIgnoreSpec.from_lines(["*"]).patterns[0]))
+
+
 @lru_cache(10_000)
 def _part(text: str) -> re.Pattern[str] | None:
     """The pattern that a name followed by END must match, or None for a part that matches nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # `re` warns about nested brackets
-            regex = GitPattern(f"/{text}{END}").regex
+            regex = _git_pattern()(f"/{text}{END}").regex
             if regex is None:
                 return None
             first, *stars = regex.pattern.split(STAR)
