@@ -24,6 +24,32 @@ Ends = queue.SimpleQueue[RankEnd | None]  # None wakes the reader only
 SHIM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
 
 
+_spares: list[subprocess.Popen[bytes]] = []
+
+
+def start_spare() -> None:
+    """Start a shim for the first rank of a job that is not known yet."""
+    _spares.append(_start_shim([]))
+
+
+def end_spares() -> None:
+    """End the shims that no rank has taken."""
+    while _spares:
+        _close(_spares.pop())
+
+
+def _start_shim(handles: Sequence[int]) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(SHIM, stdin=pipe, stdout=pipe, start_new_session=True, pass_fds=handles)
+
+
+def _close(shim: subprocess.Popen[bytes], seconds: float | None = None) -> None:
+    assert shim.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        shim.stdin.close()
+    shim.wait(seconds)
+
+
 class Rank:
     """One process of the job: loads its shim, starts the command under it, and puts its end into *ends*.
 
@@ -41,13 +67,8 @@ class Rank:
         self._held = [] if held is None else [held]
         self._ends = ends
         self.parent = os.getpid()
-        self._shim = subprocess.Popen(
-            SHIM,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=[*self._held, *([int(stdin)] if stdin.isdigit() else [])],
-        )
+        handles = [*self._held, *([int(stdin)] if stdin.isdigit() else [])]
+        self._shim = _spares.pop() if _spares and not handles else _start_shim(handles)
 
     def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
         job = {"stdin": self._stdin, "log": str(self._log), "cwd": str(cwd), "tty": tty, "held": self._held}
@@ -68,10 +89,7 @@ class Rank:
     def close(self, seconds: float | None = None) -> None:
         """Close the pipe to the shim, which then ends the remaining processes and itself. Raises TimeoutExpired after
         *seconds*."""
-        assert self._shim.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._shim.stdin.close()
-        self._shim.wait(seconds)
+        _close(self._shim, seconds)
 
     def _listen(self) -> None:
         assert self._shim.stdout is not None

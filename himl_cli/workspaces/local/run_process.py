@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import select
 import shutil
 import signal
 import sys
@@ -48,13 +49,16 @@ def with_recovery_id(new: Run) -> Run:
     return replace(new, tags={**new.tags, "run_recovery_id": f"{new.experiment}:{new.id}"})
 
 
-def read_request() -> str:
-    """The request on stdin. From now on, this process ignores Ctrl-C and the closing of the terminal."""
+def read_request(prepare: Callable[[], None] = lambda: None) -> str:
+    """The request on stdin. From now on, this process ignores Ctrl-C and the closing of the terminal. If the request is
+    not there yet, it calls *prepare* (POSIX)."""
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     for name in PASSED:  # until the script has started
         signal.signal(name, lambda number, frame: None)
+    if sys.platform != "win32" and not select.select([sys.stdin], [], [], 0)[0]:
+        prepare()
     text = sys.stdin.read()
     sys.stdin.close()
     return text

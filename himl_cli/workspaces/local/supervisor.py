@@ -42,7 +42,7 @@ from himl_cli.workspaces.local.launch_request import (
     request_from_json,
 )
 from himl_cli.workspaces.local.log_times import LEAST_GAP, LONGEST_GAP, LogTimes
-from himl_cli.workspaces.local.ranks import Ends, Rank, RankEnd
+from himl_cli.workspaces.local.ranks import Ends, Rank, RankEnd, end_spares, start_spare
 from himl_cli.workspaces.local.run_folder import ENVIRONMENT, WAITING, RunFolder
 from himl_cli.workspaces.local.run_process import (
     CANCELED,
@@ -90,6 +90,7 @@ class Supervisor(RunProcess):
         self._signals: list[str] = []  # that the engine sent for the ranks
         self._claim: JobClaim | None = None
         self._ranks = self._new_ranks()  # their shims load while the run is recorded and its files are staged
+        end_spares()
 
     def work(self, store: RunStore) -> Outcome:
         try:
@@ -405,7 +406,7 @@ def main() -> None:
     """
     for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compile them before the request arrives
         types_of(record)
-    document = read_request()
+    document = read_request(start_spare)
     if not document:
         return  # `himl submit` has ended, or needs no supervisor here
     form = json.loads(document)
