@@ -1,5 +1,6 @@
 """The entry point of `himl`, and of `python -m himl_cli` if himl is not on PATH."""
 
+import atexit
 import gc
 import os
 import signal
@@ -27,10 +28,11 @@ def may_run_here(words: list[str]) -> bool:
 
 # The supervisor takes as long to load as this process.
 if sys.argv[1:2] == ["submit"] and may_run_here([*takewhile(lambda word: word != "--", sys.argv[2:])]):
-    from himl_cli.core.processes import start_standby
+    from himl_cli.core.processes import end_standby, start_standby
     from himl_cli.workspaces.local import SUPERVISOR
 
     start_standby(SUPERVISOR)
+    atexit.register(end_standby, SUPERVISOR)
 
 if sys.argv[1:2] == ["--complete"]:
     from himl_cli.commands.complete import main as main

@@ -25,10 +25,8 @@ from himl_cli.commands.options import SHARED
 from himl_cli.commands.other_tools import OTHER_COMMANDS, is_target, starts_script
 from himl_cli.commands.table import COMMANDS, commands, loaded, package_of
 from himl_cli.core.errors import Interrupted
-from himl_cli.core.processes import end_standby
 from himl_cli.core.text import did_you_mean
 from himl_cli.render.output import stand_in_for_closed_streams
-from himl_cli.workspaces.local import SUPERVISOR
 
 if TYPE_CHECKING:
     from himl_cli.commands.scripts import ScriptCommand
@@ -129,7 +127,6 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         sys.exit(report_failure(Interrupted("Interrupted."), before_double_dash(sys.argv[1:])))
     finally:
-        end_standby(SUPERVISOR)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         gc.freeze()  # skips the garbage collection at exit, a tenth of the time of a short command
