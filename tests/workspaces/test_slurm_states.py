@@ -249,6 +249,10 @@ def test_a_job_asks_for_its_own_state(
         )
     )
     assert slurm.own_job().reason_to_stop(0.0) == reason
+    program, first = site.programs / "scontrol", site.folder / "first"
+    ended = f"[ -e '{first}' ] || {{ touch '{first}'; kill -TERM $$; }}"  # with the other processes of a requeued job
+    program.write_text(PROGRAM.replace("\n", f"\n{ended}\n", 1))
+    assert slurm.own_job().reason_to_stop(0.0) == reason
 
 
 def test_only_the_job_of_the_run_is_canceled(project: Path, site: StandIns) -> None:

@@ -60,6 +60,7 @@ OPTIONS: Mapping[str, str] | None = None  # sbatch judges them
 ASK_SECONDS = 20.0
 SRUN_SECONDS = 30.0  # for srun to end after its shims
 EARLY_SECONDS = 65.0  # by which Slurm may send a signal before its time
+ANSWER_SECONDS = 30.0  # for Slurm to answer, or to end this process
 PAUSE_SECONDS = 5.0  # between queries for the reason of a signal
 # The fields of `Seen`, and these without the reason
 SQUEUE = ("squeue", "--noheader", "--array", "--format=%i|%T|%r|%e|%j")
@@ -273,10 +274,16 @@ class SlurmJob:
     number: str
 
     def reason_to_stop(self, grace: float, wait: float = 0.0) -> str | None:
-        deadline = time.monotonic() + wait
+        begun = time.monotonic()
+        deadline = begun + wait
         while True:
-            text, _ = output_of(["scontrol", "show", "job", "--oneliner", self.number])
-            if text is None and wait and (shutil.which("scontrol") is None or time.monotonic() > deadline):
+            text, problem = output_of(["scontrol", "show", "job", "--oneliner", self.number])
+            is_silent = text is None and INVALID not in problem and shutil.which("scontrol") is not None
+            # Slurm ends all processes of a job that was requeued, which may include scontrol
+            if is_silent and time.monotonic() < begun + (wait or ANSWER_SECONDS):
+                time.sleep(PAUSE_SECONDS if wait else 0.5)
+                continue
+            if text is None and wait:
                 return None  # the next query of another machine gives the reason
             # The number of an array's last task is that of the array, for which scontrol lists all tasks. A job with
             # another name is one of another cluster.
