@@ -5,7 +5,7 @@ Functions import the services that they use, to keep help fast.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,18 +65,29 @@ def submit(
         show_settings(workspace_opts, output_opts, ctx.params, sources)
         return None
     print_misplaced(ctx, output_opts)
-    request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
-    request, workspace_opts = by_ssh(request, workspace_opts)
-    from himl_cli.core.jobs import is_job_file
-    from himl_cli.services.submission.request import THIS_MACHINE
+    with ExitStack() as stack:
+        if options.resume is None and options.from_run is None and sources["snapshot_root"] == "default":
+            stack.enter_context(_asking_git(target))
+        request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
+        request, workspace_opts = by_ssh(request, workspace_opts)
+        from himl_cli.core.jobs import is_job_file
+        from himl_cli.services.submission.request import THIS_MACHINE
 
-    is_elsewhere = request.engine != THIS_MACHINE or is_remote(workspace_opts.workspace or "")
-    is_many = request.sweep or request.crossval or request.different_seeds
-    is_other = options.resume is not None or options.from_run is not None or options.dry_run or is_job_file(target)
-    is_job_here = not (is_elsewhere or is_many or is_other)
-    if not is_job_here:
-        end_standby(SUPERVISOR)
-    with standby(SUPERVISOR) if is_job_here else nullcontext():
+        is_elsewhere = request.engine != THIS_MACHINE or is_remote(workspace_opts.workspace or "")
+        is_many = request.sweep or request.crossval or request.different_seeds
+        is_other = options.resume is not None or options.from_run is not None or options.dry_run or is_job_file(target)
+        if is_elsewhere or is_many or is_other:
+            end_standby(SUPERVISOR)
+        else:
+            stack.enter_context(standby(SUPERVISOR))
         from himl_cli.commands import submit_job
 
         return submit_job.run_submission(submit_job.Submission(workspace_opts, output_opts, request, sources, options))
+
+
+def _asking_git(target: str | None) -> AbstractContextManager[None]:
+    """Ask git about the project of a job, while himl loads its modules for the submission."""
+    from himl_cli.services.submission.git import asking_ahead
+    from himl_cli.services.submission.snapshot import find_snapshot_root
+
+    return asking_ahead(find_snapshot_root(Path(target).parent.resolve() if target else Path.cwd()))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from himl_cli.core.files import LATEST_RUN_FILE, expand_user, home_folder
 from himl_cli.core.jobs import SnapshotReport
@@ -14,11 +15,22 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.settings import find_upward
 
+if TYPE_CHECKING:
+    import subprocess
+
 GIT_SECONDS = 5.0
 DIRTY = "build_source_dirty"
 LARGEST_CHANGES, LARGEST_NEW_FILE = 16 << 20, 1 << 20  # bytes of a diff, and of an untracked file in it
 MOST_NAMES = 200  # in one command line
 RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
+Question = tuple[str, ...]  # words of a command line
+FACTS = (
+    ("log", "-1", "--format=%H%x00%an%x00%s"),
+    ("symbolic-ref", "--short", "-q", "HEAD"),
+    ("config", "--get", "remote.origin.url"),
+)
+STATUS: Question = ("status", "--porcelain", "--ignore-submodules=untracked", "--untracked-files=no")
+LISTING = (("ls-files", "-z", "--recurse-submodules"), ("config", "--path", "--get", "core.excludesFile"))
 # The caller may be a hook of git, whose variables name a repository and an index for every folder
 OF_CALLER = (
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"),
@@ -34,21 +46,46 @@ class _Answer:
     problem: str = ""
 
 
-def _ask(folder: Path, *questions: Sequence[str]) -> list[_Answer]:
+_begun: dict[tuple[Path, Question], subprocess.Popen[bytes]] = {}
+
+
+@contextmanager
+def asking_ahead(folder: Path) -> Iterator[None]:
+    """Let git answer the questions about *folder* of `git_facts` and `checkout_of`, while the caller does other things
+    before them."""
+    with suppress(OSError):
+        if _is_in_checkout(folder):
+            _begun.update({(folder, words): _begin(folder, words) for words in (*FACTS, STATUS, *LISTING)})
+    try:
+        yield
+    finally:
+        for process in _begun.values():
+            process.kill()
+            process.communicate()
+        _begun.clear()
+
+
+def _is_in_checkout(folder: Path) -> bool:
+    return any(os.path.lexists(each / ".git") for each in (folder, *folder.parents))
+
+
+def _begin(folder: Path, words: Question) -> subprocess.Popen[bytes]:
+    import subprocess
+
+    command, pipe = ["git", "-C", str(folder), "--no-optional-locks", *words], subprocess.PIPE
+    env = {name: value for name, value in os.environ.items() if name not in OF_CALLER}
+    return subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+
+
+def _ask(folder: Path, *questions: Question) -> list[_Answer]:
     """The answers of git in *folder*. Never fails."""
     import subprocess
 
-    command = ["git", "-C", str(folder), "--no-optional-locks"]
-    env = {name: value for name, value in os.environ.items() if name not in OF_CALLER}
     answers = []
     try:
         # In parallel, because each query starts a process
-        processes = [
-            subprocess.Popen(
-                [*command, *words], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-            for words in questions
-        ]
+        begun = {words: _begun.pop((folder, words)) for words in questions if (folder, words) in _begun}
+        processes = [begun.get(words) or _begin(folder, words) for words in questions]
     except OSError as err:
         reason = "git is not installed" if isinstance(err, FileNotFoundError) else str(err.strerror)
         return [_Answer(None, reason)] * len(questions)
@@ -72,19 +109,13 @@ def git_facts(folder: Path, *, has_snapshot: bool = True) -> dict[str, str]:
     if a tracked file or a submodule differs. Untracked files also count, unless himl lists a snapshot, for which
     `with_untracked` considers exactly those that it contains. Without an answer of git, there is no tag.
     """
-    if not any(os.path.lexists(each / ".git") for each in (folder, *folder.parents)):
+    if not _is_in_checkout(folder):
         return {}  # without four processes
-    status = ["status", "--porcelain", "--ignore-submodules=untracked", "--untracked-files=no"]
+    status: Question = STATUS
     if not has_snapshot:
         own = (f",top,glob)**/{LATEST_RUN_FILE}", *(f"){name}" for name in sorted(RESULTS_OF_EARLIER_RUNS)))
-        status[-1:] = ["--untracked-files=normal", "--", *(f":(exclude{each}" for each in own)]
-    answers = _ask(
-        folder,
-        ("log", "-1", "--format=%H%x00%an%x00%s"),
-        ("symbolic-ref", "--short", "-q", "HEAD"),
-        ("config", "--get", "remote.origin.url"),
-        status,
-    )
+        status = (*STATUS[:-1], "--untracked-files=normal", "--", *(f":(exclude{each}" for each in own))
+    answers = _ask(folder, *FACTS, status)
     commit, branch, repository, changes = (
         None if answer.output is None else answer.output.decode(errors="replace").strip() for answer in answers
     )
@@ -206,9 +237,7 @@ def checkout_of(folder: Path) -> Checkout | None:
     if marker is None:
         return None
     top = marker.parent
-    listing, setting = _ask(
-        folder, ("ls-files", "-z", "--recurse-submodules"), ("config", "--path", "--get", "core.excludesFile")
-    )
+    listing, setting = _ask(folder, *LISTING)
     own = _common_folder(top) / "info" / "exclude"
     if listing.output is None:
         return Checkout(top, None, [own], listing.problem)

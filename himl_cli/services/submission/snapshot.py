@@ -56,6 +56,7 @@ LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?)", re.DOTA
 END = "\0"
 STAR = "[^/]*"
 SPECIAL = re.compile(r"[]*?[\\]")
+PLAIN = re.compile(r"(?!.*\*\*)[^][?\\!]*")  # a part with single stars only
 BRACKETS = re.compile(r"\[[!^]?[^]!^[\\][^][\\]*\]")  # without brackets or escapes in them
 
 
@@ -454,7 +455,7 @@ def _rule(line: str) -> tuple[str, Rule] | None:
 def _git_pattern() -> Callable[[str], RegexPattern]:
     """The class that pathspec uses for a line. Its name depends on pathspec's version. Created directly, it always uses
     `re` as its engine."""
-    from pathspec import GitIgnoreSpec  # takes ten milliseconds, and a small project has no rules
+    from pathspec import GitIgnoreSpec
 
     return cast("Callable[[str], RegexPattern]", type(GitIgnoreSpec.from_lines(["*"]).patterns[0]))
 
@@ -465,16 +466,19 @@ def _part(text: str) -> re.Pattern[str] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # `re` warns about nested brackets
-            regex = _git_pattern()(f"/{text}{END}").regex
-            if regex is None:
+            if PLAIN.fullmatch(text):  # as pathspec's, whose import takes ten milliseconds
+                pattern = STAR.join(map(re.escape, f"{text}{END}".split("*")))
+            elif (regex := _git_pattern()(f"/{text}{END}").regex) is not None:
+                pattern = regex.pattern
+            else:
                 return None
-            first, *stars = regex.pattern.split(STAR)
+            first, *stars = pattern.split(STAR)
             if len(stars) > 1:
                 # A star before another star matches as little as possible and never backtracks, as in fnmatch
                 *amid, last = stars
                 steps = [f"(?=(?P<g{number}>{STAR}?{each}))(?P=g{number})" for number, each in enumerate(amid) if each]
                 return re.compile("".join([first, *steps, STAR, last]), re.DOTALL)
-            return re.compile(regex.pattern, re.DOTALL)
+            return re.compile(pattern, re.DOTALL)
     except (ValueError, re.error):
         return None
 
