@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, field, fields, is_dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -63,6 +66,45 @@ def test_records_have_the_methods_of_dataclasses() -> None:
         Named(1).x = 3  # type: ignore[misc]
     with pytest.raises(AssertionError, match="bad"):
         Named(1, name="bad")
+
+
+def test_constructors_take_what_those_of_dataclasses_take() -> None:
+    def declare(decorator: Any) -> Any:
+        class Base:
+            __module__, __annotations__ = __name__, {"x": "int", "y": "int"}
+            y = 2
+
+        @decorator(order=True)
+        class Record(decorator(order=True)(Base)):  # type: ignore[misc]
+            z: list[int] = field(default_factory=list, kw_only=True)
+            late: int = field(init=False, repr=False, compare=False)
+            fixed: int = field(default=5, init=False)
+
+            def __post_init__(self) -> None:
+                self.late = self.x
+
+        return Record
+
+    def results(record: Any) -> Iterator[object]:
+        calls: list[tuple[tuple[object, ...], dict[str, object]]] = [
+            ((1,), {}),
+            ((1, 3), {"z": [4]}),
+            ((), {"x": 1, "y": 0}),
+            ((), {}),
+            ((1, 2, 3), {}),
+            ((1,), {"x": 2}),
+            ((1,), {"fixed": 2}),
+            ((1,), {"w": 2}),
+        ]
+        for args, kwargs in calls * 4:  # those after the first ones are compiled
+            try:
+                made = record(*args, **kwargs)
+                yield repr(made), vars(made), made == record(*args, **kwargs), made < record(9), made.fixed
+                yield made.__hash__ is None
+            except TypeError as err:
+                yield str(err)
+
+    assert [*results(declare(dataclass))] == [*results(declare(dataclasses.dataclass))]
 
 
 def test_a_subclass_may_have_its_own_constructor() -> None:
