@@ -54,8 +54,8 @@ def asking_ahead(folder: Path) -> Iterator[None]:
     """Let git answer the questions about *folder* of `git_facts` and `checkout_of`, while the caller does other things
     before them."""
     with suppress(OSError):
-        if _is_in_checkout(folder):
-            _begun.update({(folder, words): _begin(folder, words) for words in (*FACTS, STATUS, *LISTING)})
+        for words in (*FACTS, STATUS, *LISTING) if _is_in_checkout(folder) else ():
+            _begun[folder, words] = _begin(folder, words)
     try:
         yield
     finally:
