@@ -136,6 +136,9 @@ def delete_runs(record: Raw, folder: Path, rounds: int) -> None:
             check=True,
         )
         run_id = done.stdout.strip()
+        code = folder / ".himl" / "runs" / run_id / "code" / "writes.py"
+        while code.exists():  # himl moves it to its store
+            time.sleep(0.1)
         subprocess.run(["cp", "-a", folder / ".himl" / "runs" / run_id, folder / "copy"], check=True)
         deletes = {"himl runs delete": [HIML, "runs", "delete", run_id, "--yes"], "rm -rf": ["rm", "-rf", "copy"]}
         for candidate in list(deletes)[:: 1 if number % 2 else -1]:

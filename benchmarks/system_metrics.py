@@ -27,7 +27,7 @@ folder, count, samples, seconds = Path(sys.argv[1]), *map(int, sys.argv[2:4]), 0
 tree = [subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"]) for _ in range(count)]
 time.sleep(1 + count / 20)
 began, spent = time.monotonic(), []
-with sampling(folder, {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": str(seconds)}, os.getpid):
+with sampling(folder, {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": str(seconds)}, os.getpid, 0):
     for number in range(1, samples + 1):
         time.sleep(max(0.0, began + seconds * (number + 0.5) - time.monotonic()))
         spent.append(time.process_time())

@@ -17,7 +17,8 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -543,6 +544,17 @@ def test_a_wal_journal_in_use_is_named_soon_where_machines_share_a_disk(shared_d
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.stdout.startswith("sooner than a write: Other processes of this machine use"), done.stdout + done.stderr
+
+
+def test_two_first_jobs_of_other_machines_share_a_workspace_at_once(tmp_path: Path) -> None:
+    on_known_disk(tmp_path)
+    path = tmp_path / "workspace.db"
+    with ExitStack() as stack:
+        databases = [stack.enter_context(closing(Database(path, create=True))) for _ in range(3)]
+        assert [each.rows("SELECT * FROM runs") for each in databases] == [[]] * 3
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Database.share, databases))
+        assert "wal" not in [each.rows("PRAGMA journal_mode")[0][0] for each in databases]
 
 
 @pytest.mark.large("takes long, and other tests run its branches")

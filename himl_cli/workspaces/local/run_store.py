@@ -237,11 +237,17 @@ class Database:
         if self.has_locks is False:
             text = f"'{self.path.parent}' is mounted so that machines do not see each other's locks"
             raise DiskFailed(f"{text}, and results of jobs would be lost.", hint=OTHER_WORKSPACE)
-        with self._using() as connection:
-            try:
-                _once_unlocked(connection, f"PRAGMA journal_mode={ROLLBACK}", SHARE_SECONDS)
-            except sqlite3.OperationalError as err:
-                raise self._in_use(err) from err
+        deadline = time.monotonic() + SHARE_SECONDS
+        while True:
+            with self._using() as connection:
+                try:
+                    connection.execute(f"PRAGMA journal_mode={ROLLBACK}")
+                    return
+                except sqlite3.OperationalError as err:
+                    if "locked" not in str(err) or time.monotonic() > deadline:
+                        raise self._in_use(err) from err
+            self.close()  # another process that waits for the same thing waits for this connection, too
+            time.sleep(random.uniform(0.0, 0.1))  # noqa: S311 - no secret
 
     def _in_use(self, err: sqlite3.Error) -> DiskFailed:
         """The error while other processes use a WAL journal that has to go."""
