@@ -1154,7 +1154,7 @@ def test_killed_helpers_leave_no_process_and_a_failed_run(himl: Himl, project: P
 def test_a_supervisor_that_gets_no_work_ends(himl: Himl, project: Path, words: list[str]) -> None:
     write_files(project, {"train.py": "print('ran')", "himl.toml": '[submit]\ncluster = "slurm:gpu"\n'})
     mark = uuid.uuid4().hex
-    command, environment = [himl.program, "submit", *words], {**os.environ, MARK: mark, "PATH": str(project)}
+    command, environment = [str(himl.program), "submit", *words], {**os.environ, MARK: mark, "PATH": str(project)}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, timeout=100)
     assert (done.returncode in (2, 3), done.stdout, b"error: " in done.stderr) == (True, b"", True), done
     assert processes_marked(mark, patience=60) == []
