@@ -36,10 +36,10 @@ class _Pending:
 def _lazy_dataclass(**options: Any) -> Callable[[Any], Any]:
     if options.get("slots"):  # for which Python creates another class
         return dataclasses.dataclass(**options)
-    return lambda cls: _Class(cls, options).cls
+    return lambda cls: _LazyDataclass(cls, options).cls
 
 
-class _Class:
+class _LazyDataclass:
     """The class *cls* with the *options* of a dataclass, which gets methods that are not compiled."""
 
     def __init__(self, cls: Any, options: dict[str, Any]) -> None:

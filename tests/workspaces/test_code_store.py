@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -181,6 +180,7 @@ def test_unused_files_are_those_that_no_run_lists(workspace: Workspace) -> None:
 
 
 def test_a_check_of_the_lock_does_not_leave_copies(workspace: Workspace) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows stores no code")
     code = staged(workspace.runs / "run" / "code", workspace.project)
     (lock := code.parent / "lock").touch()
     with lock.open() as check, ThreadPoolExecutor() as pool:

@@ -84,8 +84,8 @@ def _ask(folder: Path, *questions: Question) -> list[_Answer]:
     answers = []
     try:
         # In parallel, because each query starts a process
-        begun = {words: _begun.pop((folder, words)) for words in questions if (folder, words) in _begun}
-        processes = [begun.get(words) or _begin(folder, words) for words in questions]
+        keys = [(folder, words) for words in questions]
+        processes = [_begun.pop(key) if key in _begun else _begin(*key) for key in keys]
     except OSError as err:
         reason = "git is not installed" if isinstance(err, FileNotFoundError) else str(err.strerror)
         return [_Answer(None, reason)] * len(questions)
