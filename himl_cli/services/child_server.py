@@ -110,7 +110,7 @@ class ChildServer(ABC):
             lines = self._log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
         if not self._was_up and (any(map(SAID_OF_TAKEN.search, lines)) or not _is_free(self._host, self._port)):
             taken, self._port = self._port, free_port(self._host, self._port + 1)
-            self._notify(Notice(f"Port {taken} is in use, so {self.name} uses {self._port}."))
+            self.tell_address(taken)
             self.restart()
             return
         ending = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"

@@ -518,6 +518,66 @@ def test_machines_that_share_a_disk_lose_no_values(shared_disk: SharedDisk, has_
     assert [line for line in refusals if not any(text in line for text in expected)] == []
 
 
+ENDS_AND_LOOKS = """
+import sys
+from pathlib import Path
+from himl_cli.core.runs import Run, RunEnd, RunStatus
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+
+workspace = LocalWorkspace(Path(sys.argv[1]))
+workspace.start_run(Run("a", "e"))
+workspace.end_run("a", RunEnd(RunStatus.completed))
+print("ended", flush=True)
+sys.stdin.readline()
+print(workspace.run("a").status.value, flush=True)
+"""
+
+RECORDS = """
+import sys
+from pathlib import Path
+from himl_cli.core.runs import Run
+from himl_cli.workspaces.local.run_store import Database
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+
+folder = Path(sys.argv[1])
+LocalWorkspace(folder).start_run(Run("b", "e"))
+journal = folder / "workspace.db-journal"
+with Database(folder / "workspace.db").writing() as connection:
+    connection.execute("PRAGMA cache_size=1")  # what has no room goes into the file, and the journal becomes valid
+    connection.execute("UPDATE runs SET experiment = 'other'")
+    connection.executemany("INSERT INTO tags VALUES ('b', ?, ?)", [(str(number), "x" * 900) for number in range(200)])
+    print(journal.stat().st_size > 0, flush=True)
+    sys.stdin.readline()
+    print(journal.exists() and journal.stat().st_size > 0, flush=True)
+"""
+
+
+def test_who_has_recorded_does_not_undo_what_another_machine_writes(shared_disk: SharedDisk) -> None:
+    """SQLite takes the journal of a writer whose lock it does not see for that of one that crashed."""
+    on_known_disk(shared_disk.folder)
+    LocalWorkspace(shared_disk.folder / ".himl").make()
+    command = [*shared_disk.prefix(has_locks=False), sys.executable, "-c"]
+    with ExitStack() as stack:
+
+        def start(script: str) -> subprocess.Popen[str]:
+            words, pipe = [*command, script, str(shared_disk.mount / ".himl")], subprocess.PIPE
+            return stack.enter_context(subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True))
+
+        def said(process: subprocess.Popen[str], answer: str = "") -> str:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(answer)
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        first = start(ENDS_AND_LOOKS)
+        assert said(first) == "ended"
+        second = start(RECORDS)
+        assert said(second) == "True", "a journal"
+        assert said(first, "\n") == "Completed"
+        assert said(second, "\n") == "True", "the journal is still there"
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
 REFUSED = """
 import sys, time
 from himl_cli.workspaces.local.run_store import *

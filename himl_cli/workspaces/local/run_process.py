@@ -190,6 +190,7 @@ class RunProcess(ABC):
         if (outcome := self.outcome_to_record(store, self._outcome(store))) is not None:
             self._record_end(store, outcome)
             self.after_the_end(store)
+            store.database.is_guarded = True  # from now on, another machine may record
         lock.release()  # others may use the run while this process exits
         report("started")
         spec = self._spec
@@ -221,7 +222,7 @@ class RunProcess(ABC):
         self.folder.reserve_space()
         if os.open in os.supports_dir_fd:
             self._handle = os.open(self.folder.path, os.O_RDONLY)
-        store = RunStore(Database(self.folder.workspace / "workspace.db", create=True))
+        store = RunStore(Database(self.folder.workspace / "workspace.db", create=True, is_guarded=False))
         store.database.check_alone(self._new.id)
         known = store.get(self._new.id) if self._again else None
         was_canceled = self._is_queued and self.folder.is_cancel_asked()

@@ -59,13 +59,14 @@ class Database:
 
     Writes that change a run's status are flushed to disk (`durable=True`). Metrics survive a crash of any process, and
     a power cut can only lose the latest ones. Times are integers, milliseconds since 1970 UTC. A write waits for others
-    for *patience* seconds, and then raises DiskFailed. With *is_guarded*, each write first calls `check_alone`.
+    for *patience* seconds, and then raises DiskFailed. Each write first calls `check_alone`, and each use looks for a
+    run that another machine records, unless this process records one itself (*is_guarded* is false).
     `is_local` is whether its folder is on a file system of this machine, and `has_locks` whether other machines see
     locks there, None if that is unknown.
     """
 
     def __init__(
-        self, path: Path, *, create: bool = False, patience: float = BUSY_SECONDS, is_guarded: bool = False
+        self, path: Path, *, create: bool = False, patience: float = BUSY_SECONDS, is_guarded: bool = True
     ) -> None:
         self.path = path
         self.is_guarded = is_guarded
@@ -272,6 +273,8 @@ class Database:
             if run_id:
                 (marks / run_id).unlink(missing_ok=True)
             raise self._refusal(other, holder)
+        if run_id and not self.has_locks:
+            self.close()  # a connection may still have pages from before another machine wrote
 
     def _refusal(self, other: str, holder: str) -> DiskFailed:
         text = f"'{self.path.parent}' does not show locks of {holder}, where run '{other}' may be in progress"

@@ -62,7 +62,8 @@ def _sample(
     if stop.wait(seconds):
         return
     machine, pending = Machine(run_folder, env, parent, started), list[dict[str, float]]()
-    with closing(Database(run_folder.parents[1] / "workspace.db", patience=PATIENCE_SECONDS)) as database:
+    path = run_folder.parents[1] / "workspace.db"
+    with closing(Database(path, patience=PATIENCE_SECONDS, is_guarded=False)) as database:
         least = 0.0 if database.is_local else PAUSE_IF_SHARED
         while True:
             if not (is_over := stop.is_set()):

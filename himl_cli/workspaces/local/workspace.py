@@ -85,7 +85,7 @@ class LocalWorkspace(FolderWorkspace):
                 f"There is no folder '{self.folder}'.",
                 hint="'himl submit' creates a local workspace in the current folder.",
             )
-        database = Database(self.folder / "workspace.db", create=True, is_guarded=True)
+        database = Database(self.folder / "workspace.db", create=True)
         return RunStore(database, label=self.label)
 
     @cached_property
@@ -574,9 +574,11 @@ class LocalWorkspace(FolderWorkspace):
                 )
             self._runs.end_nested(run_id, end.status, "the run that it belongs to ended")
         self._runs.end(run_id, end.status, reason=end.reason)
+        ended = self.run(run_id)
         if (lock := _locks.pop(self._folder_of(run_id).lock.absolute(), None)) is not None:
+            self._runs.database.is_guarded = True  # from now on, another machine may record
             lock.release()
-        return self.run(run_id)
+        return ended
 
     def log(self, run_id: str, entries: Sequence[Logged]) -> None:
         if self._runs.job_of(run_id) is None:

@@ -319,7 +319,7 @@ def _shared(engine: Engine, folder: RunFolder, notify: Notify) -> Iterator[RunSt
     cannot."""
     if (error := engine.unavailable()) is not None:
         raise error
-    with closing(Database(folder.workspace / "workspace.db", create=True)) as database:
+    with closing(Database(folder.workspace / "workspace.db", create=True, is_guarded=False)) as database:
         database.share()
         if database.has_locks is None:
             check = f" To check it: {engine.DOCTOR}" if engine.DOCTOR else ""
