@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.events import Event, Notice
+from himl_cli.core.events import Event
 from himl_cli.services.server_access import Access
 from himl_cli.services.tensorboard.server import TensorBoard
 from tests.azureml_double.faults import Page, Stall, Status

@@ -564,7 +564,8 @@ def test_who_has_recorded_does_not_undo_what_another_machine_writes(shared_disk:
             return stack.enter_context(subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True))
 
         def said(process: subprocess.Popen[str], answer: str = "") -> str:
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write(answer)
             process.stdin.flush()
             return process.stdout.readline().strip()
