@@ -222,7 +222,7 @@ class RunProcess(ABC):
         self.folder.reserve_space()
         if os.open in os.supports_dir_fd:
             self._handle = os.open(self.folder.path, os.O_RDONLY)
-        store = RunStore(Database(self.folder.workspace / "workspace.db", create=True, is_guarded=False))
+        store = RunStore(Database(self.folder.workspace / "workspace.db", create=True))
         store.database.check_alone(self._new.id)
         known = store.get(self._new.id) if self._again else None
         was_canceled = self._is_queued and self.folder.is_cancel_asked()

@@ -258,7 +258,8 @@ class Database:
     def check_alone(self, run_id: str = "") -> None:
         """Unless machines are known to see each other's locks, raise DiskFailed while a process records a run whose
         lock is not visible here, since SQLite would lose values of both. From now on, others find *run_id*, whose lock
-        this process holds. Raises OSError."""
+        this process holds, and nothing is guarded until the process sets `is_guarded` at the run's end. Raises
+        OSError."""
         marks = self.path.with_name(RECORDING)
         if run_id and not self.has_locks:
             self.check_alone()
@@ -273,8 +274,10 @@ class Database:
             if run_id:
                 (marks / run_id).unlink(missing_ok=True)
             raise self._refusal(other, holder)
-        if run_id and not self.has_locks:
-            self.close()  # a connection may still have pages from before another machine wrote
+        if run_id:
+            self.is_guarded = False
+            if not self.has_locks:
+                self.close()  # a connection may still have pages from before another machine wrote
 
     def _refusal(self, other: str, holder: str) -> DiskFailed:
         text = f"'{self.path.parent}' does not show locks of {holder}, where run '{other}' may be in progress"

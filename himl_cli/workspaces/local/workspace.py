@@ -547,7 +547,6 @@ class LocalWorkspace(FolderWorkspace):
                     _locks[path] = lock
                     lock.sign()
                     self._runs.database.check_alone(new.id)
-                    self._runs.database.is_guarded = False
             except (DiskFailed, OSError) as err:
                 _locks.pop(path, lock).release()
                 if isinstance(err, OSError):
