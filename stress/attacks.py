@@ -41,7 +41,7 @@ SETTLED, SECONDS_TO_SETTLE = 24, 20.0
 
 @dataclass(frozen=True)
 class Server(ABC):
-    """A server under attack. Without a *token*, it is that of `himl ui`, whose owner has a cookie."""
+    """A server under attack. Without a *token*, it is that of pages, whose owner has a cookie."""
 
     port: int
     run_id: str
@@ -50,10 +50,26 @@ class Server(ABC):
 
     @property
     def most(self) -> int:
-        """The handles that it may have in addition to those at the start. himl ui accepts all connections, and
-        closes silent ones afterwards.
-        """
+        """The handles that it may have in addition to those at the start. Servers of pages accept all connections."""
         return THREADS if self.token else IDLE + THREADS
+
+    @property
+    def closes_silent(self) -> bool:
+        """Whether it closes connections on which nothing arrives."""
+        return self.token != ""
+
+    @property
+    def most_threads(self) -> int:
+        return THREADS
+
+    @property
+    def most_growth(self) -> float:
+        """In MiB of memory."""
+        return GROWTH
+
+    def allowed(self, job: Iterable[int], ui: Iterable[int]) -> frozenset[int]:
+        """The answers it may give, of those of a job's server and of `himl ui`."""
+        return frozenset(job if self.token else ui)
 
     @abstractmethod
     def use(self, step: int) -> float:
@@ -121,7 +137,7 @@ def odd_heads(server: Server, dice: random.Random) -> Met:
     drawn = [
         Drawn(
             text.encode("latin-1"),
-            frozenset(job if server.token else ui),
+            server.allowed(job, ui),
             name,
             is_cut=name in ("no end", "empty lines", "binary"),
         )
@@ -159,13 +175,14 @@ def odd_bodies(server: Server, dice: random.Random) -> Met:
     drawn = [
         Drawn(
             f"{first}{lines}Content-Length: {length}\r\n\r\n".encode() + body,
-            frozenset(job if server.token else ui),
+            server.allowed(job, ui),
             name,
             is_cut=length == 1000,
         )
         for name, lines, body, length, job, ui in bodies
     ]
-    return judged(server, dice.sample(drawn * 4, k=4 * len(drawn)))
+    # A server of pages may read, for a while, the rest of what it has refused
+    return judged(server, dice.sample(drawn * 4, k=4 * len(drawn)), at_once=1 if server.token else 10)
 
 
 def slow_senders(server: Server, dice: random.Random) -> Met:
@@ -189,7 +206,7 @@ def slow_senders(server: Server, dice: random.Random) -> Met:
             time.sleep(0.5)
         wrong = (
             [f"{len(left)} of {len(silent)} silent connections are still open after {SLOW_SECONDS:.0f} s"]
-            if left and server.token
+            if left and server.closes_silent
             else []
         )
         open_still = sum(not _is_ended(client) for client in heads + bodies)
@@ -330,9 +347,9 @@ def is_told_in_json(reply: bytes) -> bool:
 
 def wrong_figures(watch: Watch) -> list[str]:
     grown = [
-        ("threads", watch.threads, THREADS),
+        ("threads", watch.threads, watch.server.most_threads),
         ("handles", watch.handles, watch.server.most),
-        ("MiB", watch.growth, GROWTH),
+        ("MiB", watch.growth, watch.server.most_growth),
     ]
     wrong = [
         *watch.troubles,

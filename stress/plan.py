@@ -31,6 +31,7 @@ from stress.fuzz.cases import fuzz_cases
 from stress.kills import kill_cases
 from stress.load import LARGE, load_cases
 from stress.names import name_cases
+from stress.pages import tb_cases, ui_cases
 from stress.power import power_cases
 from stress.queue import LARGE as LARGE_QUEUES
 from stress.queue import queue_cases
@@ -40,7 +41,6 @@ from stress.secrets.cases import secret_cases
 from stress.slides import slide_cases
 from stress.slurm import slurm_cases
 from stress.ssh import ssh_cases
-from stress.ui import ui_cases
 from stress.world import SPAWN, World, leave_only_ours, running_world
 
 HUNG = 3600.0  # seconds per case, far above the limits of its commands
@@ -89,6 +89,7 @@ PARTS = (
     Part("ssh", "Connections to a machine by SSH that die", ssh_cases, at_once=2),
     Part("queue", "Runs that wait for GPUs", queue_cases, at_once=1, large=LARGE_QUEUES),
     Part("ui", "The server of himl ui", ui_cases, at_once=2),
+    Part("tb", "The server of himl tb", tb_cases, at_once=2),
     Part("load", "Many blobs, runs, writers and looks", load_cases, share=1.0, at_once=1, large=LARGE),
 )
 

@@ -24,6 +24,7 @@ address.searchParams.delete("token")
 location.replace(address)
 </script>"""
 REFUSED = b"To open this page, use the address with the token that himl printed.\n"
+SILENT_SECONDS = 30
 MARKUP = ("Content-Type", "text/html; charset=utf-8")
 PRIVATE = [("Cache-Control", "no-store"), ("Referrer-Policy", "no-referrer")]
 
@@ -76,7 +77,10 @@ def run_tensorboard(access: Access) -> None:
     from werkzeug.wrappers import Response
 
     def serve(app: Callable[..., Iterable[bytes]], flags: Any) -> program.WerkzeugServer:
-        return program.WerkzeugServer(partial(answer, app, flags.port), flags)
+        server = program.WerkzeugServer(partial(answer, app, flags.port), flags)
+        # Without it, each silent connection of any user has a thread for as long as TensorBoard runs
+        server.RequestHandlerClass.timeout = SILENT_SECONDS
+        return server
 
     def answer(
         app: Callable[..., Iterable[bytes]], port: int, environ: dict[str, Any], start_response: Callable[..., Any]

@@ -1,5 +1,5 @@
-"""`himl ui` under attacks of strangers, and killed: `ui/<attack>/strangers/NN`, `ui/<signal>/killed/NN`. Linux only
-(/proc).
+"""`himl ui` and `himl tb` under attacks of strangers, and killed: `ui/<attack>/strangers/NN`, `tb/<signal>/killed/NN`.
+Linux only (/proc).
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 from himl_cli.core.ports import free_port
-from stress.attacks import ATTACKS, Attack, Met, Server, attacked
+from stress.attacks import ATTACKS, GROWTH, MALFORMED, Attack, Met, Server, attacked
 from stress.kills import GONE, JOB_GONE, SIGNALS, Started, judge_first
 from stress.records import Case, Result
 from stress.world import Gauge, World, judge_again
@@ -25,24 +26,11 @@ from tests.support.folders import contents
 from tests.support.processes import processes_marked, stop
 from tests.support.running import until
 from tests.support.runs import RecordedRuns
+from tests.support.tensorboard import NAME, event_bytes
 
 STRANGERS, KILLS, REQUESTS = 10, 10, 200
 RUN, SHOWN, PRIVATE = "train_1_aa", "shown-to-the-owner", "private-to-the-owner"
 API = "/ajax-api/2.0/mlflow"
-READS = (
-    "/",
-    f"{API}/runs/get?run_id={RUN}",
-    f"{API}/experiments/search?max_results=10",
-    f"{API}/metrics/get-history?run_uuid={RUN}&metric_key=loss",
-    f"{API}/artifacts/list?run_id={RUN}",
-    f"/get-artifact?run_uuid={RUN}&path=outputs/note.txt",
-)
-WRITES = {
-    f"{API}/runs/set-tag": {"run_id": RUN, "key": "stranger", "value": "x"},
-    f"{API}/runs/delete": {"run_id": RUN},
-    f"{API}/runs/create": {"experiment_id": "0"},
-    f"{API}/runs/search": {"experiment_ids": ["0"]},
-}
 TYPES = (
     "application/json",
     "text/plain",
@@ -50,51 +38,120 @@ TYPES = (
     "multipart/form-data; boundary=x",
     "",
 )  # pages send the others without asking
-CLOSED = {
-    "/ajax-api/3.0/mlflow/scorer/invoke": {"experiment_id": "0", "serialized_scorer": "{}", "trace_ids": ["a"]},
-    "/ajax-api/3.0/mlflow/scorers/register": {"experiment_id": "0", "name": "x", "serialized_scorer": "{}"},
-    "/ajax-api/3.0/mlflow/genai/evaluate/invoke": {
-        "experiment_id": "0",
-        "serialized_scorers": ["{}"],
-        "trace_ids": ["a"],
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Pages and the command that shows them: *reads* for the owner, of which the answer to *shows* contains SHOWN,
+    *writes*, functions that are *closed* even to the owner, and *escapes*, with `%s` for the path of another file.
+    *checks_names*: a request to another name of this machine is refused even with the cookie, which browsers send to
+    the name that set it only.
+    """
+
+    command: Sequence[str]
+    shows: str
+    reads: Sequence[str]
+    writes: Mapping[str, Mapping[str, Any]]
+    closed: Mapping[str, Mapping[str, Any]]
+    escapes: Sequence[str]
+    checks_names: bool
+
+
+MLFLOW = Pages(
+    ("ui",),
+    f"{API}/runs/get?run_id={RUN}",
+    (
+        "/",
+        f"{API}/experiments/search?max_results=10",
+        f"{API}/metrics/get-history?run_uuid={RUN}&metric_key=loss",
+        f"{API}/artifacts/list?run_id={RUN}",
+        f"/get-artifact?run_uuid={RUN}&path=outputs/note.txt",
+    ),
+    {
+        f"{API}/runs/set-tag": {"run_id": RUN, "key": "stranger", "value": "x"},
+        f"{API}/runs/delete": {"run_id": RUN},
+        f"{API}/runs/create": {"experiment_id": "0"},
+        f"{API}/runs/search": {"experiment_ids": ["0"]},
     },
-    "/ajax-api/3.0/mlflow/jobs/1": {},
-    "/ajax-api/3.0/mlflow/demo/generate": {},
-    "/ajax-api/3.0/mlflow/gateway/secrets/create": {"secret_name": "x", "secret_value": {"api_key": "x"}},
-    "/ajax-api/3.0/mlflow/assistant/chat": {"message": "x"},
-    f"{API}/webhooks": {"name": "x", "url": "http://127.0.0.1/", "events": []},
-    f"{API}/model-versions/create": {
-        "name": "m",
-        "source": "/etc",
-        "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}],
+    # They run programs, contact other services, or read files by a path that a client names
+    {
+        "/ajax-api/3.0/mlflow/scorer/invoke": {"experiment_id": "0", "serialized_scorer": "{}", "trace_ids": ["a"]},
+        "/ajax-api/3.0/mlflow/scorers/register": {"experiment_id": "0", "name": "x", "serialized_scorer": "{}"},
+        "/ajax-api/3.0/mlflow/genai/evaluate/invoke": {
+            "experiment_id": "0",
+            "serialized_scorers": ["{}"],
+            "trace_ids": ["a"],
+        },
+        "/ajax-api/3.0/mlflow/jobs/1": {},
+        "/ajax-api/3.0/mlflow/demo/generate": {},
+        "/ajax-api/3.0/mlflow/gateway/secrets/create": {"secret_name": "x", "secret_value": {"api_key": "x"}},
+        "/ajax-api/3.0/mlflow/assistant/chat": {"message": "x"},
+        f"{API}/webhooks": {"name": "x", "url": "http://127.0.0.1/", "events": []},
+        f"{API}/model-versions/create": {
+            "name": "m",
+            "source": "/etc",
+            "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}],
+        },
+        f"{API}/registered-models/create": {"name": "m"},
+        f"{API}/runs/create-promptlab-run": {"experiment_id": "0", "model_route": "x"},
     },
-    f"{API}/registered-models/create": {"name": "m"},
-    f"{API}/runs/create-promptlab-run": {"experiment_id": "0", "model_route": "x"},
-}
-"""Functions of MLflow's server that run programs, contact other services, or read files by a path that a client
-names.
-"""
-ESCAPES = (
-    f"/get-artifact?run_uuid={RUN}&path=%s",
-    f"{API}/artifacts/list?run_id={RUN}&path=%s",
-    "/api/2.0/mlflow-artifacts/artifacts/%s",
-    f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={RUN}&path=%s",
-    "/model-versions/get-artifact?name=m&version=1&path=%s",
-    "/static-files/%s",
-    "/%s",
+    (
+        f"/get-artifact?run_uuid={RUN}&path=%s",
+        f"{API}/artifacts/list?run_id={RUN}&path=%s",
+        "/api/2.0/mlflow-artifacts/artifacts/%s",
+        f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={RUN}&path=%s",
+        "/model-versions/get-artifact?name=m&version=1&path=%s",
+        "/static-files/%s",
+        "/%s",
+    ),
+    checks_names=True,
+)
+TENSORBOARD = Pages(
+    ("tb", RUN),
+    "/data/plugin/scalars/tags",
+    (
+        "/",
+        "/data/runs",
+        "/data/environment",
+        "/data/plugins_listing",
+        f"/data/plugin/scalars/scalars?run={RUN}&tag={SHOWN}",
+        f"/data/plugin/scalars/scalars?run={RUN}&tag={SHOWN}&format=csv",
+        f"/experiment/defaultExperimentId/data/plugin/timeseries/tags?run={RUN}",
+    ),
+    {
+        "/data/plugin/timeseries/timeSeries": {"requests": [{"plugin": "scalars", "tag": SHOWN}]},
+        "/data/plugin/scalars/scalars_multirun": {"tag": SHOWN, "runs": [RUN]},
+        "/data/plugin/hparams/experiment": {"experimentName": "x"},
+        "/data/plugin/hparams/session_groups": {"experimentName": "x"},
+    },
+    {},
+    (
+        "/%s",
+        "/data/%s",
+        "/data/plugin/projector/%s",
+        f"/data/plugin/projector/tensor?run={RUN}&name=%s",
+        f"/data/plugin/projector/metadata?run=%s&name={SHOWN}",
+        f"/data/plugin/projector/sprite_image?run={RUN}&name=%s",
+        "/data/plugin/graphs/graph?run=%s",
+        "/data/plugin/images/individualImage?blob_key=%s",
+        "/data/plugin/debugger-v2/source_files/file?run=%s&index=0",
+        "/data/plugin_entry.html?name=%s",
+    ),
+    checks_names=False,
 )
 
 
 class Shown:
-    """`himl ui` over a workspace with one run, in a process of its own."""
+    """A command of `Pages` over a workspace with one run, in a process of its own."""
 
-    def __init__(self, world: World) -> None:
-        self.world, self.env = world, world.environment()
+    def __init__(self, pages: Pages, world: World) -> None:
+        self.pages, self.world, self.env = pages, world, world.environment()
         if not (world.project / ".himl").exists():
-            RecordedRuns(world.project).add(RUN, tags={"seen": SHOWN}, files={"outputs/note.txt": SHOWN})
+            files: dict[str, str | bytes] = {"outputs/note.txt": SHOWN, f"logs/{NAME}": event_bytes([1.0, 0.5], SHOWN)}
+            RecordedRuns(world.project).add(RUN, tags={"seen": SHOWN}, files=files)
         self.port = free_port("127.0.0.1")
         self.started = Started(
-            ("ui", "-w", "local", "-q", "--port", str(self.port)), world.project, self.env, world.folder
+            (*pages.command, "-w", "local", "-q", "--port", str(self.port)), world.project, self.env, world.folder
         )
 
     def is_up(self) -> bool:
@@ -104,7 +161,8 @@ class Shown:
         pid = next(
             line for line in processes_marked(self.started.mark, patience=0.0) if "server_program" in line
         ).split()[0]
-        return Attacked(self.port, RUN, Gauge(int(pid)), "", self.token())
+        kind = AttackedTensorBoard if self.pages is TENSORBOARD else Attacked
+        return kind(self.port, RUN, Gauge(int(pid)), "", self.token(), self.pages)
 
     def token(self) -> str:
         return (self.world.folder / "stdout").read_text().strip().partition("?token=")[2]
@@ -127,6 +185,7 @@ class Shown:
 @dataclass(frozen=True)
 class Attacked(Server):
     cookie: str
+    pages: Pages
 
     @property
     def start(self) -> str:
@@ -135,14 +194,31 @@ class Attacked(Server):
     def use(self, step: int) -> float:
         begun = time.monotonic()
         headers = {"Host": f"localhost:{self.port}", "Cookie": f"himl_{self.port}={self.cookie}"}
-        status, answer = Request("GET", READS[1], headers, b"", is_stranger=False).sent(self.port)
+        status, answer = Request("GET", self.pages.shows, headers, b"", is_stranger=False).sent(self.port)
         assert (status, SHOWN.encode() in answer) == (200, True), f"the owner was answered {status}"
         return time.monotonic() - begun
 
 
-def strangers(attack: Attack, world: World, dice: random.Random) -> Result:
+class AttackedTensorBoard(Attacked):
+    """TensorBoard's own server reads the requests, with a thread for each connection."""
+
+    closes_silent = True
+
+    @property
+    def most_threads(self) -> int:
+        return self.most
+
+    @property
+    def most_growth(self) -> float:
+        return 4 * GROWTH
+
+    def allowed(self, job: Iterable[int], ui: Iterable[int]) -> frozenset[int]:
+        return MALFORMED | {0}
+
+
+def strangers(pages: Pages, attack: Attack, world: World, dice: random.Random) -> Result:
     """The attack changes nothing and leaves nothing, and the owner's requests are answered."""
-    shown, begun = Shown(world), time.monotonic()
+    shown, begun = Shown(pages, world), time.monotonic()
     try:
         until(shown.is_up, "the server answers")
         before = shown.record()
@@ -163,10 +239,10 @@ def requests(world: World) -> Attack:
         private.write_text(PRIVATE)
         statuses, problems, seen = Counter[int](), list[str](), 0
         for _ in range(REQUESTS):
-            request = draw(server.port, server.cookie, private, dice)
+            request = draw(server, private, dice)
             status, reply = request.sent(server.port)
             statuses[status] += 1
-            problems += wrong_answer(request, status, reply)
+            problems += wrong_answer(server.pages, request, status, reply)
             seen += SHOWN.encode() in reply
         problems += [] if seen else ["the owner sees nothing either"]
         return Met(REQUESTS, problems, {"answers": {str(status): count for status, count in sorted(statuses.items())}})
@@ -195,7 +271,8 @@ class Request:
             return answer.status, str(answer.headers).encode() + answer.read()
 
 
-def draw(port: int, token: str, private: Path, dice: random.Random) -> Request:
+def draw(server: Attacked, private: Path, dice: random.Random) -> Request:
+    pages, port, token = server.pages, server.port, server.cookie
     name, wrong = f"himl_{port}", dice.choice([token[:-1], token.upper(), token[::-1], "", "*", f"{token} "[1:]])
     right = {"Cookie": dice.choice([f"{name}={token}", f"a=b; {name}={token}; c=d", f"{name}=x; {name}={token}"])}
     no_right: Mapping[str, str] = dice.choice(
@@ -235,26 +312,27 @@ def draw(port: int, token: str, private: Path, dice: random.Random) -> Request:
             *[(own, "", True)] * 6,
         ]
     )
-    is_own = host == own and origin == ""  # a stranger who differs from the owner only in the cookie
+    # A stranger who differs from the owner only in the cookie, or to whom browsers do not give it
+    has_no_right = is_stranger and ((host == own and origin == "") or not pages.checks_names)
     method, body = "GET", b""
     if is_stranger and dice.random() < 0.6:
-        path, document = dice.choice([*WRITES.items(), *CLOSED.items()])
+        path, document = dice.choice([*pages.writes.items(), *pages.closed.items()])
         method, body = dice.choice(["POST", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"]), json.dumps(document).encode()
-    elif dice.random() < 0.2:
-        path, document = dice.choice([*CLOSED.items()])
+    elif pages.closed and dice.random() < 0.2:
+        path, document = dice.choice([*pages.closed.items()])
         method, body = "POST", json.dumps(document).encode()
     elif dice.random() < 0.5:
         steps = dice.choice(["../", "..%2f", "%2e%2e/", "..%5c", "....//", "%252e%252e%252f"]) * dice.randrange(1, 12)
         target = dice.choice(
             [steps + str(private).lstrip("/"), str(private), f"file://{private}", steps + private.name]
         )
-        path = dice.choice(ESCAPES) % target
+        path = dice.choice(pages.escapes) % target
     else:
-        path = dice.choice(READS)
+        path = dice.choice([pages.shows, *pages.reads])
     headers = {
         "Host": host,
         **({"Origin": origin} if origin else {}),
-        **(no_right if is_stranger and is_own else right),
+        **(no_right if has_no_right else right),
     }
     headers |= (
         {"Content-Length": str(len(body)), "Content-Type": dice.choice(TYPES) if is_stranger else TYPES[0]}
@@ -264,13 +342,13 @@ def draw(port: int, token: str, private: Path, dice: random.Random) -> Request:
     return Request(method, path, headers, body, is_stranger)
 
 
-def wrong_answer(request: Request, status: int, reply: bytes) -> list[str]:
+def wrong_answer(pages: Pages, request: Request, status: int, reply: bytes) -> list[str]:
     wrong = ["a file outside of the run"] if PRIVATE.encode() in reply else []
     if request.is_stranger:
         wrong += [] if status in (400, 403) else [f"answered {status}"]
         wrong += ["shown to a stranger"] if SHOWN.encode() in reply or RUN.encode() in reply else []
         wrong += ["another origin may read it"] if b"access-control-allow-origin" in reply.lower() else []
-    elif request.path in CLOSED:
+    elif request.path in pages.closed:
         allowed = (
             (400, 403) if "model-versions" in request.path else (403,)
         )  # MLflow itself refuses the folder of a model
@@ -279,10 +357,10 @@ def wrong_answer(request: Request, status: int, reply: bytes) -> list[str]:
     return [f"{request.method} {request.path[:80]} {request.headers}: {text}" for text in wrong]
 
 
-def killed(number: signal.Signals, world: World, dice: random.Random) -> Result:
+def killed(pages: Pages, number: signal.Signals, world: World, dice: random.Random) -> Result:
     """The server ends with himl at any moment of its start, and after it."""
-    usual = world.lasting("start of ui", _start_seconds)
-    shown = Shown(world)
+    usual = world.lasting(f"start of {pages.command[0]}", partial(_start_seconds, pages))
+    shown = Shown(pages, world)
     try:
         struck = shown.started.strike(number, dice.uniform(0.0, 1.3) * usual, dice.sample(("himl", "group"), 2))
         ended = shown.started.outcome()
@@ -291,7 +369,7 @@ def killed(number: signal.Signals, world: World, dice: random.Random) -> Result:
         verdict = judge_first(ended, [struck] if struck else [], orphans, leftovers(world))
     finally:
         stop(processes_marked(shown.started.mark, patience=0.0))
-    again = Shown(world)
+    again = Shown(pages, world)
     try:
         until(again.is_up, "the server answers")
         wrong = again.end()
@@ -314,7 +392,7 @@ def leftovers(world: World) -> list[str]:
     """
 
     def left() -> list[str]:
-        folders = (world.folder / "tmp").glob("himl_ui_*")
+        folders = (world.folder / "tmp").glob("himl_[tu][bi]_*")
         return [f"'{path.name}' is left" for path in folders if any(contents(path).values())]
 
     with suppress(AssertionError):
@@ -322,8 +400,8 @@ def leftovers(world: World) -> list[str]:
     return left()
 
 
-def _start_seconds(world: World) -> float:
-    shown = Shown(world)
+def _start_seconds(pages: Pages, world: World) -> float:
+    shown = Shown(pages, world)
     try:
         until(shown.is_up, "the server answers")
         seconds = shown.started.seconds
@@ -333,13 +411,21 @@ def _start_seconds(world: World) -> float:
     return seconds
 
 
-def ui_cases() -> Sequence[Case]:
+def page_cases(pages: Pages) -> Sequence[Case]:
+    name = pages.command[0]
     kills = [
-        Case(f"ui/{number.name}/killed/{at:02d}", partial(killed, number)) for number in SIGNALS for at in range(KILLS)
+        Case(f"{name}/{number.name}/killed/{at:02d}", partial(killed, pages, number))
+        for number in SIGNALS
+        for at in range(KILLS)
     ]
-    attacks = [Case(f"ui/{name}/strangers/00", partial(strangers, attack)) for name, attack in ATTACKS.items()]
+    attacks = [
+        Case(f"{name}/{each}/strangers/00", partial(strangers, pages, attack)) for each, attack in ATTACKS.items()
+    ]
     drawn = [
-        Case(f"ui/requests/strangers/{at:02d}", lambda world, dice: strangers(requests(world), world, dice))
+        Case(f"{name}/requests/strangers/{at:02d}", lambda world, dice: strangers(pages, requests(world), world, dice))
         for at in range(STRANGERS)
     ]
     return [*drawn, *attacks, *kills]
+
+
+ui_cases, tb_cases = partial(page_cases, MLFLOW), partial(page_cases, TENSORBOARD)
