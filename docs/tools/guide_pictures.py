@@ -1,7 +1,7 @@
 """Draw the pictures of the guides into docs/pictures, from synthetic slides, a training script and recorded runs.
 
     scripts/generate pictures     montage.jpg, montage_page.png, tiles.jpg, crossval.svg, tensorboard.png, ui.png and
-    ui_run.png
+                                  ui_run.png
 
 The Chromium or Chrome of this machine takes the screenshots.
 """
