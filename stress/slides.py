@@ -82,15 +82,17 @@ class Tiles(Killed):
 
     def _wrong(self, *, is_done: bool) -> list[str]:
         outputs = self.world.project / "outputs"
-        found = {name: content for name, content in contents(outputs).items() if not name.startswith(".")}
-        slides = {path.name for path in outputs.glob("[!.]*") if path.is_dir()}
+        found = {name: content for name, content in contents(outputs).items() if "/." not in f"/{name}"}
+        slides = {path.name for path in outputs.glob("[!.]*") if path.is_dir()} - {OVERVIEW_PAGE}
         self._complete = len(slides) if self._complete is None else self._complete
+        # The page of all is made after the lists, file by file
+        page = {name for name in found if name.startswith(f"{OVERVIEW_PAGE}/")}
         wanted = {
-            name: content for name, content in self._wanted.items() if is_done or name.partition("/")[0] in slides
+            name: content
+            for name, content in self._wanted.items()
+            if is_done or name.partition("/")[0] in slides or name in page
         }
-        listed = {name.partition("/")[0] for name in self._wanted if "/" in name} - {
-            OVERVIEW_PAGE
-        }  # made after the lists
+        listed = {name.partition("/")[0] for name in self._wanted if "/" in name} - {OVERVIEW_PAGE}
         early = [] if is_done or slides >= listed else [name for name in found if "/" not in name]
         lists = {name: self._wanted[name] for name in found if "/" not in name and name in self._wanted}
         return differences({**wanted, **lists}, found, is_done=True) + [
@@ -98,7 +100,7 @@ class Tiles(Killed):
         ]
 
     def _parts(self) -> list[Path]:
-        return list((self.world.project / "outputs").glob(".*"))
+        return list((self.world.project / "outputs").rglob(".*"))
 
     def leftovers(self) -> int:
         return len(self._parts())
@@ -420,10 +422,12 @@ def _rows(content: bytes) -> list[dict[str, str]]:
 
 def _wrong_tiles(found: Mapping[str, bytes], victim: str, wanted: Mapping[str, bytes], *, is_failed: bool) -> list[str]:
     def others(files: Mapping[str, bytes]) -> dict[str, bytes]:
-        return {name: content for name, content in files.items() if "/" in name and not name.startswith(f"{victim}/")}
+        own = (f"{victim}/", f"{OVERVIEW_PAGE}/")  # the page of all shows why the victim failed
+        return {name: content for name, content in files.items() if "/" in name and not name.startswith(own)}
 
     rows, own = ([row for row in _rows(files["dataset.csv"]) if row["slide_id"] != victim] for files in (found, wanted))
-    wrong = differences(others(wanted), others(found), is_done=True) + (
+    wrong = [] if f"{OVERVIEW_PAGE}/index.html" in found else ["the page of all is lacking"]
+    wrong += differences(others(wanted), others(found), is_done=True) + (
         [] if rows == own else ["'dataset.csv' has other lines of the other slides"]
     )
     listed = {row["image"] for row in _rows(found["dataset.csv"]) if row["slide_id"] == victim}
