@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
+from io import BufferedIOBase
+from socket import socket
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -24,7 +26,7 @@ address.searchParams.delete("token")
 location.replace(address)
 </script>"""
 REFUSED = b"To open this page, use the address with the token that himl printed.\n"
-SILENT_SECONDS = 30
+SILENT_SECONDS, PIECE = 10, 64 * 1024
 MARKUP = ("Content-Type", "text/html; charset=utf-8")
 PRIVATE = [("Cache-Control", "no-store"), ("Referrer-Policy", "no-referrer")]
 
@@ -69,6 +71,23 @@ class Access:
         return hmac.compare_digest(value.encode(), self.token.encode())
 
 
+class InPieces(BufferedIOBase):
+    """Writes to a connection in pieces, because its time-out is that of a whole call, and a slow client may take longer
+    for a large answer."""
+
+    def __init__(self, connection: socket) -> None:
+        self._connection = connection
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content)
+        for start in range(0, len(view), PIECE):
+            self._connection.sendall(view[start : start + PIECE])
+        return len(view)
+
+
 def run_tensorboard(access: Access) -> None:
     """Run TensorBoard with the arguments of this process behind *access*. Below the mark, it answers with the status
     alone."""
@@ -78,8 +97,15 @@ def run_tensorboard(access: Access) -> None:
 
     def serve(app: Callable[..., Iterable[bytes]], flags: Any) -> program.WerkzeugServer:
         server = program.WerkzeugServer(partial(answer, app, flags.port), flags)
-        # Without it, each silent connection of any user has a thread for as long as TensorBoard runs
-        server.RequestHandlerClass.timeout = SILENT_SECONDS
+
+        class Handler(server.RequestHandlerClass):  # type: ignore[misc, name-defined]
+            timeout = SILENT_SECONDS  # without it, a silent connection has a thread for as long as TensorBoard runs
+
+            def setup(self) -> None:
+                super().setup()
+                self.wfile = InPieces(self.connection)
+
+        server.RequestHandlerClass = Handler
         return server
 
     def answer(

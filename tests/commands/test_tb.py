@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
+import select
 import signal
 import socket
 import sys
@@ -14,6 +16,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event as LoggedEvent
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from himl_cli.core.events import Event
 from himl_cli.services.server_access import Access
@@ -320,6 +325,37 @@ def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp
 @pytest.fixture
 def recorded(project: Path) -> None:
     RecordedRuns(project).add(RUN, files={f"logs/{NAME}": event_bytes(VALUES)})
+
+
+@serves
+@posix
+def test_silent_connections_are_closed_and_slow_ones_are_not(himl: Himl, project: Path, tmp_path: Path) -> None:
+    large = random.Random(1).randbytes(8 << 20)  # more than the system takes at once
+    image = Summary.Value(tag="large", image=Summary.Image(height=1, width=1, encoded_image_string=large))
+    writer = EventFileWriter(str(tmp_path / "events"))
+    writer.add_event(LoggedEvent(wall_time=1772366400.0, step=0, summary=Summary(value=[image])))
+    writer.close()
+    (path,) = (tmp_path / "events").iterdir()
+    RecordedRuns(project).add(RUN, files={f"logs/{NAME}": path.read_bytes()})
+    with serving(himl, tmp_path, command=["tb", RUN]) as board, socket.socket() as slow, socket.socket() as silent:
+        until(lambda: board.ask("data/plugin/images/tags"), "the image is read")
+        (shown,) = board.ask("data/plugin/images/images", run=RUN, tag="large", sample="0")
+        words = f"GET /data/plugin/images/individualImage?{shown['query']} HTTP/1.0\r\n"
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", board.port))
+        slow.sendall(f"{words}Authorization: Bearer {board.token}\r\n\r\n".encode())
+        parts = [slow.recv(4096)]  # the answer has begun
+        silent.connect(("127.0.0.1", board.port))
+
+        def is_closed_meanwhile() -> bool:
+            parts.append(slow.recv(4096))
+            return bool(select.select([silent], [], [], 0)[0])
+
+        until(is_closed_meanwhile, "the silent connection is closed")
+        assert silent.recv(1) == b""
+        while part := slow.recv(1 << 20):
+            parts.append(part)
+        assert b"".join(parts).endswith(large)
 
 
 @serves
