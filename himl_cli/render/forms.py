@@ -23,9 +23,8 @@ def json_form(value: Any) -> Any:
     form = FORMS.get(type(value)) or next((form for kind, form in FORMS.items() if isinstance(value, kind)), None)
     if form is not None:
         return form(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
-    return value
+    assert is_dataclass(value) and not isinstance(value, type), type(value)
+    return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
 
 
 def extended_form(details: RunDetails, *, machine: bool) -> dict[str, Any]:

@@ -455,7 +455,11 @@ def test_diff_on_a_screen_has_the_digits_that_differ(himl: Himl, empty: Recorded
     lines = [line.split() for line in screen(himl, "runs", "diff", "train_1", "train_2").splitlines()]
     assert ["loss", "0.3", "0.8"] in lines
     assert ["other", "0.5", "0.5000000001"] in lines
-    assert "0.30000000000000004" in himl.ok("runs", "diff", "train_1", "train_2").stdout
+    different = himl.ok("runs", "diff", "train_1", "train_2").stdout
+    assert ("0.30000000000000004" in different, "No differences" in different) == (True, False)
+    assert himl.ok("runs", "diff", "train_1", "train_1").stdout.endswith(
+        "\nNo differences except perhaps in the code.\n"
+    )
 
 
 def test_values_of_a_sweep_are_those_of_its_best_trial(himl: Himl, empty: RecordedRuns) -> None:

@@ -333,6 +333,10 @@ def test_it_opens_on_the_newest_runs_without_what_himl_refuses(world: World, sho
 
 def test_runs_are_renamed_and_filtered_by_dataset(world: World, shown: Page) -> None:
     """A run without a display name has its arguments as its name."""
+    for experiment, datasets in (("read", {"numbers"}), ("train", set[str]())):
+        number = world.address(experiment).split("/")[-2]
+        found = world.ask("experiments/search-datasets", {"experiment_ids": [number]})[1]
+        assert {each["name"] for each in found.get("dataset_summaries", ())} == datasets
     visit(shown, world.address("read"))
     expect(row(shown, "rate=0.5")).to_be_visible()
     shown.get_by_label(re.compile("^Datasets")).first.click()

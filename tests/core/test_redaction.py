@@ -158,6 +158,7 @@ def test_arguments_are_masked_by_their_names() -> None:
         (["--wandbKey=HIDDEN", "monkey=1", "MYPW=HIDDEN"], ["--wandbKey=***", "monkey=1", "MYPW=***"]),
         (["--token", "123456", "--api_token=1234", *counts], ["--token", "***", "--api_token=***", *counts]),
         (["STORAGE_KEY=HIDDEN with spaces", "--password_length=12"], ["STORAGE_KEY=***", "--password_length=12"]),
+        (["--password", "'HID DEN'", "--token", '"HIDDEN"'], ["--password", "'***'", "--token", '"***"']),
         (["--api_keys", "HIDDEN", "HIDDEN", "--x", "y"], ["--api_keys", "***", "***", "--x", "y"]),
         (
             ["-e", "MY_PAT=HIDDEN", "-eMY_PAT=HIDDEN", "--env=MY_PAT=HIDDEN"],

@@ -351,7 +351,6 @@ class _FromThere(Exception):
     """An error of a call, after which the channel can be used for others."""
 
     def __init__(self, error: HimlError) -> None:
-        super().__init__(str(error))
         self.error = error
 
 
