@@ -56,6 +56,16 @@ class Raw:
         found = self.values(scenario, candidate, figure)
         return (max if figure == "memory" else statistics.median)(found) if found else None
 
+    def growth(self, scenario: str, candidate: str, figure: str) -> tuple[float, float]:
+        """Return the growth of *figure* per hour by least squares over the times of the rounds, and twice its standard
+        error."""
+        times, values = (self.values(scenario, candidate, name) for name in ("wall", figure))
+        per_second, start = statistics.linear_regression(times, values)
+        middle = statistics.fmean(times)
+        rest = sum((value - start - per_second * at) ** 2 for at, value in zip(times, values, strict=True))
+        error = (rest / max(1, len(times) - 2) / sum((at - middle) ** 2 for at in times)) ** 0.5
+        return per_second * 3600, 2 * error * 3600
+
     def candidates(self, *scenarios: str) -> list[str]:
         return list(
             dict.fromkeys(

@@ -6,11 +6,10 @@ missing figure is rendered as `not measured`."""
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.aims import AIMS, Verdict, judge
+from benchmarks.aims import AIMS, GROWTH, Verdict, judge
 from benchmarks.figure import by_subject, draw
 from benchmarks.raw import FIGURES, Raw, Results, read_results
 
@@ -44,6 +43,8 @@ def shown(figure: str, value: float | None, lacking: str = NOTHING) -> str:
             if abs(milliseconds) >= 10
             else f"{milliseconds:.2f} ms"
         )
+    if figure == GROWTH:
+        return f"{value / 1e6:+.2f} MB"
     return f"{value / 1e6:,.0f} MB" if figure == "memory" else f"{value:,.0f}"
 
 
@@ -156,29 +157,16 @@ def growth(raw: Raw) -> str:
     )
 
 
-def slope(rounds: Sequence[Mapping[str, float]], figure: str) -> tuple[float, float]:
-    """Return the growth of *figure* per hour by least squares over the times of the rounds, and twice its standard
-    error.
-    """
-    times, values = ([one[name] for one in rounds] for name in ("wall", figure))
-    per_second, start = statistics.linear_regression(times, values)
-    middle = statistics.fmean(times)
-    rest = sum((value - start - per_second * at) ** 2 for at, value in zip(times, values, strict=True))
-    error = (rest / max(1, len(times) - 2) / sum((at - middle) ** 2 for at in times)) ** 0.5
-    return per_second * 3600, 2 * error * 3600
-
-
 def soaked(raw: Raw) -> str:
-    """Render a row per program: its resident memory, the growth of that (without files, if it was measured), and its
+    """Render a row per program: its resident memory, the growth of that without files, and its
     open handles and their growth.
     """
     (name,) = {one["scenario"] for one in raw.rounds}
     lines = []
     for candidate in raw.candidates(name):
-        rounds = raw.rounds_of(name, candidate)
-        own = "bytes" if "bytes" in rounds[0] else "memory"
-        (memory, spread), (handles, apart) = slope(rounds, own), slope(rounds, "operations")
-        held = statistics.median(one["operations"] for one in rounds)
+        memory, spread = raw.growth(name, candidate, "bytes")
+        handles, apart = raw.growth(name, candidate, "operations")
+        held = raw.median(name, candidate, "operations")
         grown = f"{memory / 1e6:+.2f} ± {spread / 1e6:.2f} MB"
         lines.append(
             [
@@ -344,7 +332,7 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "matrix": _of_bench(matrix),
     "rows": rows,
     "growth": _of_bench(growth),
-    "soaked": lambda results, bench: soaked(results[bench]) if bench in results else "",
+    "soaked": lambda results, bench: soaked(results[bench]),
     "lasted": lambda results, bench: lasted(results[bench]) if bench in results else NOT_MEASURED,
     "aims": _aims,
     "count": _count_aims,

@@ -25,6 +25,7 @@ from urllib.request import Request
 
 import psutil
 
+from benchmarks.aims import LOGS
 from benchmarks.blob_services import free_port
 from benchmarks.measure import HIML, clean_environment, new_parser, recording
 from benchmarks.raw import Raw
@@ -37,7 +38,6 @@ from tests.support.terminals import Terminal
 MINUTES, WARM_UP = 360.0, 15.0
 SAMPLE, WINDOW = 5.0, 60.0
 """Seconds between two samples, and those of which a round has the medians."""
-SCENARIO = "while a job logs ten points a second"
 SCRIPT = f"""{WRITER}
 import mlflow
 
@@ -192,9 +192,7 @@ def measure(watched: Watched, minutes: float, record: Raw) -> None:
         number += 1
         for name, taken in samples.items():
             memory, own, handles = (statistics.median(column) for column in zip(*taken, strict=True))
-            record.add(
-                SCENARIO, name, number, wall=time.monotonic() - begin, memory=memory, bytes=own, operations=handles
-            )
+            record.add(LOGS, name, number, wall=time.monotonic() - begin, memory=memory, bytes=own, operations=handles)
         if number % 10 == 1:
             print(
                 number,

@@ -26,7 +26,7 @@ address.searchParams.delete("token")
 location.replace(address)
 </script>"""
 REFUSED = b"To open this page, use the address with the token that himl printed.\n"
-SILENT_SECONDS, PIECE = 10, 64 * 1024
+SILENT_SECONDS, SENT_AT_ONCE = 10, 64 * 1024
 MARKUP = ("Content-Type", "text/html; charset=utf-8")
 PRIVATE = [("Cache-Control", "no-store"), ("Referrer-Policy", "no-referrer")]
 
@@ -83,8 +83,8 @@ class InPieces(BufferedIOBase):
 
     def write(self, content: Any) -> int:
         view = memoryview(content)
-        for start in range(0, len(view), PIECE):
-            self._connection.sendall(view[start : start + PIECE])
+        for start in range(0, len(view), SENT_AT_ONCE):
+            self._connection.sendall(view[start : start + SENT_AT_ONCE])
         return len(view)
 
 
