@@ -2,14 +2,15 @@
 loopback.
 
 All candidates share an open connection, except for `cold` ones. Processor time is that of the command, of the shared
-connection and of the other end. As root on Linux, the benchmark runs in its own network, which a part of it limits to
-1 Gbit/s."""
+connection and of the other end. One part passes each packet 5 ms late, in both directions. As root on Linux, the
+benchmark runs in its own network, which a part of it limits to 1 Gbit/s."""
 
 from __future__ import annotations
 
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.aims import SSH_LARGE, SSH_LIST, SSH_NETWORK, SSH_SMALL, SSH_SUBMIT
+from benchmarks.aims import SSH_DISTANT, SSH_LARGE, SSH_LIST, SSH_NETWORK, SSH_SMALL, SSH_SUBMIT
 from benchmarks.measure import HIML, clean_environment, new_parser, recording, spend, turns
 from benchmarks.raw import Raw
 from benchmarks.runs_list import record_runs
@@ -112,6 +113,20 @@ def make_files(folder: Path, large: int) -> None:
             target.write(dice.randbytes(1 << 20))
 
 
+@contextmanager
+def distant(lab: Lab) -> Iterator[None]:
+    """A context in which a new connection passes each packet 5 ms late, so that an answer takes 10 ms."""
+    settings = lab.box.settings.read_text()
+    delay = shlex.join([sys.executable, str(Path(__file__).with_name("delay.py"))])
+    lab.ssh("-O", "exit")
+    lab.box.settings.write_text(f"{settings}  ProxyCommand {delay} %h %p 5\n")
+    try:
+        yield
+    finally:
+        lab.ssh("-O", "exit")
+        lab.box.settings.write_text(settings)
+
+
 def enter_own_network() -> None:
     """Start again in a network of its own, if this user may."""
     if sys.platform == "linux" and os.geteuid() == 0 and OWN_NETWORK not in os.environ and shutil.which("tc"):
@@ -168,6 +183,10 @@ def move(record: Raw, lab: Lab, folder: Path, rounds: int, large: int) -> None:
         }
         lab.compare(record, f"{scenario}, down", down, rounds, empty)
         lab.compare(record, f"{scenario}, up", above, rounds, empty)
+        if part == "small":
+            del down["MD5 alone"]
+            with distant(lab):
+                lab.compare(record, SSH_DISTANT, down, 1, empty)  # scp waits for an answer several times for each file
     if OWN_NETWORK in os.environ:
         del down["MD5 alone"]
         with limited_network():
