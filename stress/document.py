@@ -93,11 +93,12 @@ def verdict(parts: Sequence[PartResults]) -> str:
 def mended(parts: Sequence[PartResults]) -> str:
     lost = {one.id for part in parts for one in part.records if one.is_lost}
     pairs = (pair for part in parts for pair in part.meta.get("mended", {}).items() if pair[0] not in lost)
-    found = [f"`{case_id}` ({_commit(told)})" for case_id, told in pairs]
+    found = Counter((case_id.rpartition("/")[0], _commit(told)) for case_id, told in pairs)
     if not found:
         return "No case was lost in the first run and repeated."
-    cases = "one case" if len(found) == 1 else f"{len(found)} cases"
-    return f"The first run lost {cases}, which ran again (on the commit in brackets): {', '.join(found)}."
+    cells = [f"{count} of `{cell}` ({commit})" for (cell, commit), count in found.items()]
+    cases = "one case" if found.total() == 1 else f"{found.total()} cases"
+    return f"The first run lost {cases}, which ran again (on the commit in brackets): {', '.join(cells)}."
 
 
 def runs(parts: Sequence[PartResults]) -> str:
