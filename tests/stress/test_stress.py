@@ -460,7 +460,8 @@ def test_slides_beside_a_damaged_one_are_compared(tmp_path: Path) -> None:
     lists = ["slide_id,image\n" + "".join(f"{name},{name}/0.png\n" for name in some) for some in (names, names[1:])]
     wanted = {name: text.encode() for name, text in (files | {"dataset.csv": lists[0]}).items()}
     record = "slide_id,status,reason\n" + "".join(f"{name},ok,\n" for name in names)
-    failed = {"slides.csv": record.replace("ok,", "failed,it is empty", 1), "dataset.csv": lists[1]}
+    page = "overview/index.html"
+    failed = {"slides.csv": record.replace("ok,", "failed,it is empty", 1), "dataset.csv": lists[1], page: "failed"}
     sound = {name: text for name, text in files.items() if not name.startswith(names[0])}
 
     def state(**changes: str) -> tuple[str, list[str]]:
@@ -472,6 +473,10 @@ def test_slides_beside_a_damaged_one_are_compared(tmp_path: Path) -> None:
         return slides.state_after("tiles", tmp_path / "outputs", victim, wanted)
 
     assert state() == ("it is empty", [])
+    assert state(**{page: "another reason"}) == ("it is empty", [])
+    del failed[page]
+    assert state() == ("it is empty", ["the page of all is lacking"])
+    failed[page] = "failed"
     assert state(**{f"{other}/0.png": "x"})[1] == [
         f"'{other}/0.png' has 1 bytes of {len(files[f'{other}/0.png'])}, other ones from byte 0 on"
     ]
