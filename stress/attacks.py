@@ -41,7 +41,7 @@ SETTLED, SECONDS_TO_SETTLE = 24, 20.0
 
 @dataclass(frozen=True)
 class Server(ABC):
-    """A server under attack. Without a *token*, it is that of pages, whose owner has a cookie."""
+    """A server under attack. Without a *token*, it serves pages, whose owner has a cookie."""
 
     port: int
     run_id: str

@@ -42,8 +42,8 @@ TYPES = (
 
 @dataclass(frozen=True)
 class Pages:
-    """Pages and the command that shows them: *reads* for the owner, of which the answer to *shows* contains SHOWN,
-    *writes*, functions that are *closed* even to the owner, and *escapes*, with `%s` for the path of another file.
+    """Pages and the command that serves them: the answer to *shows* contains SHOWN, *reads* are other requests of the
+    owner, functions in *closed* are refused even to the owner, and *escapes* have `%s` for the path of another file.
     *checks_names*: a request to another name of this machine is refused even with the cookie, which browsers send to
     the name that set it only.
     """
@@ -366,14 +366,14 @@ def killed(pages: Pages, number: signal.Signals, world: World, dice: random.Rand
         ended = shown.started.outcome()
         orphans = processes_marked(shown.started.mark, patience=JOB_GONE)
         seconds = shown.started.seconds
-        verdict = judge_first(ended, [struck] if struck else [], orphans, leftovers(world))
+        verdict = judge_first(ended, [struck] if struck else [], orphans, leftovers(pages, world))
     finally:
         stop(processes_marked(shown.started.mark, patience=0.0))
     again = Shown(pages, world)
     try:
         until(again.is_up, "the server answers")
         wrong = again.end()
-        verdict = judge_again(verdict, again.started.outcome(), wrong + leftovers(world))
+        verdict = judge_again(verdict, again.started.outcome(), wrong + leftovers(pages, world))
     finally:
         stop(processes_marked(again.started.mark, patience=0.0))
     return world.told(
@@ -386,13 +386,13 @@ def killed(pages: Pages, number: signal.Signals, world: World, dice: random.Rand
     )
 
 
-def leftovers(world: World) -> list[str]:
+def leftovers(pages: Pages, world: World) -> list[str]:
     """The servers' temporary folders, which they remove after himl was killed. A folder without content does not count:
     himl was killed between its creation and the start of the server.
     """
 
     def left() -> list[str]:
-        folders = (world.folder / "tmp").glob("himl_[tu][bi]_*")
+        folders = (world.folder / "tmp").glob(f"himl_{pages.command[0]}_*")
         return [f"'{path.name}' is left" for path in folders if any(contents(path).values())]
 
     with suppress(AssertionError):

@@ -85,7 +85,7 @@ class Tiles(Killed):
         found = {name: content for name, content in contents(outputs).items() if "/." not in f"/{name}"}
         slides = {path.name for path in outputs.glob("[!.]*") if path.is_dir()} - {OVERVIEW_PAGE}
         self._complete = len(slides) if self._complete is None else self._complete
-        # The page of all is made after the lists, file by file
+        # The overview page is made after the lists, file by file
         page = {name for name in found if name.startswith(f"{OVERVIEW_PAGE}/")}
         wanted = {
             name: content
@@ -422,11 +422,11 @@ def _rows(content: bytes) -> list[dict[str, str]]:
 
 def _wrong_tiles(found: Mapping[str, bytes], victim: str, wanted: Mapping[str, bytes], *, is_failed: bool) -> list[str]:
     def others(files: Mapping[str, bytes]) -> dict[str, bytes]:
-        own = (f"{victim}/", f"{OVERVIEW_PAGE}/")  # the page of all shows why the victim failed
+        own = (f"{victim}/", f"{OVERVIEW_PAGE}/")  # the overview page shows why the victim failed
         return {name: content for name, content in files.items() if "/" in name and not name.startswith(own)}
 
     rows, own = ([row for row in _rows(files["dataset.csv"]) if row["slide_id"] != victim] for files in (found, wanted))
-    wrong = [] if f"{OVERVIEW_PAGE}/index.html" in found else ["the page of all is lacking"]
+    wrong = [] if f"{OVERVIEW_PAGE}/index.html" in found else ["the overview page is lacking"]
     wrong += differences(others(wanted), others(found), is_done=True) + (
         [] if rows == own else ["'dataset.csv' has other lines of the other slides"]
     )

@@ -475,7 +475,7 @@ def test_slides_beside_a_damaged_one_are_compared(tmp_path: Path) -> None:
     assert state() == ("it is empty", [])
     assert state(**{page: "another reason"}) == ("it is empty", [])
     del failed[page]
-    assert state() == ("it is empty", ["the page of all is lacking"])
+    assert state() == ("it is empty", ["the overview page is lacking"])
     failed[page] = "failed"
     assert state(**{f"{other}/0.png": "x"})[1] == [
         f"'{other}/0.png' has 1 bytes of {len(files[f'{other}/0.png'])}, other ones from byte 0 on"
