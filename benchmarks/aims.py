@@ -13,6 +13,9 @@ from benchmarks.raw import Raw
 MB = 1_000_000
 GROWTH = "growth"
 """The figure that is the growth of memory without files per hour."""
+FACT = "fact"
+"""The figure that is the value of a fact."""
+RIGHT, TISSUE, BACKGROUND = "pictures with all tiles right", "tiles of tissue kept", "tiles of background kept"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def judge(aim: Aim, raw: Raw) -> Verdict:
 
 
 def _figure(raw: Raw, place: tuple[str, str], figure: str) -> float | None:
+    if figure == FACT:
+        return raw.fact(*place)
     if figure != GROWTH:
         return raw.median(*place, figure)
     return raw.growth(*place, "bytes")[0] if raw.rounds_of(*place) else None
@@ -646,6 +651,8 @@ AIMS = (
         cause=BEST_OF_ALL,
     ),
     Aim("transfer", "memory: at most 150 MB in all scenarios", Of(tuple(MOVES), (ENGINE, COMMAND)), 150 * MB, "memory"),
+    Aim("tissue", "all tissue kept", _of(TISSUE, "himl"), 1.0, FACT, _of(TISSUE, "labels"), at_least=True),
+    Aim("tissue", "no background kept", _of(BACKGROUND, "himl"), 0, FACT),
     *_within("1,000,000 blobs", "himl", 60, 200),
     _grown("blobs", "himl", 1_000, 1_000_000, 3, "memory"),
     *_within("100,000 runs", "himl, newest 100", 0.5, 50),

@@ -31,6 +31,7 @@ BENCHES = (
     "transfer",
     "montage",
     "tiles",
+    "tissue",
     "scale",
     "cost",
 )

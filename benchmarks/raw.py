@@ -66,11 +66,15 @@ class Raw:
         error = (rest / max(1, len(times) - 2) / sum((at - middle) ** 2 for at in times)) ** 0.5
         return per_second * 3600, 2 * error * 3600
 
+    def fact(self, scenario: str, candidate: str) -> bool | int | None:
+        found = {(one["scenario"], one["candidate"]): one["value"] for one in self.facts}
+        return found.get((scenario, candidate))
+
     def candidates(self, *scenarios: str) -> list[str]:
+        """Return the candidates that have rounds or facts of *scenarios*."""
+        lines = [*self.rounds, *self.facts]
         return list(
-            dict.fromkeys(
-                one["candidate"] for scenario in scenarios for one in self.rounds if one["scenario"] == scenario
-            )
+            dict.fromkeys(one["candidate"] for scenario in scenarios for one in lines if one["scenario"] == scenario)
         )
 
     def lines(self) -> list[str]:

@@ -106,10 +106,8 @@ def matrix(raw: Raw, *names: str) -> str:
     """Render a row per candidate and a column per scenario or fact: medians of wall and, in brackets, processor
     time, and the peak of all scenarios.
     """
-    facts = {(one["scenario"], one["candidate"]): one["value"] for one in raw.facts}
-    measured, stated = (
-        [name for name in names if any(name == one for one, _ in facts) == is_fact] for is_fact in (False, True)
-    )
+    facts = {one["scenario"] for one in raw.facts}
+    measured, stated = ([name for name in names if (name in facts) == is_fact] for is_fact in (False, True))
     lines = []
     for candidate in raw.candidates(*measured):
         row, peaks = [candidate], list[float]()
@@ -120,9 +118,15 @@ def matrix(raw: Raw, *names: str) -> str:
             )
             peaks += [memory] if memory is not None else []
         lines.append(
-            [*row, shown("memory", max(peaks, default=None)), *(_fact(facts.get((name, candidate))) for name in stated)]
+            [*row, shown("memory", max(peaks, default=None)), *(_fact(raw.fact(name, candidate)) for name in stated)]
         )
     return table(["wall (CPU)", *measured, "peak memory", *stated], lines)
+
+
+def counts(raw: Raw, *names: str) -> str:
+    """Render a row per candidate and a column per fact."""
+    lines = [[candidate, *(_fact(raw.fact(name, candidate)) for name in names)] for candidate in raw.candidates(*names)]
+    return table(["", *names], lines)
 
 
 def _fact(value: bool | int | None) -> str:
@@ -330,6 +334,7 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "left_out": left_out,
     "table": _of_bench(scenario),
     "matrix": _of_bench(matrix),
+    "counts": _of_bench(counts),
     "rows": rows,
     "growth": _of_bench(growth),
     "soaked": lambda results, bench: soaked(results[bench]),
