@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-gc.set_threshold(60_000)  # as in `himl_cli.__main__`
+gc.set_threshold(120_000)  # as in `himl_cli.__main__`
 
 from himl_cli.workspaces.remote.agent import serve  # noqa: E402
 
