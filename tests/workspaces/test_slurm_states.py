@@ -190,6 +190,20 @@ def test_a_job_of_another_cluster_of_a_shared_folder_is_unknown(project: Path, s
     assert seen(project, "task_1").reason == "unknown: squeue does not list job 7_1"
 
 
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_an_interrupted_submission_is_looked_up_on_its_cluster(project: Path, site: StandIns, *, is_sent: bool) -> None:
+    RecordedRuns(project).add(RUN, status=RunStatus.queued, tags={"himl.slurm_job": ""})
+    write_files(project / ".himl" / "runs" / RUN, {"cluster": "c1,c2"})
+    site.print(config="ClusterName             = c1\n", squeue="")
+    assert seen(project).reason == "unknown: its job is on cluster 'c1,c2', and this machine uses 'c1'"
+    write_files(project / ".himl" / "runs" / RUN, {"cluster": "c2"})
+    site.print(config="ClusterName             = c1\n", squeue="", squeue_c2=WAITS if is_sent else "")
+    found = seen(project)
+    never = "its submission was interrupted or got no answer, and Slurm has no job of this name"
+    assert (found.status.value, found.reason) == (("Queued", "Resources") if is_sent else ("Failed", never))
+    assert found.tags["himl.slurm_job"] == ("7;c2" if is_sent else "")
+
+
 def test_a_sweep_is_queued_as_long_as_its_tasks_are(himl: Himl, project: Path, site: StandIns) -> None:
     write_files(project, {"train.py": "print(1)", "pyproject.toml": ""})
     site.print(sbatch_c2="552;c2\n", squeue_c2_error=AWAY)

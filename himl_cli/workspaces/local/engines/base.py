@@ -129,8 +129,9 @@ class Engine(Protocol):
         job."""
 
     def states(self, jobs: Mapping[str, str]) -> Mapping[str, JobState]:
-        """The state of each of *jobs*: handles by name, empty for a job whose handle himl could not record. A failed
-        query, or a job that it does not list, makes it unknown, not ended. Raises nothing."""
+        """The state of each of *jobs*: handles by name, for a job whose handle himl could not record empty, or
+        `;CLUSTER` if that is another one than this machine's. A failed query, or a job that it does not list, makes it
+        unknown, not ended. Raises nothing."""
 
     def cancel(self, jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
         """Cancel *jobs*: handles by name, several for an array, with commas between them. With *only_waiting*, not

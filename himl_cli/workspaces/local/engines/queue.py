@@ -120,10 +120,11 @@ class QueuedJobs:
         except HimlError as err:  # the package with the engine is not installed here
             return dict.fromkeys(jobs, f"{DOUBT}{err}")
         waiting: dict[str, str] = {}
-        for run_id, state in (engine.states(jobs) if jobs else {}).items():
+        asked = {run_id: handle or self._elsewhere(engine, run_id) for run_id, handle in jobs.items()}
+        for run_id, state in (engine.states(asked) if asked else {}).items():
             handle, doubt = jobs[run_id], state.reason if state.kind == UNKNOWN else ""
             if state.kind == ENDED and state.status is None:
-                doubt = self._doubt(engine, run_id, handle)
+                doubt = self._doubt(engine, run_id, asked[run_id])
             with suppress(HimlError):  # after a failed write, the next query repeats it
                 if doubt:
                     waiting[run_id] = f"{DOUBT}{doubt}"
@@ -144,12 +145,22 @@ class QueuedJobs:
             owner = (self.folder / "runs" / run_id).stat().st_uid
             if hasattr(os, "getuid") and os.getuid() not in (0, owner):
                 return f"{engine.LABEL} may hide jobs of other users"
+        noted = self._site(run_id)
+        here = noted and engine.site(handle)
+        return "" if here in ("", noted) else f"its job is on cluster '{noted}', and this machine uses '{here}'"
+
+    def _elsewhere(self, engine: Engine, run_id: str) -> str:
+        """The place of a job whose handle was not recorded, `;CLUSTER`, or '' if it is on that of this machine, or on
+        one of several (`c1,c2`, `all`)."""
+        noted = self._site(run_id)
+        is_one = noted not in ("", "all") and "," not in noted
+        return f";{noted}" if is_one and engine.site() not in ("", noted) else ""
+
+    def _site(self, run_id: str) -> str:
+        """The cluster to which the job of this run was submitted, '' if it is unknown."""
         while run_id:  # a trial or a step has the site of its parent run
             with suppress(OSError):
-                noted = (self.folder / "runs" / run_id / SITE).read_text(encoding="utf-8")
-                here = noted and engine.site(handle)
-                is_asked = here in ("", noted)
-                return "" if is_asked else f"its job is on cluster '{noted}', and this machine uses '{here}'"
+                return (self.folder / "runs" / run_id / SITE).read_text(encoding="utf-8")
             run_id = run_id.rpartition("_")[0]
         return ""
 
