@@ -895,6 +895,23 @@ def test_the_number_is_found_in_what_a_wrapper_prints(
         assert ended(himl, found)["status"] == "Canceled"
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_an_sbatch_that_a_signal_ends_has_not_refused(
+    himl: Himl, project: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_alone: bool
+) -> None:
+    write_files(project, {"sleep.py": SCRIPTS["sleep.py"].encode()})
+    signals = "kill -TERM $$" if is_alone else "kill -TERM $PPID $$"
+    stand_in(tmp_path, monkeypatch, {"sbatch": f'{slurm.programs}/sbatch "$@" >/dev/null\n{signals}\nsleep 60\n'})
+    done = himl("submit", "sleep.py", "--cluster", "slurm:gpu", "--", "600")
+    assert done.code == (5 if is_alone else 130), done.stderr
+    assert "error: sbatch was ended by SIGTERM, so it is unknown whether Slurm has the job.\n" in done.stderr
+    run_id = himl("runs", "list", "-q").stdout.split()[0]
+    if is_alone:
+        until(lambda: shown(himl, run_id)["status"] == "Running", lambda: str(shown(himl, run_id)))
+        assert himl("runs", "cancel", run_id).code == 0
+    assert ended(himl, run_id)["status"] == "Canceled"
+
+
 def test_how_jobs_ended_that_slurm_has_forgotten(
     himl: Himl, project: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str]
 ) -> None:

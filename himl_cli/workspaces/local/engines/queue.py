@@ -363,8 +363,14 @@ def _queue(
                     for run_id, part in parts.items():
                         known.setdefault(run_id, []).append(";".join([number + part, *place]))
                     store.tag_each(tag, {run_id: ",".join(known[run_id]) for run_id in parts})
-            except NoAnswer:
-                raise
+            except NoAnswer as err:
+                if not interrupted:
+                    raise
+                with suppress(HimlError):
+                    engine.cancel(submitted)
+                for run_id in ids:  # a job that the engine has stops when it starts
+                    RunFolder(folder.path.with_name(run_id)).ask_to_cancel()
+                raise Interrupted(str(err), hint=err.hint) from None
             except BaseException as err:
                 with suppress(HimlError):
                     engine.cancel(submitted)

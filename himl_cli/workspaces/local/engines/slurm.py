@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -542,6 +543,9 @@ def submit(job: EngineJob, notify: Notify) -> str:
     ]
     texts = [line.removeprefix("Batch job submission failed: ").rstrip(".") for line in texts if line] or ["no message"]
     said = "; ".join(dict.fromkeys(texts))
+    if ended.returncode < 0 and not found:
+        text = f"sbatch was ended by {signal.Signals(-ended.returncode).name}, so {UNSURE}."
+        raise NoAnswer(text, hint=CHECK_STATUS)
     if ended.returncode and not found:
         raise _refusal(said)
     if ended.returncode or len(found) != 1:
