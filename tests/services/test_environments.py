@@ -295,6 +295,8 @@ def test_requirements_file_becomes_environment_of_project_python(project: Path, 
         "--find-links wheels": "path on this machine",
         "-e ..": "path on this machine",
         "-e .": "is not a project",
+        "-e a\0b": "path on this machine",  # names that no file can have
+        f"-e {'a' * 300}": "path on this machine",
     }.items():
         write_files(project, {"requirements.txt": f"torch\n{line}\n"})
         message = refused(project, requirements="requirements.txt")[0]

@@ -3,6 +3,7 @@ included files, with constraints, and with the requirements of a project in the 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,11 +84,13 @@ class PipLines:
         """Add one line of *file*, and what it includes. Raises BadUsage, with *where* first."""
         line = re.sub(r"(^|\s)#.*$", "", text).strip()
         included, project = _INCLUDED.fullmatch(line), _PROJECT.fullmatch(line)
-        folder = (file.parent / project["path"].strip("\"' ")).resolve() if project else file
+        named = file.parent / project["path"].strip("\"' ") if project else file
+        # Unlike Path.is_dir, os.path.isdir accepts a name that is invalid in the file system
+        folder = named.resolve() if os.path.isdir(named) else None
         if included and not is_address(included["path"]):
             is_limit = is_limit or included["option"].startswith(("-c", "--c"))
             self.read(file.parent / included["path"].strip("\"' "), where, (*above, file.resolve()), is_limit=is_limit)
-        elif project and folder.is_dir() and folder.is_relative_to(self._root):
+        elif project and folder is not None and folder.is_relative_to(self._root):
             extras = [name.strip() for name in (project["extras"] or "").split(",") if name.strip()]
             try:
                 self._add_project(folder, extras, where, (*above, file.resolve()))
