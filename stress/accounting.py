@@ -437,7 +437,7 @@ def preempted(lab: Lab, dice: random.Random) -> Ended:
     lab.slurm("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
     if partition == "low":
         lab.expect_end(run, "Completed")
-        lab.check(len(lab.show(run).get("attempts", ())) == 2, f"its attempts are {lab.show(run)['attempts']}")
+        lab.check(len(lab.show(run).get("attempts", ())) == 2, f"its attempts are {lab.show(run).get('attempts')}")
     else:
         lab.expect_end(run, "Failed", "preempted")
     return ended
@@ -448,7 +448,7 @@ def requeues_itself(lab: Lab, dice: random.Random) -> Ended:
     after = lab.facts["then"] = lab.variant("0", "1", "wait")
     ended, run = lab.submit(script="requeues.py", steps=after)
     lab.expect_end(run, "Completed")
-    lab.check(len(lab.show(run).get("attempts", ())) == 2, f"its attempts are {lab.show(run)['attempts']}")
+    lab.check(len(lab.show(run).get("attempts", ())) == 2, f"its attempts are {lab.show(run).get('attempts')}")
     return ended
 
 

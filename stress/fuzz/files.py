@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,15 @@ from himl_cli.core.settings import SECTIONS, find_settings, section_settings
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import read_latest_run_file
 from himl_cli.services.submission import job_yaml, job_yaml_file, pipeline_file, pipelines, request
-from himl_cli.services.submission.environment import conda_text, python_version, read_conda_file, requirements_as_conda
+from himl_cli.services.submission.environment import (
+    CondaFile,
+    conda_text,
+    python_version,
+    read_conda_file,
+    requirements_as_conda,
+)
+from himl_cli.services.submission.lock_files import lock_remarks, read_lock
+from himl_cli.services.submission.requirements import parse_pip_line
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.slides import pictures, query, tiff
 from himl_cli.slides.slide_records import Backend, SlideUnreadable
@@ -29,6 +39,7 @@ from himl_cli.workspaces.azure.jobs.sdk import complaint_of
 from stress.fuzz.strategies import Target, contents, damaged, documents, json_files, json_texts, texts, written
 from tests.support.slides import slide_picture, write_svs, write_tiff
 
+TOML = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 SETTINGS = (
     '# ours\n[submit]\ncluster = "gpu"\nnum_nodes = 2\nwait = true\ntag.team = "blue"\n'
     'sweep.lr = [0.1, 0.01]\nmax_run_duration = "2h"\n\n'
@@ -310,6 +321,77 @@ PIP = (
 REQUIREMENTS = (PIP, "-r requirements.txt\n", "-c c.txt\n")
 
 
+UV_LOCK = """version = 1
+requires-python = ">=3.10"
+manifest = {overrides = [{name = "numpy", specifier = "<2"}]}
+[[package]]
+name = "project"
+version = "1"
+source = {virtual = "."}
+dependencies = [{name = "six", marker = "python_version < '4'"}, {name = "g"}, {name = "here", extra = ["x"]}]
+optional-dependencies = {old = [{name = "six", version = "1.17.0"}]}
+[[package]]
+name = "six"
+version = "1.17.0"
+source = {registry = "https://pypi.org/simple"}
+sdist = {url = "https://h/six-1.17.0.tar.gz", hash = "sha256:00"}
+wheels = [{url = "https://h/six-1.17.0-py3-none-any.whl", hash = "sha256:11"}]
+[[package]]
+name = "g"
+version = "2"
+source = {git = "https://u:p@h/r?subdirectory=a#0badcafe"}
+[[package]]
+name = "here"
+version = "3"
+source = {editable = "data"}
+optional-dependencies = {x = [{name = "six", version = "1.17.0"}]}
+"""
+PYLOCK = """lock-version = "1.0"
+created-by = "uv"
+requires-python = ">=3.10"
+extras = ["old"]
+[[packages]]
+name = "six"
+version = "1.17.0"
+index = "https://pypi.org/simple"
+marker = "python_version < '4'"
+wheels = [{name = "six-1.17.0-py3-none-any.whl", url = "https://h/six.whl", hashes = {sha256 = "1"}}]
+[[packages]]
+name = "g"
+vcs = {type = "git", url = "https://u:p@h/r", commit-id = "0badcafe", subdirectory = "a"}
+[[packages]]
+name = "here"
+directory = {path = "data", editable = true}
+"""
+LOCK_WORDS = ("[[package]]\n", "source = ", "{", "}", "[", "]", '"', "editable", "url", "hash", " and extra == 'old'")
+
+
+def _lock(content: bytes) -> None:
+    _project()
+    lock = read_lock(written("uv.lock", content), ["old"], "3.11", Path.cwd(), Path.cwd())
+    conda_text(CondaFile("uv.lock", pip=[parse_pip_line(line, "uv.lock") for line in lock.lines]))
+    assert "\n" not in "".join(lock_remarks(lock, Path.cwd(), Path.cwd()))
+
+
+def _as_toml(value: object) -> str:
+    """JSON values in TOML, on one line. Null, which TOML lacks, becomes an empty text."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_as_toml(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value if value is not None else "")
+
+
+def _lock_values(sample: str) -> Callable[[], st.SearchStrategy[bytes]]:
+    def lines(document: object) -> bytes:
+        top = document if isinstance(document, Mapping) else {"package": document}
+        return "\n".join(f"{json.dumps(key)} = {_as_toml(each)}" for key, each in top.items()).encode()
+
+    return lambda: documents([TOML.loads(sample)]).map(lines)
+
+
 def _conda(content: bytes) -> None:
     conda_text(read_conda_file(written("environment.yml", content)))
 
@@ -422,6 +504,7 @@ TEXT_FILES: Sequence[
     ("component", _component, (COMPONENT,), JOB_WORDS, (BadUsage,)),
     ("conda", _conda, CONDA, CONDA_WORDS, (BadUsage,)),
     ("requirements", _requirements, REQUIREMENTS, ("-r ", "-c ", "\\\n", "--hash=", "${A}", " # "), (BadUsage,)),
+    ("lock", _lock, (UV_LOCK, PYLOCK), LOCK_WORDS, (BadUsage,)),
     ("python_version", _python_version, ("3.11\n", "pypy3.10\n", "3.11.4/envs/x\n3.10"), (), (BadUsage,)),
     (
         "ids",
@@ -470,6 +553,8 @@ def targets() -> list[Target]:
             (),
         ),
         _values("conda", _conda, CONDA),
+        Target("files/uv_lock_values", _lock_values(UV_LOCK), _lock),
+        Target("files/pylock_values", _lock_values(PYLOCK), _lock),
         Target("files/table", lambda: texts(TABLE, TABLE_WORDS), lambda text: query.read_table(text, "slides.csv")),
         Target(
             "slides/tiff",

@@ -401,6 +401,7 @@ def test_environment_that_lacks_himl_is_warned_about(tmp_path: Path) -> None:
         "x = 'import himl_cli'",
         "from .himl_cli import x",
         "import himl_cli (",
+        f"import himl_cli\n{'lambda:' * 5000}1",  # more than the stack of Python's parser holds
         "'\\d'",
     ):
         assert not remarks_of(tmp_path, script)

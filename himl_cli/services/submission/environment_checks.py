@@ -227,7 +227,7 @@ def imports_himl(path: Path) -> bool:
             # Python repeats warnings about invalid escapes when it runs the script
             warnings.simplefilter("ignore")
             tree = ast.parse(content)
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     nodes = list(ast.walk(tree))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

@@ -111,13 +111,13 @@ def read_lock(path: Path, names: Sequence[str], python: str, start: Path, root: 
             packages = [*_of_pylock(path, content, names, python)]
         else:
             packages = _of_uv(path, content, names, python, start)
-        overridden = [line["name"] for line in (content.get("manifest") or {}).get("overrides") or ()]
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as err:
+        overridden = [str(line["name"]) for line in (content.get("manifest") or {}).get("overrides") or ()]
+        return replace(_for_pip(path, packages, python, root, wheel), overridden=overridden)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, RecursionError) as err:
         complaint = redact(" ".join(str(err).split()))
         raise BadUsage(
             f"'{path}' is damaged: {complaint or type(err).__name__}.", hint="Lock the project again."
         ) from err
-    return replace(_for_pip(path, packages, python, root, wheel), overridden=overridden)
 
 
 def parse_toml(path: Path, form: str = "a lock file in TOML") -> dict[str, Any]:
