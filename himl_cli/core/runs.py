@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from himl_cli.core.errors import BadUsage, RunNotFound
+from himl_cli.core.json_text import read_json
 from himl_cli.core.patterns import lazy_pattern
 from himl_cli.core.records import dataclass
 from himl_cli.core.sweeps import HYPERPARAMETERS, PLACEHOLDER, Scalar
@@ -596,7 +596,7 @@ def later_starts(tags: Mapping[str, str]) -> list[datetime]:
 def _attempts(tags: Mapping[str, str]) -> list[Attempt]:
     found = []
     try:
-        for began, ended, outcome in json.loads(tags.get(ATTEMPTS) or "[]"):
+        for began, ended, outcome in read_json(tags.get(ATTEMPTS) or "[]"):
             times = [each and datetime.fromtimestamp(each / 1000, timezone.utc) for each in (began, ended)]
             found.append(Attempt(times[0], times[1], outcome))
     except (OSError, OverflowError, TypeError, ValueError):  # users may overwrite tags

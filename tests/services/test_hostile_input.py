@@ -25,7 +25,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotFound
 from himl_cli.core.events import ignore
 from himl_cli.core.files import as_found, expand_home, make_folder, temporary_folder
 from himl_cli.core.mounts import mount_of
-from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.runs import ATTEMPTS, Run, RunQuery, RunStatus, later_starts
 from himl_cli.core.search import BadSearch, parse_filter
 from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
@@ -98,6 +98,7 @@ TEXTS: dict[str, tuple[Parser, tuple[str, ...]]] = {
     ),
     "samplings": (parse_sampling, ("random(seed=@)",)),
     "hyperparameters": (lambda text: hyperparameters_of({HYPERPARAMETERS: text}), ("@", '{"a": @}')),
+    "attempts": (lambda text: later_starts({ATTEMPTS: text}), ("@", '[[1, 2, ""], [@, 2, ""]]')),
     "addresses": (read_address, ("@", "https://@", "https://a/?@=@", "https://a:@/b")),
     "durations": (parse_duration, ("@s", "1.@h")),
     "packages of conda": (lambda text: parse_conda_package(text, Path("a.yml")), ("@", "a=@", "a::@")),

@@ -223,6 +223,25 @@ def test_files_that_mean_nothing_and_a_folder_that_is_not_safe(tmp_path: Path, r
     folder.chmod(0o1777)
 
 
+@pytest.mark.parametrize("content", ["[" * 50_000, '{"amount": 1' + "0" * 400 + ', "among": ["A"]}', "[]", "x"])
+def test_a_held_file_that_is_no_claim_may_be_one(tmp_path: Path, content: str) -> None:
+    import fcntl
+
+    claims_folder().mkdir(mode=0o1777, exist_ok=True)
+    path = claims_folder() / f"{HOLD}.other.1"
+    path.write_text(content)
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        claim = Claim(tmp_path / "run", Need(1, GPUS))
+        reasons = list[str]()
+
+        def wait() -> None:
+            reasons.append(reasons_to_wait({"run": tmp_path / "run"})["run"])
+
+        assert not claim.wait(lambda: bool(reasons), wait)
+    assert f"cannot read '{path}'" in reasons[0]
+
+
 def test_a_run_whose_file_was_deleted_ends(tmp_path: Path) -> None:
     first, second = Claim(tmp_path / "first", Need(4, GPUS)), Claim(tmp_path / "second", Need(1, GPUS))
     assert first.wait(lambda: False, lambda: None)

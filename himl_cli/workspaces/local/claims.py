@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.jobs import JobSpec
+from himl_cli.core.json_text import read_json
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import with_and
 from himl_cli.core.workspaces import Check
@@ -129,14 +130,14 @@ def _read(path: Path) -> Claimant | None:
                 with suppress(OSError):
                     path.unlink()
             return None
-        form = json.loads(os.read(handle, LARGEST_FILE))
+        form = read_json(os.read(handle, LARGEST_FILE))
         need = Need(float(form["amount"]), [str(each) for each in form["among"]])
         if not need.among:
             raise ValueError("no resources")
         run, names = str(form["run"]), [str(each) for each in form.get("claimed", need.among)]
         run = run if run.isprintable() else ascii(run)
         return Claimant(path.name, facts.st_uid, run, need, names, facts.st_ctime_ns)
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, OverflowError, ValueError, KeyError, TypeError) as err:
         return Claimant(path.name, os.fstat(handle).st_uid, problem=f"'{path}': {type(err).__name__}: {err}")
     finally:
         os.close(handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
@@ -22,6 +21,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, J
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import last_lines
 from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, Resumption, is_job_file
+from himl_cli.core.json_text import read_json
 from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.redaction import MASK, masked_names
 from himl_cli.core.runs import NEW_CODE, Run, RunStatus, check_known
@@ -298,7 +298,7 @@ def events_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
         if text:
             log.debug("the supervisor reports %s", text)
         with suppress(ValueError):
-            event = json.loads(text)
+            event = read_json(text)
             if isinstance(event, dict) and "event" in event:
                 yield event
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.json_text import read_json
 from himl_cli.workspaces.local.system_metrics import out_of_memory
 
 # The end of a rank's process: the rank, a shell's exit code (128 + the signal's number, 127 if the start failed), the
@@ -96,7 +97,7 @@ class Rank:
         open_ranks: dict[int, int | None] = dict.fromkeys(self._numbers)  # with the processes of those on this machine
         for line in self._shim.stdout:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # output of another program, as a prologue
-                facts = {"rank": self._numbers[0], **json.loads(line)}
+                facts = {"rank": self._numbers[0], **read_json(line)}
                 if "pid" in facts and facts["rank"] in self._here:
                     open_ranks[facts["rank"]], self.parent = facts["pid"], facts["parent"]
                 if (end := end_of(facts)) is not None:

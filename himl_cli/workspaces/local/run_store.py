@@ -21,6 +21,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import may_write
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import STEP
+from himl_cli.core.json_text import read_json
 from himl_cli.core.locks import is_locked, unseen_holder
 from himl_cli.core.mounts import is_local_folder, shares_locks
 from himl_cli.core.processes import register_after_fork
@@ -437,7 +438,7 @@ class RunStore:
         statement = "SELECT started, (SELECT value FROM tags WHERE run = id AND name = ?) FROM runs WHERE id = ?"
         for started, text in self.database.rows(statement, (ATTEMPTS, run_id)):
             with suppress(TypeError, ValueError):  # no tag, or another value of a user
-                return [(begin, end, outcome) for begin, end, outcome in json.loads(text)]
+                return [(begin, end, outcome) for begin, end, outcome in read_json(text)]
             return [(started, None, "")] if started is not None else []
         return []
 
