@@ -34,7 +34,7 @@ _GROUPS = {
         "settings settings_of_submit settings_of_azure pyproject yaml job prepared_job component dotenv "
         "pipeline_variables innereye conda requirements "
         "python_version ids latest_run toml_values job_values component_values conda_values "
-        "innereye_values config pipeline table complaint"
+        "innereye_values config pipeline table complaint lock uv_lock_values pylock_values"
     ),
     "wire": "time wait sas md5 size status challenge hyperparameters head listing level storage_error failure "
     "token json number sweep_tags workspace",
