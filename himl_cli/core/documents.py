@@ -8,8 +8,8 @@ from datetime import datetime
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from himl_cli.core.json_text import Spelled
 
@@ -64,6 +64,29 @@ def _from_json(kind: Any, value: Any) -> Any:
     if kind is datetime:
         return datetime.fromisoformat(value)
     return kind(value) if isinstance(kind, type) and issubclass(kind, (Enum, Path)) else value
+
+
+def has_type(kind: Any, value: Any) -> bool:
+    """Whether *value*, which may be a record, is of the type *kind*, with all that it contains, and each whole number
+    has 64 bits. `from_document` checks no types, as himl reads what it wrote: for documents from elsewhere."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any or origin is Literal:
+        return kind is Any or value in parts
+    if origin in (Union, UnionType):
+        return any(has_type(each, value) for each in parts)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            has_type(parts[0], name) and has_type(parts[1], each) for name, each in value.items()
+        )
+    if origin is Sequence:
+        return isinstance(value, (list, tuple)) and all(has_type(parts[0], each) for each in value)
+    if is_dataclass(kind):
+        types = types_of(kind)  # type: ignore[arg-type]
+        return isinstance(value, kind) and all(has_type(types[name], getattr(value, name)) for name in types)  # type: ignore[arg-type]
+    if kind in (int, float):
+        is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return is_number and (isinstance(value, float) or -(2**63) <= value < 2**63)
+    return isinstance(value, kind)
 
 
 @cache

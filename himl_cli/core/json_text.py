@@ -85,7 +85,8 @@ def read_valid_json(content: bytes) -> Any:
     import json
 
     value = read_json(content)
-    if re.search(rb"\\u[dD][89a-fA-F]", content):
+    # Escapes of surrogates, their bytes in UTF-8, which Python's reader accepts, and those of other encodings
+    if re.search(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\0", content):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as err:

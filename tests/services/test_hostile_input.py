@@ -511,6 +511,20 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
         "record": {"runs": [{}]},
         "open": {"runs": [{**record, "run": {**record["run"], "status": "Running"}}]},
     }
+    run, row = record["run"], {"values": {"a": 1.0}, "step": 0, "time": "2026-01-01 00:00:00+00:00", "id": "b"}
+    rows: list[dict[str, Any]] = [
+        {"time": None}, {"step": 10**30}, {"step": "1"}, {"values": None}, {"values": {"a": {}}}, {"id": 1},
+    ]  # fmt: skip
+    of_other_types: list[dict[str, Any]] = [
+        *({"run": {**run, field: value}} for field, value in {
+            "id": None, "experiment": {}, "status": None, "created": None, "tags": {"a": 1}, "exit_code": 2**63,
+            "parent": 1, "command": "\ud800", "is_archived": "no",
+        }.items()),
+        {"parameters": {"a": None}}, {"environment": 1}, {"job": {"a": 1}},
+        *({"logged": [{"name": "a", "kind": "scalar", "rows": [{**row, **change}]}]} for change in rows),
+        {"logged": [{"name": None, "kind": "scalar", "rows": []}]}, {"logged": [None]}, {"logged": None},
+    ]  # fmt: skip
+    bad |= {f"type {change}": {"runs": [{**record, **change}]} for change in of_other_types}
     bad |= {
         "size": {"files": {file: {**facts, "size": 10**15}}},
         "hash": {"files": {file: {**facts, "sha256": "0" * 64}}},
@@ -527,13 +541,12 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
         with pytest.raises((BadUsage, IntegrityFailed)):
             import_runs(far, archive, ignore)
         assert [*far.runs(RunQuery())] == [], name
-    # Both records are sound, but two names of parameters are the same one in a database
-    second = {**record, "run": {**record["run"], "id": "train_2_bb"}, "parameters": {"\udc80": "1", "\\udc80": "2"}}
+    # Both records are sound, but of one id
     with ZipFile(tmp_path / "second.zip", "w") as made:
-        made.writestr("himl-runs.json", json.dumps({**manifest, "runs": [record, second]}))
+        made.writestr("himl-runs.json", json.dumps({**manifest, "runs": [record, record]}))
         made.writestr(file, "good")
     far = RecordedRuns(tmp_path / "second").workspace
-    with pytest.raises(BadUsage, match="udc80"):
+    with pytest.raises(BadUsage, match="train_1_aa"):
         import_runs(far, tmp_path / "second.zip", ignore)
     assert [*far.runs(RunQuery())] == [], "no run of an archive that cannot be imported as a whole"
     for archive in (tmp_path / "second.zip", tmp_path / "0.zip"):  # before and after the first run

@@ -19,13 +19,13 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli import __version__
-from himl_cli.core.documents import from_document, to_document
+from himl_cli.core.documents import from_document, has_type, to_document
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, NotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.files import is_bookkeeping, make_folder, remove_tree, temporary_folder, walk_files
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import EntryKind, StoredJob
-from himl_cli.core.json_text import read_json
+from himl_cli.core.json_text import read_valid_json
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, Texts
 from himl_cli.core.redaction import mask_arguments, mask_document, mask_line
 from himl_cli.core.runs import Run, RunQuery, RunStatus, check_known
@@ -194,7 +194,16 @@ def import_runs(workspace: FolderWorkspace, source: Path, notify: Notify) -> lis
             ]
             logged = [[from_document(Logged, each) for each in record["logged"]] for record in records]
             parameters = [dict(record["parameters"]) for record in records]
-        except (AttributeError, KeyError, TypeError, ValueError) as err:
+            kinds: Sequence[tuple[Any, Sequence[object]]] = (
+                (Run, runs),
+                (StoredJob | None, jobs),
+                (RunEnvironment | None, environments),
+                (Sequence[Logged], logged),
+                (Mapping[str, str], parameters),
+            )
+            if not all(has_type(kind, each) for kind, found in kinds for each in found):
+                raise TypeError("a value has another type than its field")
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as err:
             raise _invalid(source, f"{type(err).__name__}: {err}") from err
         is_new = not workspace.folder.is_dir()
         known = set() if is_new else {*workspace.known_ids()}
@@ -208,7 +217,7 @@ def import_runs(workspace: FolderWorkspace, source: Path, notify: Notify) -> lis
             workspace.prepare(notify)
             for run, job, environment, entries, given in zip(runs, jobs, environments, logged, parameters, strict=True):
                 places = [folder / each / "code" for each in (run.id, run.parent or run.id)]
-                code = next(filter(Path.is_dir, places), None)
+                code = next(filter(os.path.isdir, places), None)
                 origin = {IMPORTED: run.workspace} if run.workspace else {}
                 own = replace(run, tags={**run.tags, **origin}, url="", folder="")
                 imported.append(workspace.adopt(own, job, code, environment))
@@ -216,7 +225,7 @@ def import_runs(workspace: FolderWorkspace, source: Path, notify: Notify) -> lis
                 for entry in entries:
                     workspace.log(run.id, [entry])
                 below = folder / run.id / "files"
-                names = [each.name for each in walk_files(str(below))] if below.is_dir() else []
+                names = [each.name for each in walk_files(str(below))] if os.path.isdir(below) else []
                 store_files(workspace.run_files(run.id), {name: below / name for name in names})
         except BaseException:  # a run without all its files would look complete
             for run in reversed(imported):
@@ -277,7 +286,7 @@ def _opened(source: Path) -> Iterator[Path]:
 def _manifest(folder: Path, source: Path) -> Mapping[str, Any]:
     try:
         with (folder / MANIFEST).open("rb") as stream:
-            found = read_json(stream.read(LARGEST_MANIFEST))
+            found = read_valid_json(stream.read(LARGEST_MANIFEST))
         if found["format"] != FORMAT:
             raise _invalid(source, f"its format is {found['format']}, not {FORMAT}")
         return dict(found)
