@@ -310,6 +310,7 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
     (lock_of(more='requires-python = ">=3.12"'),
         "is for Python >=3.12, but the job has 3.11. Write 3.12 into the project's .python-version"),
     (lock_of(more='requires-python = "three"'), "'requires-python' must be a range of versions"),
+    (lock_of(more=f'requires-python = ">={"9" * 5000}"'), "is damaged: "),
     (lock_of(needs='{ name = "a" }'), "is damaged: 'a'"),
     (lock_of(locked("a"), needs='{ name = "a", version = "2" }'), "is damaged: there is no a"),
     (lock_of(locked("a"), needs='{ name = "a", marker = "so it is" }'), "is damaged"),

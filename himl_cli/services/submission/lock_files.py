@@ -105,8 +105,8 @@ def read_lock(path: Path, names: Sequence[str], python: str, start: Path, root: 
     content = parse_toml(path)
     if not isinstance(content.get("package"), list) and "lock-version" not in content:
         raise BadUsage(f"'{path}' is not a supported lock file.", hint=_EXPORT)
-    _check_python(path, content.get("requires-python"), python)
     try:
+        _check_python(path, content.get("requires-python"), python)
         if "lock-version" in content:
             packages = [*_of_pylock(path, content, names, python)]
         else:
