@@ -82,7 +82,8 @@ def has_type(kind: Any, value: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(has_type(parts[0], each) for each in value)
     if is_dataclass(kind):
         types = types_of(kind)  # type: ignore[arg-type]
-        return isinstance(value, kind) and all(has_type(types[name], getattr(value, name)) for name in types)  # type: ignore[arg-type]
+        is_record = isinstance(value, kind)  # type: ignore[arg-type]
+        return is_record and all(has_type(types[name], getattr(value, name)) for name in types)
     if kind in (int, float):
         is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
         return is_number and (isinstance(value, float) or -(2**63) <= value < 2**63)
