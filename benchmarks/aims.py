@@ -319,8 +319,8 @@ FILE_ORDER = (
 START = (
     "Of {{wall transfer | small down | himl command}}, the engine takes {{wall transfer | small down | "
     "himl engine}}. The rest is the start of Python, the "
-    "import of some 400 modules, a quarter of its time for azure-core and requests, and the request that looks the "
-    "datastore up. rclone, a single "
+    "import of some 400 modules, of which azure-core and requests take a quarter of the time, and the request for the "
+    "datastore. rclone, a single "
     "binary, takes {{wall transfer | small down | rclone}} in "
     "total. Whether himl meets a limit in seconds depends on the speed of the machine."
 )

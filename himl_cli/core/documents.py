@@ -9,7 +9,7 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from himl_cli.core.json_text import Spelled
 
@@ -67,12 +67,12 @@ def _from_json(kind: Any, value: Any) -> Any:
 
 
 def has_type(kind: Any, value: Any) -> bool:
-    """Whether *value*, which may be a record, is of the type *kind*, with all that it contains, and each whole number
-    has 64 bits. `from_document` checks no types, as himl reads what it wrote: for documents from elsewhere."""
+    """Whether *value*, which may be a record, and all that it contains are of the type *kind*, with whole numbers of at
+    most 64 bits. For documents from elsewhere, because `from_document` does not check them."""
     origin, parts = get_origin(kind), get_args(kind)
-    if kind is Any or origin is Literal:
-        return kind is Any or value in parts
-    if origin in (Union, UnionType):
+    if kind is Any:
+        return True
+    if origin is UnionType:
         return any(has_type(each, value) for each in parts)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(

@@ -84,9 +84,9 @@ class PipLines:
         """Add one line of *file*, and what it includes. Raises BadUsage, with *where* first."""
         line = re.sub(r"(^|\s)#.*$", "", text).strip()
         included, project = _INCLUDED.fullmatch(line), _PROJECT.fullmatch(line)
-        named = file.parent / project["path"].strip("\"' ") if project else file
+        named = file.parent / project["path"].strip("\"' ") if project else None
         # Unlike Path.is_dir, os.path.isdir accepts a name that is invalid in the file system
-        folder = named.resolve() if os.path.isdir(named) else None
+        folder = named.resolve() if named is not None and os.path.isdir(named) else None
         if included and not is_address(included["path"]):
             is_limit = is_limit or included["option"].startswith(("-c", "--c"))
             self.read(file.parent / included["path"].strip("\"' "), where, (*above, file.resolve()), is_limit=is_limit)

@@ -349,6 +349,7 @@ def _queue(
     """Record *runs*, stage their files, submit the jobs that *stage* returns, and record their handles."""
     ids, tag = [run.id for run in runs], job_tag(engine.NAME)
     submitted, known = dict[str, str](), dict[str, list[str]]()
+    unknown: NoAnswer | None = None
     try:
         with _shared(engine, folder, notify) as store, interruptions() as interrupted:
             store.add(*(replace(run, tags={**run.tags, tag: ""}) for run in runs))
@@ -366,11 +367,7 @@ def _queue(
             except NoAnswer as err:
                 if not interrupted:
                     raise
-                with suppress(HimlError):
-                    engine.cancel(submitted)
-                for run_id in ids:  # a job that the engine has stops when it starts
-                    RunFolder(folder.path.with_name(run_id)).ask_to_cancel()
-                raise Interrupted(str(err), hint=err.hint) from None
+                unknown = err
             except BaseException as err:
                 with suppress(HimlError):
                     engine.cancel(submitted)
@@ -382,6 +379,8 @@ def _queue(
                 for run_id in ids:
                     RunFolder(folder.path.with_name(run_id)).ask_to_cancel()
                 engine.cancel(submitted)
+                if unknown is not None:  # a job that the engine has stops when it starts
+                    raise Interrupted(str(unknown), hint=unknown.hint)
                 for run_id in ids:
                     store.end(run_id, RunStatus.canceled, reason="canceled")
                 raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"See himl runs show {folder.run_id}")
