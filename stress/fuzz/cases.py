@@ -38,8 +38,8 @@ _GROUPS = {
     ),
     "wire": "time wait sas md5 size status challenge hyperparameters head listing level storage_error failure "
     "token json number sweep_tags workspace",
-    "state": "transfer workspace rows run_records order note logged kept checkpoint brought script search_filter "
-    "search_order request",
+    "state": "transfer workspace rows run_records order note logged kept checkpoint archive archive_zip brought script "
+    "search_filter search_order request",
     "slides": "tiff picture stored_size",
     "replies": (
         "runs runs_of_experiment children run tag cancel metrics values parameters results run_files "

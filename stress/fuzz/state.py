@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
+import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable, Sequence
@@ -19,9 +21,11 @@ from hypothesis import strategies as st
 
 from himl_cli.api import submit_if_needed
 from himl_cli.core import search
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, JobFailed, RunNotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, JobFailed, RunNotFound
+from himl_cli.core.logged import Logged, LoggedKind, LoggedRow
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.checkpoints.names import is_whole
+from himl_cli.services.runs.archive import MANIFEST, export_runs, import_runs
 from himl_cli.services.runs.mirror_state import MirrorFile
 from himl_cli.services.submission.environment_checks import imports_himl
 from himl_cli.services.transfer.state import FetchedFile, TransferState
@@ -34,6 +38,7 @@ from himl_cli.workspaces.local.tracking import http_connection, protocol, tracke
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from stress.fuzz.strategies import JOB, Target, contents, damaged, json_files, json_texts, texts, written
 from tests.support.folders import state_of
+from tests.support.runs import RecordedRuns
 
 
 @cache
@@ -254,6 +259,49 @@ def _kept(content: bytes) -> None:
         found.url(PUBLIC)
 
 
+@cache
+def _archive() -> Path:
+    """A folder with two exported runs, one of them with metrics and files, as `himl runs export` writes it."""
+    near = RecordedRuns(Path.cwd() / "near")
+    near.add(JOB, files={"outputs/a.txt": "good", "user_logs/std_log.txt": "said"}, tags={"a": "b"}, exit_code=0)
+    near.add("train_2", parent=JOB)
+    near.workspace.log_parameters(JOB, {"lr": "1"})
+    row = LoggedRow({"loss": 0.5}, 1, as_time(1700000000000), "b")
+    near.workspace.log(JOB, [Logged("loss", LoggedKind.scalar, [row])])
+    runs = [near.workspace.run(name) for name in (JOB, "train_2")]
+    export_runs(near.workspace, runs, Path.cwd() / "archive", print)
+    return Path.cwd() / "archive"
+
+
+def _manifests() -> st.SearchStrategy[bytes]:
+    return json_files([json.loads((_archive() / MANIFEST).read_bytes())])
+
+
+def _zips() -> st.SearchStrategy[bytes]:
+    found = io.BytesIO()
+    with zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(each for each in _archive().rglob("*") if each.is_file()):
+            archive.write(path, path.relative_to(_archive()).as_posix())
+    return damaged([found.getvalue()])
+
+
+def _import(source: Path) -> None:
+    """Import *source* into a workspace that does not exist yet. What is recorded can be read."""
+    shutil.rmtree("far", ignore_errors=True)
+    os.mkdir("far")
+    workspace = LocalWorkspace(Path.cwd() / "far" / ".himl")
+    for run in import_runs(workspace, source, print):
+        for read in (workspace.run, workspace.metrics, workspace.values, workspace.parameters):
+            read(run.id)
+
+
+def _manifest(content: bytes) -> None:
+    shutil.rmtree("changed", ignore_errors=True)
+    changed = Path(shutil.copytree(_archive(), "changed"))
+    (changed / MANIFEST).write_bytes(content)
+    _import(changed)
+
+
 def _checkpoints() -> list[bytes]:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -417,6 +465,13 @@ def targets() -> list[Target]:
         Target("state/logged", lambda: contents(LINES, ('{"kind": "', '"values": ', '"step": ', "\n")), _logged, ()),
         Target("state/kept", lambda: json_files([{"key": "key", "expires": 4e9, "value": STORE}]), _kept, (BadUsage,)),
         Target("state/checkpoint", lambda: damaged(_checkpoints()), _whole, ()),
+        Target("state/archive", _manifests, _manifest, (BadUsage, IntegrityFailed)),
+        Target(
+            "state/archive_zip",
+            _zips,
+            lambda content: _import(written("runs.zip", content)),
+            (BadUsage, IntegrityFailed),
+        ),
         Target("state/brought", lambda: json_texts([{"0badcafe0bad": "/x"}]), _word, ()),
         Target(
             "state/script",

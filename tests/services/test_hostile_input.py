@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_BZIP2, ZIP_LZMA, ZipFile
 
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
@@ -557,7 +557,14 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
     (good / file).unlink()
     (good / file).symlink_to(tmp_path / "near" / ".himl" / "runs" / "train_1_aa" / "code" / "outputs" / "a.txt")
     (tmp_path / "text.zip").write_text("text")
-    for archive in (good, tmp_path / "text.zip", tmp_path / "nothing"):
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "second.zip").read_bytes()[1:])
+    for name, compression in {"lzma.zip": ZIP_LZMA, "bzip2.zip": ZIP_BZIP2}.items():
+        with ZipFile(tmp_path / name, "w", compression) as made:
+            made.writestr("himl-runs.json", json.dumps(manifest))
+        content = bytearray((tmp_path / name).read_bytes())
+        content[60:70] = b"\0\xff" * 5
+        (tmp_path / name).write_bytes(content)
+    for archive in (good, *(tmp_path / name for name in ("text.zip", "cut.zip", "lzma.zip", "bzip2.zip", "nothing"))):
         with pytest.raises((BadUsage, IntegrityFailed, NotFound)):
             import_runs(far, archive, ignore)
     assert not [*tmp_path.rglob("*evil*")]

@@ -3,6 +3,7 @@ checksums and metadata as an RO-Crate. Import of such an archive, whose contents
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -263,6 +264,8 @@ def _opened(source: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(source) as archive:
                 infos = {info.filename: info for info in archive.infolist()}
+                if not {info.compress_type for info in infos.values()} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                    raise _invalid(source, "its files are compressed with something other than Deflate")
                 manifest = infos.get(MANIFEST)
                 if manifest is None or manifest.file_size > LARGEST_MANIFEST:
                     raise _invalid(source, f"it has no {MANIFEST}")
@@ -272,13 +275,15 @@ def _opened(source: Path) -> Iterator[Path]:
                         make_folder((folder / name).parent)
                         with archive.open(info) as stream, (folder / name).open("xb") as copy:
                             shutil.copyfileobj(stream, copy)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeError, zlib.error) as err:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeError) as err:
             with source.open("rb") as stream:
                 is_zip = stream.read(len(BEGIN_OF_ZIP)) == BEGIN_OF_ZIP
             if not is_zip:
                 raise _invalid(source, str(err)) from err
             raise IntegrityFailed(f"'{source}' is damaged: {err}.", hint=COPY_AGAIN) from err
         except OSError as err:
+            if err.errno == errno.EINVAL:  # a seek to a place before the first byte
+                raise IntegrityFailed(f"'{source}' is damaged: a part is missing.", hint=COPY_AGAIN) from err
             raise DiskFailed(f"Cannot unpack '{source}': {err.strerror or err}.") from err
         yield folder
 
