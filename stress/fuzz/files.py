@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from himl_cli.commands.scripts import submit_settings
 from himl_cli.commands.table import loaded
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
+from himl_cli.core.jobs import EnvironmentSpec
 from himl_cli.core.settings import SECTIONS, find_settings, section_settings
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import read_latest_run_file
@@ -28,6 +29,7 @@ from himl_cli.services.submission.environment import (
     read_conda_file,
     requirements_as_conda,
 )
+from himl_cli.services.submission.environment_checks import environment_remarks
 from himl_cli.services.submission.lock_files import lock_remarks, read_lock
 from himl_cli.services.submission.requirements import parse_pip_line
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
@@ -311,11 +313,21 @@ def _project() -> None:
 
 CONDA = (
     "name: x\nchannels: [conda-forge, defaults]\ndependencies:\n  - python=3.11\n  - pytorch::torch>=2,<3\n"
-    "  - numpy\n  - pip:\n    - torch==2.1\n    - --index-url https://h/s\nvariables: {A: 1}\n",
+    "  - numpy\n  - pip:\n    - torch==2.1; python_version >= '3'\n    - --index-url https://h/s\nvariables: {A: 1}\n",
 )
-CONDA_WORDS = ("dependencies:", "- pip:\n", "- python=3.9\n", "channels:", "https://u:p@h/x.conda", "==", "[build=1]")
+MARKERS = ("; python_version ~= '3.8'", "; extra == 'x'", "platform_version", " >= ", "; 'a' in 'b' or (")
+CONDA_WORDS = (
+    *MARKERS,
+    "dependencies:",
+    "- pip:\n",
+    "- python=3.9\n",
+    "channels:",
+    "https://u:p@h/x.conda",
+    "==",
+    "[build=1]",
+)
 PIP = (
-    "numpy==1.26  # comment\ntorch>=2 \\\n  ,<3\n-r other.txt\n--extra-index-url https://u:p@h/simple\n"
+    "numpy==1.26; python_version < '4'  # comment\ntorch>=2 \\\n  ,<3\n-r other.txt\n--extra-index-url https://u:p@h/simple\n"
     "-e git+https://h/r#egg=r\n"
 )
 REQUIREMENTS = (PIP, "-r requirements.txt\n", "-c c.txt\n")
@@ -393,12 +405,17 @@ def _lock_values(sample: str) -> Callable[[], st.SearchStrategy[bytes]]:
 
 
 def _conda(content: bytes) -> None:
-    conda_text(read_conda_file(written("environment.yml", content)))
+    _remarks(conda_text(read_conda_file(written("environment.yml", content))))
+
+
+def _remarks(conda: str) -> None:
+    written(".python-version", b"3.12")
+    environment_remarks(EnvironmentSpec(image="i", conda=conda), None, [Path.cwd()], ["jupyter"])
 
 
 def _requirements(content: bytes) -> None:
     written("other.txt", b"scipy\n-r requirements.txt\n" if content.startswith(b"-r other") else b"scipy\n")
-    conda_text(requirements_as_conda(written("requirements.txt", content), Path.cwd(), Path.cwd(), {}))
+    _remarks(conda_text(requirements_as_conda(written("requirements.txt", content), Path.cwd(), Path.cwd(), {})))
 
 
 def _python_version(content: bytes) -> None:
@@ -503,7 +520,13 @@ TEXT_FILES: Sequence[
     ("prepared_job", _prepared, JOBS, JOB_WORDS, (BadUsage,)),
     ("component", _component, (COMPONENT,), JOB_WORDS, (BadUsage,)),
     ("conda", _conda, CONDA, CONDA_WORDS, (BadUsage,)),
-    ("requirements", _requirements, REQUIREMENTS, ("-r ", "-c ", "\\\n", "--hash=", "${A}", " # "), (BadUsage,)),
+    (
+        "requirements",
+        _requirements,
+        REQUIREMENTS,
+        (*MARKERS, "-r ", "-c ", "\\\n", "--hash=", "${A}", " # "),
+        (BadUsage,),
+    ),
     ("lock", _lock, (UV_LOCK, PYLOCK), LOCK_WORDS, (BadUsage,)),
     ("python_version", _python_version, ("3.11\n", "pypy3.10\n", "3.11.4/envs/x\n3.10"), (), (BadUsage,)),
     (

@@ -465,7 +465,7 @@ def targets() -> list[Target]:
         Target("state/logged", lambda: contents(LINES, ('{"kind": "', '"values": ', '"step": ', "\n")), _logged, ()),
         Target("state/kept", lambda: json_files([{"key": "key", "expires": 4e9, "value": STORE}]), _kept, (BadUsage,)),
         Target("state/checkpoint", lambda: damaged(_checkpoints()), _whole, ()),
-        Target("state/archive", _manifests, _manifest, (BadUsage, IntegrityFailed)),
+        Target("state/archive", _manifests, _manifest, (BadUsage, DiskFailed, IntegrityFailed)),
         Target(
             "state/archive_zip",
             _zips,

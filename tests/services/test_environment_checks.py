@@ -82,6 +82,8 @@ def test_services_need_packages() -> None:
     assert "needs ipykernel~=6.0, but its environment has 7.1.0" in said(["jupyter"], environment("ipykernel==7.1.0"))
     assert not said([], environment("tqdm"))
     assert not said(["ssh_key"], environment("tqdm"))
+    undecided = "needs ipykernel~=6.0, but its environment has none"
+    assert undecided in said(["jupyter"], environment("ipykernel; platform_version ~= '1'"))
     for lines in ("ipykernel", "ipykernel==6.29.5", "jupyterlab>=4"):
         assert not said(["vscode", "jupyter"], environment(lines))
     assert not said(["vscode"], environment(conda=("python=3.11", "conda-forge::ipykernel=6")))

@@ -58,7 +58,7 @@ def refused(project: Path, script_folder: Path | None = None, **options: Any) ->
 
 def make_wheel(project: Path, name: str = WHEEL) -> str:
     with zipfile.ZipFile(project / name, "w") as archive:
-        archive.writestr("mine/__init__.py", "")
+        archive.writestr("mine/__init__.py", "x = 1")
     return name
 
 
@@ -142,12 +142,17 @@ def test_private_wheel_is_listed_by_file_name(project: Path) -> None:
     assert spec.wheels == (project / WHEEL,)
     make_wheel(project, "mine.whl")
     make_wheel(project, "mine-1.0-cp311-cp311-win_amd64.whl")
+    for name, cut in {"offset-1-py3-none-any.whl": slice(1, None), "bytes-1-py3-none-any.whl": slice(0, None)}.items():
+        content = (project / make_wheel(project, name)).read_bytes()[cut]
+        (project / name).write_bytes(content.replace(b"x = 1", b"x = 2"))
     for name, complaint in {
         "absent-1-py3-none-any.whl": "there is no file",
         "mine.tar.gz": "not a wheel",
         "mine.whl": "not a wheel",
         "mine-1.0-cp311-cp311-win_amd64.whl": "another system (win_amd64)",
         "broken-1-py3-none-any.whl": "not a wheel",
+        "offset-1-py3-none-any.whl": "damaged",
+        "bytes-1-py3-none-any.whl": "damaged",
     }.items():
         assert complaint in refused(project, private_wheel=name)[0]
 

@@ -21,9 +21,11 @@ from azure.core.exceptions import ClientAuthenticationError
 from himl_cli.api import submit_if_needed
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core import redaction
+from himl_cli.core.documents import to_document
 from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.events import ignore
 from himl_cli.core.files import as_found, expand_home, make_folder, temporary_folder
+from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot, StoredJob
 from himl_cli.core.mounts import mount_of
 from himl_cli.core.runs import ATTEMPTS, Run, RunQuery, RunStatus, later_starts
 from himl_cli.core.search import BadSearch, parse_filter
@@ -498,11 +500,11 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
     facts, (record,) = manifest["files"][file], manifest["runs"]
     bad: dict[str, Any] = {
         name: {"files": {name: facts}}
-        for name in ("../evil", "/tmp/evil", "a/../../evil", "a\\..\\evil", "C:evil", "a//b", "", "a/./b", "a\0b")
+        for name in ("../evil", "/tmp/evil", "a/../../evil", "a\\..\\evil", "C:/evil", "a//b", "", "a/./b", "a\0b")
     }
     bad |= {
         f"id {name}": {"runs": [{**record, "run": {**record["run"], "id": name}}]}
-        for name in ("../evil", "..", "a/b", "")
+        for name in ("../evil", "..", "a/b", "", "x" * 300, "a\nb", "a\x1b[31m", "a\u202eb")
     }
     bad |= {
         "format": {"format": 9},
@@ -526,6 +528,7 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
     ]  # fmt: skip
     bad |= {f"type {change}": {"runs": [{**record, **change}]} for change in of_other_types}
     bad |= {
+        "long": {"files": {"x" * 300: facts}},
         "size": {"files": {file: {**facts, "size": 10**15}}},
         "hash": {"files": {file: {**facts, "sha256": "0" * 64}}},
         "missing": {"files": {"b": facts}},
@@ -568,3 +571,21 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
         with pytest.raises((BadUsage, IntegrityFailed, NotFound)):
             import_runs(far, archive, ignore)
     assert not [*tmp_path.rglob("*evil*")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows forbids such names")
+def test_archive_holds_the_names_of_linux_and_only_its_own_code(tmp_path: Path) -> None:
+    """A run whose parent is a folder outside of the archive gets no code from there."""
+    near, made = RecordedRuns(tmp_path / "near"), tmp_path / "made" / "archive"
+    near.add("train_1_aa", files={"outputs/12:00\\a.txt": "good"})
+    export_runs(near.workspace, [near.workspace.run("train_1_aa")], made, ignore)
+    manifest = json.loads((made / "himl-runs.json").read_text())
+    manifest["runs"][0]["run"]["parent"] = "../other"
+    job = JobSpec(experiment="train", entry=Entry(EntryKind.script, "a.py"), snapshot=Snapshot(tmp_path, [], 0))
+    manifest["runs"][0]["job"] = json.loads(json.dumps(to_document(StoredJob(job)), default=str))
+    (made / "himl-runs.json").write_text(json.dumps(manifest))
+    write_files(tmp_path / "made" / "other" / "code", {"a.py": "private"})
+    far = RecordedRuns(tmp_path / "far")
+    (run,) = import_runs(far.workspace, made, ignore)
+    assert [blob.name for page in far.workspace.run_files(run.id).list() for blob in page] == ["outputs/12:00\\a.txt"]
+    assert not [path for path in (tmp_path / "far").rglob("a.py") if path.read_text() == "private"]

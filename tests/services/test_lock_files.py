@@ -254,6 +254,7 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
             locked("a", digest=a, more='dependencies = [{ name = "b" }]'), locked("b", digest=b), needs='{ name = "a" }'
         )
     }
+    wheel(project, "odd", "a; platform_version ~= '1'")
     files["requirements.txt"] = (
         "# by pip-compile\n--require-hashes\n--only-binary :all:\n-r more.txt\n-c limits.txt\na==1.0 \\\n"
         f"    --hash={a} \\\n    --hash={HASH}\n    # via x\n"
@@ -288,6 +289,7 @@ def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
         assert "Would install a-1.0 b-1.0 own-1.0" in pip(lines)
         assert "DO NOT MATCH THE HASHES" in pip([line.replace(b, HASH) for line in lines])
     wheel(project, "own", "elsewhere")
+    submitted(project, python, private_wheel="odd-1.0-py3-none-any.whl")  # whose marker cannot be decided
     lines, remarks = submitted(project, python, private_wheel=own, requirements="requirements.txt")
     assert "warning: 'own-1.0-py3-none-any.whl' needs packages without hashes (elsewhere)" in remarks[-1]
     assert lines == ["--only-binary :all:", "a==1.0", "b==1.0 ; python_version >= '3'", own]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ from himl_cli import __version__
 from himl_cli.core.documents import from_document, has_type, to_document
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, NotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.files import is_bookkeeping, make_folder, remove_tree, temporary_folder, walk_files
+from himl_cli.core.files import make_folder, remove_tree, temporary_folder, walk_files
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import EntryKind, StoredJob
 from himl_cli.core.json_text import read_valid_json
@@ -34,6 +34,7 @@ from himl_cli.core.sweeps import TRIAL
 from himl_cli.core.text import utc_text
 from himl_cli.services.runs.writing import store_files
 from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.local_files import UnsafeName, safe_relative
 from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
@@ -211,13 +212,13 @@ def import_runs(workspace: FolderWorkspace, source: Path, notify: Notify) -> lis
         if there := [run.id for run in runs if run.id in known]:
             hint = f"See it: himl runs show {there[0]}"
             raise BadUsage(f"Run '{there[0]}' exists already in {workspace.label}.", hint=hint)
-        if not all(_is_safe(run.id) and "/" not in run.id and run.status.is_final for run in runs):
+        if not all(len(_parts(run.id, source)) == 1 and run.status.is_final for run in runs):
             raise _invalid(source, "a run has an invalid id or no end")
-        imported = list[Run]()
+        ids, imported = {run.id for run in runs}, list[Run]()
         try:
             workspace.prepare(notify)
             for run, job, environment, entries, given in zip(runs, jobs, environments, logged, parameters, strict=True):
-                places = [folder / each / "code" for each in (run.id, run.parent or run.id)]
+                places = [folder / each / "code" for each in (run.id, run.parent or "") if each in ids]
                 code = next(filter(os.path.isdir, places), None)
                 origin = {IMPORTED: run.workspace} if run.workspace else {}
                 own = replace(run, tags={**run.tags, **origin}, url="", folder="")
@@ -244,11 +245,12 @@ def _invalid(source: Path, problem: str) -> BadUsage:
     return BadUsage(f"'{source}' is not an archive of runs: {problem}.", hint=hint)
 
 
-def _is_safe(name: str) -> bool:
-    """Whether *name* is a path inside of a folder, on every system."""
-    parts = PurePosixPath(name).parts
-    is_plain = bool(parts) and name == "/".join(parts) and not set("\0\\:") & set(name)
-    return is_plain and not any(part in ("..", "/") or is_bookkeeping(part) for part in parts)
+def _parts(name: str, source: Path) -> tuple[str, ...]:
+    """The folders and the file of *name*. Raises BadUsage for one that leads out, or that the system cannot store."""
+    try:
+        return safe_relative(name)
+    except UnsafeName as err:
+        raise _invalid(source, f"it has the name '{name}', but {err}") from err
 
 
 @contextmanager
@@ -307,8 +309,8 @@ def _listed(folder: Path, source: Path) -> Mapping[str, Mapping[str, Any]]:
         isinstance(each, dict) and {"size", "sha256"} <= {*each} for each in found
     ):
         raise _invalid(source, "it lists no files")
-    if unsafe := [name for name in files if not _is_safe(name)]:
-        raise _invalid(source, f"the name '{unsafe[0]}' leads out of it")
+    for name in files:
+        _parts(name, source)
     return files
 
 
@@ -317,8 +319,8 @@ def _checked(folder: Path, source: Path) -> Sequence[Mapping[str, Any]]:
     files, root = _listed(folder, source), os.path.realpath(folder)
     for name, facts in files.items():
         path = folder / name
-        is_inside = os.path.realpath(path) == os.path.join(root, *PurePosixPath(name).parts)  # no link on its way
-        if not is_inside or not path.is_file() or _facts(path) != {"size": facts["size"], "sha256": facts["sha256"]}:
+        is_inside = os.path.realpath(path) == os.path.join(root, *_parts(name, source))  # no link on its way
+        if not is_inside or not os.path.isfile(path) or {**facts, **_facts(path)} != facts:
             problem = f"'{name}' of '{source}' is missing or differs from its checksum."
             raise IntegrityFailed(problem, hint=COPY_AGAIN)
     records = _manifest(folder, source).get("runs")

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, replace
@@ -236,6 +237,14 @@ def _check_image_alone(request: SubmitRequest, folders: Sequence[Path]) -> None:
             )
 
 
+def _is_whole(wheel: Path) -> bool:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeError):
+        return False
+
+
 def _wheel(path: Path) -> Path:
     named = _WHEEL.fullmatch(path.name)
     platform = named["platform"] if named else "any"
@@ -247,9 +256,9 @@ def _wheel(path: Path) -> Path:
             "Build one with 'python -m build --wheel', then name the file in dist/.",
         ),
         (
-            named is None or not zipfile.is_zipfile(path),
-            f"'{path.name}' is not a wheel that pip can install.",
-            "Use the file under its original name: NAME-VERSION-py3-none-any.whl",
+            named is None or not _is_whole(path),
+            f"'{path.name}' is damaged, or not a wheel that pip can install.",
+            "Build or copy it again. Use its original name: NAME-VERSION-py3-none-any.whl",
         ),
         (
             not any(tag.startswith(("any", "linux", "manylinux")) for tag in platform.split(".")),

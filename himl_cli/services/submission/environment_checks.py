@@ -67,7 +67,7 @@ def environment_remarks(
 
 def _packages(spec: EnvironmentSpec) -> dict[str, SpecifierSet | None]:
     """The packages of the conda file with their versions, or None for unknown versions."""
-    from packaging.markers import UndefinedEnvironmentName
+    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -83,7 +83,7 @@ def _packages(spec: EnvironmentSpec) -> dict[str, SpecifierSet | None]:
             with suppress(InvalidSpecifier):
                 found[normal_name(named["name"])] = SpecifierSet(f"=={pinned[1]}.*" if pinned else named["spec"] or "")
     for line in (line for entry in entries if isinstance(entry, dict) for line in entry.get("pip") or ()):
-        with suppress(InvalidRequirement, UndefinedEnvironmentName):
+        with suppress(InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
             one = Requirement(without_hashes([line])[0])
             if one.marker is None or one.marker.evaluate(job_markers("3.11")):
                 found[normal_name(one.name)] = None if one.url else one.specifier

@@ -387,13 +387,14 @@ def _for_pip(path: Path, packages: Sequence[Locked], python: str, root: Path, wh
 
 def wheel_needs(wheel: Path, python: str) -> set[str]:
     """The packages that a wheel requires in a job with *python*, or none if its metadata are missing or invalid."""
+    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
     from packaging.requirements import InvalidRequirement, Requirement
 
     with zipfile.ZipFile(wheel) as archive:
         found = (name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
         texts = [archive.read(name).decode(errors="replace") for name in found]
     lines = HeaderParser().parsestr(texts[0]).get_all("Requires-Dist") or () if texts else ()
-    with suppress(InvalidRequirement):
+    with suppress(InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName):
         needs = [Requirement(line) for line in lines]
         return {
             normal_name(one.name) for one in needs if one.marker is None or one.marker.evaluate(job_markers(python))

@@ -198,7 +198,7 @@ def _is_same(facts: os.stat_result, path: Path) -> bool:
 def explain_disk_error(err: OSError, what: str, where: Path) -> DiskFailed:
     """A one-line error with the file that could not be read or written, or with *where* if the file is unknown. For a
     full disk, the error names *where*."""
-    if lack := shortage(str(err), str(next(each for each in (where, *where.parents) if each.exists()))):
+    if lack := shortage(str(err), str(next(each for each in (where, *where.parents) if os.path.exists(each)))):
         return DiskFailed(f"{what}: {lack[0]}: '{where}'.", hint=lack[1])
     if err.errno in FULL_DISK:
         return DiskFailed(f"{what}: {err.strerror}: '{where}'.", hint=FREE_SPACE)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 from urllib.parse import quote
 
 from himl_cli.core.documents import from_document
@@ -716,7 +716,7 @@ class RunStore:
             " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
         )
         for row in self.database.rows_among(tree, run_ids, TRIAL, STEP, REPEATED_BY):
-            if row["id"] not in asked and _ids([row["id"]]):
+            if row["id"] not in asked and is_run_id(row["id"]):
                 yield row["id"], row["root"]
 
     def best_trials(self, run_ids: Sequence[str]) -> dict[str, str]:
@@ -768,7 +768,7 @@ class RunStore:
 
     def _records(self, rows: list[sqlite3.Row], lost: set[str], reasons: Mapping[str, str]) -> list[Run]:
         with taken_apart(self.database.path):
-            if len(_ids(row["id"] for row in rows)) < len(rows):
+            if not all(is_run_id(row["id"]) for row in rows):
                 raise TypeError("an invalid id")
         tags: dict[str, dict[str, str]] = {row["id"]: {} for row in rows}
         statement = f"SELECT run, name, value FROM tags WHERE run IN ({','.join('?' * len(tags))}) ORDER BY name"
@@ -796,11 +796,13 @@ class RunStore:
         )
 
 
+def is_run_id(found: object) -> TypeGuard[str]:
+    """Whether *found* is the id of a run, which is the name of its folder. SQLite accepts other values."""
+    return isinstance(found, str) and found.isprintable() and found.strip(".") != "" and "/" not in found
+
+
 def _ids(found: Iterable[object]) -> list[str]:
-    """The valid run ids among *found*, which are names of folders. SQLite accepts other values."""
-    return [
-        each for each in found if isinstance(each, str) and each.isprintable() and each.strip(".") and "/" not in each
-    ]
+    return [each for each in found if is_run_id(each)]
 
 
 def _note_attempt(connection: sqlite3.Connection, run_id: str) -> None:

@@ -48,7 +48,7 @@ from himl_cli.workspaces.local.run_folder import (
     RunFolder,
     explain_disk_error,
 )
-from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore
+from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore, is_run_id
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.engines.queue import QueuedJobs
@@ -387,9 +387,11 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch_request import stored_form
         from himl_cli.workspaces.local.staging import stage_files
 
-        if len(safe_parts(run.id) or ()) != 1 or self._runs.job_of(run.id) is not None:
-            problem = "exists already" if len(safe_parts(run.id) or ()) == 1 else "has an invalid id"
-            raise BadUsage(f"Run '{run.id}' {problem} in {self.label}.", hint=f"See it: himl runs show {run.id}")
+        if not _can_be_id(run.id):
+            raise BadUsage(f"'{run.id}' cannot be the id of a run in {self.label}.")
+        if self._runs.job_of(run.id) is not None:
+            hint = f"See it: himl runs show {run.id}"
+            raise BadUsage(f"Run '{run.id}' exists already in {self.label}.", hint=hint)
         folder = self._folder_of(run.id)
         try:
             folder.path.mkdir(parents=True)
@@ -526,7 +528,7 @@ class LocalWorkspace(FolderWorkspace):
 
         Raises RunNotFound for an unknown parent and for an invalid id, DiskFailed.
         """
-        if len(safe_parts(new.id) or ()) != 1:
+        if not _can_be_id(new.id):
             raise RunNotFound(new.id, self.label)
         known, job = self._runs.job_of(new.id), new.id
         # A nested run lasts as long as the job that it is nested in, if that job is in progress
@@ -623,6 +625,11 @@ def _with_editables(jobs: Sequence[JobSpec], notify: Notify) -> Sequence[JobSpec
     for text in dict.fromkeys(remark for _, remarks in found for remark in remarks):
         notify(Notice(text))
     return [job for job, _ in found]
+
+
+def _can_be_id(name: str) -> bool:
+    """Whether a run can get the id *name*, which other systems and users choose."""
+    return is_run_id(name) and safe_parts(name) is not None
 
 
 def _shown(folder: Path) -> str:
