@@ -327,7 +327,8 @@ CONDA_WORDS = (
     "[build=1]",
 )
 PIP = (
-    "numpy==1.26; python_version < '4'  # comment\ntorch>=2 \\\n  ,<3\n-r other.txt\n--extra-index-url https://u:p@h/simple\n"
+    "numpy==1.26; python_version < '4'  # comment\ntorch>=2 \\\n  ,<3\n-r other.txt\n"
+    "--extra-index-url https://u:p@h/simple\n"
     "-e git+https://h/r#egg=r\n"
 )
 REQUIREMENTS = (PIP, "-r requirements.txt\n", "-c c.txt\n")

@@ -340,28 +340,36 @@ class FileStore:
 
     def _land(self, parts: Parts, sink: StoreSink) -> None:
         """Give the *parts* their final names, record and report them."""
-        stored, left = list[BlobInfo](), {part for _, part, _ in parts}
+        stored, left = list[tuple[StoreRequest, BlobInfo]](), {part for _, part, _ in parts}
         error = None
         try:
             try:
-                for place in {os.stat(part).st_dev: part for _, part, _ in parts}.values():
-                    flush(Path(place).parent, [part for _, part, _ in parts])
+                folders = {os.stat(part).st_dev: Path(part).parent for _, part, _ in parts}.values()
+                for folder in folders:
+                    flush(folder, [part for _, part, _ in parts])
             except OSError as err:
                 error = err
             for request, part, md5 in parts:
                 with self._failures(request, sink):
                     if error is not None:
                         raise error
-                    stored.append(self._landed(request, part, md5))
+                    stored.append((request, self._landed(request, part, md5)))
                     left.remove(part)
-            self._record(stored)
+            try:
+                for folder in folders if stored else ():
+                    flush(folder, ())  # the names, which Btrfs does not write with those of the database
+            except OSError as err:
+                failed, stored = stored, []
+                for request, _ in failed:
+                    with self._failures(request, sink):
+                        raise err
+            self._record([blob for _, blob in stored])
         finally:
             for part in left:
                 with suppress(FileNotFoundError):
                     os.unlink(part)
-        by_name = {request.name: request for request, _, _ in parts}
-        for blob in stored:
-            sink.finish(by_name[blob.name], blob)
+        for request, blob in stored:
+            sink.finish(request, blob)
 
     def _landed(self, request: StoreRequest, part: str, md5: bytes) -> BlobInfo:
         """Raises OSError, HimlError, and BlobChanged if the stored file is not the one to replace any more."""
