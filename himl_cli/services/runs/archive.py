@@ -23,7 +23,7 @@ from himl_cli import __version__
 from himl_cli.core.documents import from_document, has_type, to_document
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, NotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.files import make_folder, remove_tree, temporary_folder, walk_files
+from himl_cli.core.files import flush, make_folder, remove_tree, temporary_folder, walk_files
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import EntryKind, StoredJob
 from himl_cli.core.json_text import read_valid_json
@@ -73,14 +73,15 @@ def export_runs(workspace: Workspace, runs: Sequence[Run], target: Path, notify:
             manifest = {"format": FORMAT, "himl": __version__, "runs": records, "files": files}
             _write(folder / MANIFEST, manifest)
             _write(folder / CRATE, _crate(every, {**files, MANIFEST: _facts(folder / MANIFEST)}))
-            if target.suffix.lower() != ".zip":
-                os.rename(folder, target)
-            else:
+            part = folder
+            if target.suffix.lower() == ".zip":
                 part = made / "part.zip"
                 with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
                     for name in sorted(each.name for each in walk_files(str(folder))):
                         archive.write(folder / name, name)
-                os.rename(part, target)
+            flush(made)
+            os.rename(part, target)
+            flush(target.absolute().parent, ())
     except OSError as err:
         raise DiskFailed(f"Cannot write '{target}': {err.strerror or err}.") from err
     return every
