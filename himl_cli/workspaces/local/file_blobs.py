@@ -340,36 +340,37 @@ class FileStore:
 
     def _land(self, parts: Parts, sink: StoreSink) -> None:
         """Give the *parts* their final names, record and report them."""
-        stored, left = list[tuple[StoreRequest, BlobInfo]](), {part for _, part, _ in parts}
-        error = None
+        landed, stored, left = Parts(), list[BlobInfo](), {part for _, part, _ in parts}
         try:
-            try:
-                folders = {os.stat(part).st_dev: Path(part).parent for _, part, _ in parts}.values()
-                for folder in folders:
-                    flush(folder, [part for _, part, _ in parts])
-            except OSError as err:
-                error = err
-            for request, part, md5 in parts:
+            for request, part, md5 in parts if self._flushed(parts, sink) else ():
                 with self._failures(request, sink):
-                    if error is not None:
-                        raise error
-                    stored.append((request, self._landed(request, part, md5)))
+                    stored.append(self._landed(request, part, md5))
+                    landed.append((request, part, md5))
                     left.remove(part)
-            try:
-                for folder in folders if stored else ():
-                    flush(folder, ())  # the names, which Btrfs does not write with those of the database
-            except OSError as err:
-                failed, stored = stored, []
-                for request, _ in failed:
-                    with self._failures(request, sink):
-                        raise err
-            self._record([blob for _, blob in stored])
+            # Again for the names, which Btrfs does not write with those of the database
+            if not self._flushed(landed, sink):
+                landed, stored = [], []
+            self._record(stored)
         finally:
             for part in left:
                 with suppress(FileNotFoundError):
                     os.unlink(part)
-        for request, blob in stored:
+        for (request, *_), blob in zip(landed, stored, strict=True):
             sink.finish(request, blob)
+
+    def _flushed(self, parts: Parts, sink: StoreSink) -> bool:
+        """Write *parts*, and on Linux all names, to the disk. Return whether that worked, and report an error for each
+        of them if not."""
+        folders = {os.path.dirname(part) for _, part, _ in parts}
+        try:
+            for folder in {os.stat(each).st_dev: each for each in folders}.values():
+                flush(Path(folder), [part for _, part, _ in parts])
+        except OSError as err:
+            for request, *_ in parts:
+                with self._failures(request, sink):
+                    raise err
+            return False
+        return True
 
     def _landed(self, request: StoreRequest, part: str, md5: bytes) -> BlobInfo:
         """Raises OSError, HimlError, and BlobChanged if the stored file is not the one to replace any more."""
