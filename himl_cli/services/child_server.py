@@ -32,6 +32,9 @@ IS_WINDOWS = sys.platform == "win32"
 TAKEN = {errno.EADDRINUSE, *([errno.EACCES] if IS_WINDOWS else [])}
 # What TensorBoard and uvicorn write in their logs about a port that another program has, or had
 SAID_OF_TAKEN = re.compile(r"\bbind\b.*(?:already in use|only one usage of each socket address)", re.IGNORECASE)
+# From this size in bytes, glibc returns a freed block to the system at once (mallopt(3)). CPython's table of interned
+# strings, 8 MB in MLflow's server, is allocated again after some hundred requests, and would stay in each thread's heap
+RETURNED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
 class ChildServer(ABC):
@@ -133,7 +136,7 @@ class ChildServer(ABC):
                     stdout=output,
                     stderr=output,
                     # In the shared folder for temporary files, another user's leftover folder makes TensorBoard fail
-                    env={**self.environment, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own)},
+                    env={**RETURNED_AT_ONCE, **self.environment, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), own)},
                     # `-m` searches this folder first, where it must not find a module of the user
                     cwd=own,
                     **detached(),
