@@ -27,15 +27,16 @@ COLUMNS, WIDTH, MARGIN = 3, 780, 14
 CELL = (WIDTH - 2 * MARGIN) / COLUMNS
 # Space for the marks of the vertical axis, and the sizes of a panel.
 LEFT, ACROSS, DOWN = 54, CELL - 54 - 18, 124
-LINE, LEGEND = 17, 4
+LINE, LEGEND = 17, 5
 """Height of a line of text, and lines of a legend."""
 BETWEEN, BLOCK = 36, (LEGEND + 2) * LINE + 2 * (DOWN + 36)
-OURS, OTHERS = ("#0b62c4", "#5aa9ff"), ("#c2500a", "#1f8a4c", "#8a4bd0")
+OURS, OTHERS = ("#0b62c4", "#5aa9ff", "#0a2f66"), ("#c2500a", "#1f8a4c", "#8a4bd0")
 SHAPES = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
     "M-3.6-3.6h7.2v7.2h-7.2z",
     "M0-4.6l4.6 8h-9.2z",
     "M0-5l4.4 5l-4.4 5l-4.4-5z",
+    "M0 4.6l4.6-8h-9.2z",
 )
 NOTE = (
     "A line ends before the size at which",
