@@ -352,9 +352,9 @@ LASTING = (
 )
 STEPS = (
     "CPython allocates its table of interned strings, 8 MB here, again after some hundred requests for lists of runs, "
-    "each time in the heap of another thread, which kept it. Since then, himl tells glibc to return such blocks at "
-    "once: with 4,586 turns of requests in 100 s, as many as in six hours of this benchmark, the server went from 271 "
-    "to 273 MB."
+    "each time in the heap of another thread, which kept it. himl has told glibc since this measurement to return such "
+    "blocks at once: with 4,586 turns of requests in 100 s, as many as in six hours of this benchmark, the server went "
+    "from 271 to 274 MB."
 )
 SSH_LIST, SSH_SUBMIT, SSH_SMALL, SSH_DISTANT, SSH_LARGE, SSH_NETWORK = (
     "a list of 100 runs",

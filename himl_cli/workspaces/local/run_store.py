@@ -133,7 +133,7 @@ class Database:
         if version == 0 and self.is_local:  # WAL needs shared memory, which network file systems lack
             # (sqlite.org/wal.html). A change of the journal ignores the busy timeout
             _once_unlocked(connection, "PRAGMA journal_mode=WAL", BUSY_SECONDS)
-        elif connection.execute("PRAGMA journal_mode").fetchone()[0] == "delete":  # that of each new connection
+        elif connection.execute("PRAGMA journal_mode").fetchone()[0] == "delete":  # the default of each connection
             connection.execute(f"PRAGMA journal_mode={ROLLBACK}")
         if version < SCHEMA_VERSION:
             (prepare if version == 0 or self._read is None else read_as_series)(connection)
