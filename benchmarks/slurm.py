@@ -72,6 +72,8 @@ class Bench:
 
 
 def candidates(folder: Path, python: str, trials: int, *, held: bool) -> dict[str, list[str]]:
+    """The commands that send *trials* jobs from *folder*. The others write beside it, since himl takes each file of the
+    folder into the snapshot of each trial."""
     is_many, how = trials > 1, "held" if held else "wait"
     ours = [
         HIML,
@@ -96,9 +98,10 @@ def candidates(folder: Path, python: str, trials: int, *, held: bool) -> dict[st
         OURS: [*ours, *sweep],
     }
     if python:
-        found[SUBMITIT] = [python, PROGRAMS, "submitit", str(folder / "submitit"), str(trials), how]
+        found[SUBMITIT] = [python, PROGRAMS, "submitit", f"{folder}-submitit", str(trials), how]
     if python and not held:
         launcher = [f"hydra.launcher.{name}" for name in ("partition=gpu", f"array_parallelism={AT_ONCE}")]
+        launcher.append(f"hydra.sweep.dir={folder}-hydra/${{now:%H-%M-%S}}")
         values = f"+x={f'range({trials})' if is_many else 0}"
         found[HYDRA] = [python, PROGRAMS, "hydra", "--multirun", "hydra/launcher=submitit_slurm", *launcher, values]
     return found

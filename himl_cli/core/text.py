@@ -51,8 +51,7 @@ LONGEST_SHOWN = 200
 
 def utc_text(time: datetime) -> str:
     """The form `2026-03-01T12:00:00.000Z`, of constant width, so that texts sort by time."""
-    utc = time.astimezone(timezone.utc)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    return time.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def iso_time(text: str) -> datetime:

@@ -113,7 +113,9 @@ class Output:
         in the human format.
         """
         if self.format is Format.json:
-            self._json_array(map(form, records) if form else records)
+            from himl_cli.render.forms import json_form
+
+            self._json_array(records, form or json_form)
         elif self.format is Format.quiet:
             # Names show it as Python's escape
             line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -154,14 +156,13 @@ class Output:
 
         self.write(self._document(data if is_form else json_form(data)) + b"\n")
 
-    def _json_array(self, records: Iterable[Any]) -> None:
-        """Print *records* like `json`. There may be many, so keep only their texts until all of them are there."""
-        from himl_cli.render.forms import json_form
-
+    def _json_array(self, records: Iterable[Any], form: Callable[[Any], Any]) -> None:
+        """Print the *form* of each of the *records* like `json`. There may be many, so keep only their texts until all
+        of them are there."""
         if self.is_terminal:
-            self.json(list(records))
+            self.json([form(record) for record in records], is_form=True)
             return
-        texts = [self._document(json_form(record)) for record in records]
+        texts = [self._document(form(record)) for record in records]
         self.write(b"[")
         for number, text in enumerate(texts):
             self.write(b", " + text if number else text)

@@ -238,16 +238,17 @@ def _metric_column(listed: ListedRuns, name: str, rank: int) -> Column:
 
 def listed_form(listed: ListedRuns, run: Run) -> dict[str, Any]:
     """A run of a list as JSON, with the values that have columns."""
-    results = listed.results.get(run.id, RunResults())
+    form, results = run_form(run), listed.results.get(run.id, RunResults())
     metrics = {name: json_form(results.last[name]) for name in listed.metrics if name in results.last}
-    trial = best_trial_of(run.tags) if metrics or listed.has_parameters else ""
-    return (
-        run_form(run)
-        | ({"metrics": metrics} if listed.metrics else {})
-        | ({"best_trial": trial} if trial else {})
-        | ({"parameters": given_of(run, results)} if listed.has_parameters else {})
-        | ({"size": listed.sizes[run.id]} if listed.sizes else {})
-    )
+    if listed.metrics:
+        form["metrics"] = metrics
+    if (metrics or listed.has_parameters) and (trial := best_trial_of(run.tags)):
+        form["best_trial"] = trial
+    if listed.has_parameters:
+        form["parameters"] = given_of(run, results)
+    if listed.sizes:
+        form["size"] = listed.sizes[run.id]
+    return form
 
 
 def diff_view(diff: RunDiff, *, has_text: bool) -> Iterator[str]:
