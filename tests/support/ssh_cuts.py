@@ -15,7 +15,7 @@ from tests.support.ssh import SshServer
 MOST = 6.6  # the power of ten of the largest number of bytes
 CUTTING = '''#!{python}
 """Passes on the bytes of ssh. Takes the next line of the plan: after so many bytes to (>) or from (<) the other end,
-ssh is killed."""
+ssh is killed, or its input ends (|), while the other end may still answer."""
 import os, signal, subprocess, sys, threading
 ssh, folder = {ssh!r}, {folder!r}
 way, left = "", 0
@@ -47,12 +47,13 @@ def copy(source, target, is_way):
         except OSError:
             break
         if is_way and left <= 0:
-            child.kill()
+            if way != "|":
+                child.kill()
             break
     os.close(target)
     with open(folder + ("/received" if target == 1 else "/sent"), "a") as log:
         log.write(str(passed) + chr(10))
-sender = threading.Thread(target=copy, args=(0, child.stdin.fileno(), way == ">"), daemon=True)
+sender = threading.Thread(target=copy, args=(0, child.stdin.fileno(), way in (">", "|")), daemon=True)
 sender.start()
 copy(child.stdout.fileno(), 1, way == "<")
 code = child.wait()
@@ -74,7 +75,8 @@ class CutSsh:
         (folder / "count").touch()
 
     def plan(self, cuts: Sequence[tuple[str, int]]) -> None:
-        """Have the next connections die, each after its bytes to (`>`) or from (`<`) the other end. Later ones stay."""
+        """Have the next connections die, each after its bytes to (`>`) or from (`<`) the other end, or close only the
+        way to it (`|`). Later ones stay."""
         self.forget()
         for way, size in cuts:
             (self._folder / "plan" / f"{next(self._numbers):06d}").write_text(f"{way} {size}")
@@ -100,4 +102,4 @@ class CutSsh:
 
 def drawn_cuts(dice: random.Random, number: int) -> list[tuple[str, int]]:
     """Moments for *number* connections: as many in small messages as in large ones."""
-    return [(dice.choice("<>"), int(10 ** dice.uniform(0, MOST))) for _ in range(number)]
+    return [(dice.choice("<>|"), int(10 ** dice.uniform(0, MOST))) for _ in range(number)]

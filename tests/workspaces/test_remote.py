@@ -437,7 +437,8 @@ def test_a_job_is_recorded_once_or_not_at_all(
     assert himl("submit", "train.py", "--cluster", "ssh:box", "-q").code == 0
 
 
-def test_a_half_sent_snapshot_is_finished(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
+@pytest.mark.parametrize("way", [">", "|"], ids=["killed", "half-closed"])
+def test_a_half_sent_snapshot_is_finished(box: SshServer, cut: CutSsh, himl: Himl, project: Path, way: str) -> None:
     """Each attempt sends only the files that no earlier one sent."""
     size, count = 300_000, 10
     write_files(
@@ -447,8 +448,9 @@ def test_a_half_sent_snapshot_is_finished(box: SshServer, cut: CutSsh, himl: Him
             **{f"{number}.bin": random.Random(number).randbytes(size) for number in range(count)},
         },
     )
-    cut.plan([(">", 4 * size), (">", 4 * size)])
-    assert himl("submit", "train.py", "--cluster", "ssh:box", "--follow").stdout == "ran\n"
+    cut.plan([(way, 4 * size), (way, 4 * size)])
+    done = himl("submit", "train.py", "--cluster", "ssh:box", "--follow")
+    assert (done.code, done.stdout) == (0, "ran\n"), done.stderr
     assert cut.cuts == 2
     assert count * size < sum(cut.sent()) < (count + 3) * size
 

@@ -40,13 +40,13 @@ from himl_cli.workspaces.remote.channel import (
     Call,
     CallFailure,
     Channel,
-    ChannelClosed,
     FrameKind,
     Greeting,
     PieceSender,
     SentFile,
     StoredFile,
     StoreFacts,
+    StreamEnded,
     converted,
     packed,
     pieces_from,
@@ -61,7 +61,7 @@ RUNS_PER_PAGE = 500
 def serve() -> None:
     """Answer the calls that come over standard input, until it ends."""
     reader, writer = _own_streams()
-    with suppress(BrokenPipeError, ChannelClosed):
+    with suppress(BrokenPipeError, StreamEnded):
         writer.write(GREETING)
         channel = Channel(reader, writer)
         channel.send(FrameKind.result, packed(Greeting(version=__version__)))

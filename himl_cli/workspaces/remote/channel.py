@@ -46,8 +46,9 @@ BYTES_TOGETHER = 1 << 18  # bytes of small files in one frame
 _HEADER, _LENGTH = struct.Struct(">cI"), struct.Struct(">I")
 
 
-class ChannelClosed(ServiceFailed):
-    """The other end ended, or the connection was lost, before the end of a call."""
+class StreamEnded(Exception):
+    """The stream ended before the end of a message. This is no HimlError, which himl at the other end would send as the
+    answer to its call, although the client sends the rest over another connection."""
 
 
 class Channel:
@@ -77,7 +78,7 @@ class Channel:
             self._writer.flush()
 
     def receive(self) -> tuple[FrameKind, memoryview]:
-        """The kind and the body of the next frame, which is valid until the one after it. Raises ChannelClosed, and
+        """The kind and the body of the next frame, which is valid until the one after it. Raises StreamEnded, and
         ServiceFailed for something else than a frame, or if only signs of life come for too long."""
         end = time.monotonic() + LONGEST_WORK + 2 * ALIVE_EVERY  # the other end gives up first
         while True:
@@ -99,7 +100,7 @@ class Channel:
             self._buffer = memoryview(bytearray(length))
         while end < length:
             if not (count := self._reader.readinto1(self._buffer[end:length])):
-                raise ChannelClosed("The connection ended before the end of a message.")
+                raise StreamEnded
             end += count
             self.moved = time.monotonic()
         return self._buffer[:length]
@@ -182,7 +183,7 @@ def pieces_in(body: memoryview) -> Iterator[tuple[Piece, memoryview]]:
 
 
 def pieces_from(channel: Channel) -> Iterator[tuple[Piece, memoryview]]:
-    """The pieces of the next frames, with their bytes. Raises ChannelClosed, and ServiceFailed for another message."""
+    """The pieces of the next frames, with their bytes. Raises StreamEnded, and ServiceFailed for another message."""
     while True:
         yield from pieces_in(channel.receive()[1])
 

@@ -43,11 +43,11 @@ from himl_cli.workspaces.remote.channel import (
     Call,
     CallFailure,
     Channel,
-    ChannelClosed,
     FrameKind,
     Greeting,
     PieceSender,
     SentFile,
+    StreamEnded,
     jobs_of,
     packed,
     roots_of,
@@ -65,6 +65,10 @@ MOST_ERRORS = 16 << 20  # bytes that a connection may write to its standard erro
 LAST_BYTES = 1 << 16  # of the errors, which are searched for the last line
 ENDLESS = "it prints without end"
 LONGEST_SOCKET = 40  # bytes of a folder's path, below which ssh makes a socket with a longer temporary name
+
+
+class ChannelClosed(ServiceFailed):
+    """The other end ended, or the connection was lost, before the end of a call."""
 
 
 class NotConnected(ChannelClosed):
@@ -157,8 +161,8 @@ class RemoteChannel(Channel):
         try:
             there = self.there = unpacked(Greeting, self.receive()[1])
             self.send(FrameKind.result, packed(asked))
-        except (OSError, ChannelClosed) as err:
-            raise self.lost(err) from err
+        except (OSError, StreamEnded) as err:
+            raise self.lost() from err
         host, versions, remedy = self._address.host, (there.version, __version__), how_to_update(self._address)
         if there.newest < OLDEST or there.oldest > PROTOCOL:
             text = f"himl {versions[0]} at '{host}' and himl {versions[1]} here cannot work together."
@@ -185,7 +189,7 @@ class RemoteChannel(Channel):
     def _last_line(self) -> str:
         return self._why_ended or last_line(self._errors)
 
-    def lost(self, error: Exception) -> ChannelClosed:
+    def lost(self) -> ChannelClosed:
         """The error for a channel that ended within a call."""
         said = self._last_line()
         why = f": {said}" if said else "."
@@ -249,8 +253,8 @@ class SshConnection:
         except _FromThere as err:
             is_whole = True
             raise err.error from None
-        except (OSError, ChannelClosed) as err:
-            raise channel.lost(err) from err
+        except (OSError, StreamEnded) as err:
+            raise channel.lost() from err
         finally:
             channel.is_used = True
             if is_whole:

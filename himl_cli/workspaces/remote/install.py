@@ -26,8 +26,14 @@ from himl_cli.core.installation import PACKAGE, packed_wheel
 from himl_cli.core.records import dataclass
 from himl_cli.workspaces.remote import far_setup
 from himl_cli.workspaces.remote.address import INSTALLED, RemoteAddress
-from himl_cli.workspaces.remote.channel import ChannelClosed
-from himl_cli.workspaces.remote.connection import LOGIN_SECONDS, NotConnected, error_of_ssh, last_line, started_ssh
+from himl_cli.workspaces.remote.connection import (
+    LOGIN_SECONDS,
+    ChannelClosed,
+    NotConnected,
+    error_of_ssh,
+    last_line,
+    started_ssh,
+)
 
 # Prints the first Python from 3.10 on that can make environments, else the reasons against each. Programs that a login
 # shell would find, such as those of conda, are often not on the PATH of a command

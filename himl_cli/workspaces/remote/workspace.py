@@ -36,7 +36,6 @@ from himl_cli.workspaces.remote.channel import (
     RESUME,
     Call,
     CallFailure,
-    ChannelClosed,
     FrameKind,
     Piece,
     PieceSender,
@@ -49,7 +48,7 @@ from himl_cli.workspaces.remote.channel import (
     types_of_call,
     unpacked,
 )
-from himl_cli.workspaces.remote.connection import NotConnected, SshConnection, answer, sent_files
+from himl_cli.workspaces.remote.connection import ChannelClosed, NotConnected, SshConnection, answer, sent_files
 from himl_cli.workspaces.remote.pointers import Pointers
 
 OF_FETCH = (FrameKind.pieces, FrameKind.failed, FrameKind.result)
