@@ -22,9 +22,7 @@ from himl_cli.core.logged import Logged, Metric, MetricPoint, TextPoint, Texts, 
 from himl_cli.core.runs import NOTE, RunEnd, RunQuery, RunStatus
 from himl_cli.core.runs import Run as Record
 from himl_cli.core.text import storable
-from himl_cli.services.runs.follow import follow_to_end, wait_for_end
 from himl_cli.services.runs.logs import log_names
-from himl_cli.services.runs.outcome import raise_unless_completed
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest, literal
 from himl_cli.workspaces.base import BlobStore, LocalStore, RunRecorder
 from himl_cli.workspaces.base import Workspace as Opened
@@ -291,6 +289,9 @@ class Run(Recording):
         outage of the service of more than ten minutes, stop the waiting, not the run. Raises JobFailed if the run did
         not complete, unless *raise_on_error* is False.
         """
+        from himl_cli.services.runs.follow import follow_to_end, wait_for_end
+        from himl_cli.services.runs.outcome import raise_unless_completed
+
         opened = self._found_in.opened
         if show_output:
             self.record = follow_to_end(opened, self.id, _print, log_notice)

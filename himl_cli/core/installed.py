@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import site
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -94,6 +93,8 @@ def package_folders(python: str) -> Iterator[Path]:
     program, real = Path(python), Path(os.path.realpath(python))
     found = _usual_folders(program, real)
     if not found:
+        import subprocess  # imported late, since few commands need it
+
         with suppress(OSError, subprocess.SubprocessError):
             question = [python, "-c", "import sys; print(*sys.path, sep='\\n')"]
             answer = subprocess.run(question, capture_output=True, text=True, timeout=SECONDS_TO_ASK, check=True).stdout

@@ -375,6 +375,7 @@ def test_cloud_setting_applies_however_workspace_is_named(azure_config: Path, mo
     write_files(azure_config, {"himl.toml": '[azure]\ncloud = "AzureUSGovernment"\n'})
     found = [Workspace(*CONFIG.values()), get_workspace()]
     monkeypatch.setenv("AZUREML_RUN_ID", "sleepy_fig_1")
+    monkeypatch.setattr("sys.argv", ["train.py"])  # that of pytest may name a folder
     for name, value in zip(("SUBSCRIPTION", "RESOURCEGROUP", "WORKSPACE_NAME"), CONFIG.values(), strict=True):
         monkeypatch.setenv(f"AZUREML_ARM_{name}", value)
     found.append(get_workspace())
