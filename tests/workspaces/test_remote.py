@@ -455,6 +455,22 @@ def test_a_half_sent_snapshot_is_finished(box: SshServer, cut: CutSsh, himl: Him
     assert count * size < sum(cut.sent()) < (count + 3) * size
 
 
+def test_an_upload_that_is_cut_says_so(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
+    """Files that have come are there, and the others are sent by the next command."""
+    assert himl("submit", "--command", "true", "--cluster", "ssh:box", "--wait", "-q").code == 0
+    files = {f"data/{number}.bin": random.Random(number).randbytes(300_000) for number in range(10)}
+    write_files(project, files)
+    cut.plan([("|", 2_900_000)] * 3)  # the rest is in the pipe already
+    ended = himl("datastore", "upload", "data", "data", *THERE)
+    cut.forget()
+    assert ended.code == 5
+    assert "The connection to 'box' was lost" in ended.stderr
+    assert himl("datastore", "upload", "data", "data", *THERE).code == 0
+    assert contents(box.home / ".himl" / "datastores" / "local" / "data") == {
+        name.removeprefix("data/"): data for name, data in files.items()
+    }
+
+
 def test_following_goes_on_after_lost_connections(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
     """Each line of the log is printed once."""
     lines = [f"line {number} {'x' * 200}" for number in range(300)]
