@@ -456,7 +456,7 @@ def test_a_half_sent_snapshot_is_finished(box: SshServer, cut: CutSsh, himl: Him
 
 
 def test_an_upload_that_is_cut_says_so(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
-    """Files that have come are there, and the others are sent by the next command."""
+    """The next command sends what is missing."""
     assert himl("submit", "--command", "true", "--cluster", "ssh:box", "--wait", "-q").code == 0
     files = {f"data/{number}.bin": random.Random(number).randbytes(300_000) for number in range(10)}
     write_files(project, files)

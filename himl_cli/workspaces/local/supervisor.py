@@ -406,7 +406,7 @@ def main() -> None:
     The exit code shows the engine, and so the jobs that wait for this one, whether the run completed. It is 0 for a run
     that continues, since no engine requeues a job that fails at that moment.
     """
-    atexit.register(gc.freeze)  # skips the garbage collection at exit, a tenth of the time of a short job
+    atexit.register(gc.freeze)  # skips the garbage collection at exit, which takes 10 ms
     for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compile them before the request arrives
         types_of(record)
     document = read_request(start_spare)
