@@ -139,13 +139,13 @@ def local_scenario(subject: str, size: int) -> str:
     return f"{size:,} {subject}"
 
 
-def _local(subject: str, limit: float, figure: str, unit: str, *, cause: str = "") -> Iterator[Aim]:
+def _local(subject: str, limit: float, figure: str, unit: str) -> Iterator[Aim]:
     """Limit a figure for the larger size, and its growth: to a tenth more than that of the sizes, or to a tenth if
     it is a figure of one file or point.
     """
     sizes = LOCAL_SIZES[subject]
     few, many = (_of(local_scenario(subject, size), "himl") for size in sizes)
-    yield Aim("cost", f"{many.scenarios[0]}: at most {limit:g} {unit}", many, limit, figure, cause=cause or BUSY)
+    yield Aim("cost", f"{many.scenarios[0]}: at most {limit:g} {unit}", many, limit, figure)
     growth = 1.1 if unit.endswith((" a file", " a point")) else 1.1 * sizes[1] / sizes[0]
     noun = "processor time" if figure == "cpu" else unit
     yield Aim(
@@ -155,7 +155,6 @@ def _local(subject: str, limit: float, figure: str, unit: str, *, cause: str = "
         growth,
         figure,
         few,
-        cause=BUSY,
     )
 
 
@@ -173,7 +172,7 @@ def _submitted(size: int, seconds: float) -> Aim:
 def _called(size: int) -> Aim:
     scenario = local_scenario("values with an active model", size)
     text = f"{scenario}: at most 1.25 times the time of a call without one"
-    return Aim("cost", text, _of(scenario, "himl"), 1.25, "wall", _of(scenario, CALLED_BARE), cause=BUSY)
+    return Aim("cost", text, _of(scenario, "himl"), 1.25, "wall", _of(scenario, CALLED_BARE))
 
 
 def _seconds(command: str, seconds: float) -> Aim:
@@ -183,7 +182,6 @@ def _seconds(command: str, seconds: float) -> Aim:
         f"`runs {command}` of {size:,} at 200 ms: at most {seconds:g} s",
         _of(cost_scenario(command, size), "himl"),
         seconds,
-        cause=BUSY,
     )
 
 
@@ -225,10 +223,6 @@ def _times(
 
 
 HELPS = [f"himl{name} --help" for name in ("", " submit", " runs", " download", " runs list", " montage")]
-BUSY = (
-    "Tests of other changes ran on the two cores of the machine at the same time, with a load of 8 to 50. "
-    "Counts of requests and calls do not depend on that. The times need another run, alone on the machine."
-)
 COPIED = (
     "`cp -r` of the same files, in the same turns, takes {{wall cost | SIZE files of a submission | cp "
     "-r}}. Of 2.0 s, 0.3 s go by until the list begins, 0.3 s list the files, 1.2 s are those of two processes that "
@@ -521,15 +515,14 @@ AIMS = (
     Aim("ui", "the curves of 50 runs within 2 s", _of(CURVES, UI), 2.0, cause=DRAWING),
     _times("ui", "the first page: no slower than MLflow with SQLite", FIRST_PAGE, UI, 1.0, MLFLOW_SERVER),
     _times("ui", "the curves: no slower than MLflow with SQLite", CURVES, UI, 1.0, MLFLOW_SERVER),
-    Aim("ssh", "`himl runs list -w ssh:HOST`: at most 0.5 s", _of(SSH_LIST, SSH_RUNS), 0.5, cause=BUSY),
+    Aim("ssh", "`himl runs list -w ssh:HOST`: at most 0.5 s", _of(SSH_LIST, SSH_RUNS), 0.5),
     Aim(
         "ssh",
         "`himl runs list -w ssh:HOST` with a new connection: at most 1.5 s",
         _of(SSH_LIST, f"{SSH_RUNS}, cold"),
         1.5,
-        cause=BUSY,
     ),
-    Aim("ssh", "`himl submit --cluster ssh:HOST`: at most 0.7 s", _of(SSH_SUBMIT, SSH_JOB), 0.7, cause=BUSY),
+    Aim("ssh", "`himl submit --cluster ssh:HOST`: at most 0.7 s", _of(SSH_SUBMIT, SSH_JOB), 0.7),
     _times(
         "ssh",
         "small down: at least 3 times as fast as scp -r",
@@ -707,7 +700,6 @@ AIMS = (
         1.2,
         TYPER,
         "cpu",
-        cause=BUSY,
     ),
     *(
         _per_hour(command, seconds)
