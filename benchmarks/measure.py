@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,14 @@ def take_turns(record: Raw, scenario: str, candidates: Mapping[str, Sequence[str
         record.add(scenario, name, number, wall=spend(candidates[name], environment, folder)["wall"])
 
 
+def start_of_python() -> float:
+    """Return the median wall time in seconds of five starts of Python that import Typer. It varies with the speed of
+    the machine, which other users of its host can slow down.
+    """
+    command = [sys.executable, "-c", "import typer"]
+    return round(statistics.median(spend(command, clean_environment())["wall"] for _ in range(5)), 4)
+
+
 def new_parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds)
@@ -115,6 +124,7 @@ def recording(bench: str, path: Path | None) -> Iterator[Raw]:
     if "--raw" in typed:
         del typed[typed.index("--raw") : typed.index("--raw") + 2]
     command = shlex.join(["python", "-m", f"benchmarks.{bench}", *typed])
+    starts = [start_of_python()]
     begun, started = time.monotonic(), datetime.now(timezone.utc)
     about: dict[str, Any] = {
         "machine": machine(Path(tempfile.gettempdir())),
@@ -128,6 +138,7 @@ def recording(bench: str, path: Path | None) -> Iterator[Raw]:
             "bench": bench,
             "started": f"{started:%Y-%m-%dT%H:%M:%SZ}",
             "seconds": 0.0,
+            "starts": starts,
             "command": command,
             **source(),
             **about,
@@ -135,6 +146,7 @@ def recording(bench: str, path: Path | None) -> Iterator[Raw]:
     )
     yield raw
     raw.meta["seconds"] = round(time.monotonic() - begun, 1)
+    starts.append(start_of_python())
     for scenario in dict.fromkeys(one["scenario"] for one in raw.rounds):
         print(report.scenario(raw, scenario), end="\n\n", flush=True)
     if path is not None:

@@ -1,10 +1,11 @@
 """Raw figures of a benchmark, as a file of JSON lines: one line about the execution, then one line per round and fact.
 
-The first line is `{"kind": "meta", "bench", "started", "seconds", "command", "commit", "dirty", "machine", "versions",
-"peers", "missing"}`: `peers` has the versions of the tools that himl is compared with, `missing` the reasons for
-omitted candidates. The other lines are rounds, `{"kind": "round", "bench", "scenario", "candidate", "round", "wall",
-"cpu", "memory", "requests", "bytes", "operations"}`, in seconds and bytes, and facts, `{"kind": "fact", "bench",
-"scenario", "candidate", "value"}`. Figures that were not measured are omitted."""
+The first line is `{"kind": "meta", "bench", "started", "seconds", "starts", "command", "commit", "dirty", "machine",
+"versions", "peers", "missing"}`: `starts` has the seconds of a start of Python before and after the benchmark, `peers`
+the versions of the tools that himl is compared with, `missing` the reasons for omitted candidates. The other lines are
+rounds, `{"kind": "round", "bench", "scenario", "candidate", "round", "wall", "cpu", "memory", "requests", "bytes",
+"operations"}`, in seconds and bytes, and facts, `{"kind": "fact", "bench", "scenario", "candidate", "value"}`. Figures
+that were not measured are omitted."""
 
 from __future__ import annotations
 

@@ -215,17 +215,17 @@ def versions(results: Results, *parts: str) -> str:
 
 
 def runs(results: Results) -> str:
-    """Render a row per benchmark: command, start, duration, commit, and the first digits of the SHA-256 of its raw
-    file.
+    """Render a row per benchmark: command, start, duration, the time of a start of Python before and after it, commit,
+    and the first digits of the SHA-256 of its raw file.
     """
     rows = []
     for bench, raw in results.items():
         meta, link = raw.meta, f"[{bench}](../benchmarks/results/{bench}.jsonl)"
         commit = f"{meta['commit'][:12]}{' and changes' if meta['dirty'] else ''}"
-        rows.append(
-            [link, f"`{meta['command']}`", meta["started"], f"{meta['seconds']:,.0f} s", commit, meta["digest"]]
-        )
-    return table(["raw figures", "command", "started", "time", "commit", "SHA-256"], rows)
+        starts = ", ".join(shown("wall", value) for value in meta.get("starts", ())) or NOTHING
+        time = f"{meta['seconds']:,.0f} s"
+        rows.append([link, f"`{meta['command']}`", meta["started"], time, starts, commit, meta["digest"]])
+    return table(["raw figures", "command", "started", "time", "`import typer`", "commit", "SHA-256"], rows)
 
 
 def _lines(lines: Iterable[str], nothing: str = "None.") -> str:
