@@ -95,7 +95,8 @@ def _read_workspace() -> None:
 
 def _placed(content: bytes) -> Path:
     for path in Path.cwd().glob("workspace.db*"):
-        path.unlink()
+        # SQLite removes its other files when the garbage collector closes the connection of an earlier example.
+        path.unlink(missing_ok=True)
     return written("workspace.db", content)
 
 
