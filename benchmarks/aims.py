@@ -339,7 +339,7 @@ DRAWING = (
     "real-time priority). With MLflow's own store, the "
     "page takes {{ratio wall | ui | 50 runs compared: all curves | mlflow server, SQLite | himl ui}} times as long."
 )
-LOGS, UI_SERVER = "while a job logs ten points a second", "server of himl ui"
+LOGS, UI_SERVER = "while a job logs eighty points a second", "server of himl ui"
 LASTING = (
     *(f"{name}, {place}" for name in ("script", "supervisor") for place in ("here", "by SSH")),
     *("runs list --watch", "runs list --watch, by SSH", "agent, by SSH", "himl tb", "server of himl tb", "himl ui"),

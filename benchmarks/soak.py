@@ -1,7 +1,7 @@
 """Measure how the memory and the open handles of programs that run for hours grow. Linux only (/proc), needs sshd of
 OpenSSH.
 
-A job logs ten points a second with MLflow and an event file, here and on a machine that is reached by SSH. Meanwhile,
+A job logs eighty points a second with MLflow and an event file, here and on a machine that is reached by SSH. Meanwhile,
 `himl runs list --watch` (of both workspaces), `himl tb` and `himl ui` show it, and get requests as from a page that is
 open. `--minutes` is the time after the warm-up."""
 
@@ -35,8 +35,8 @@ from tests.support.ssh import running_ssh
 from tests.support.tensorboard import DIRECT, WRITER
 from tests.support.terminals import Terminal
 
-MINUTES, WARM_UP = 360.0, 15.0
-SAMPLE, WINDOW = 5.0, 60.0
+MINUTES, WARM_UP = 120.0, 15.0
+SAMPLE, WINDOW = 0.5, 60.0
 """Seconds between two samples, and those of which a round has the medians."""
 SCRIPT = f"""{WRITER}
 import mlflow
@@ -48,7 +48,7 @@ while True:
     if step % 10 == 0:
         print("step", step, flush=True)
     step += 1
-    time.sleep(max(0.0, begin + step / 10 - time.monotonic()))
+    time.sleep(max(0.0, begin + step / 80 - time.monotonic()))
 """
 API = "ajax-api/2.0/mlflow"
 AGENT, SUPERVISOR = "himl_cli.remote", "himl_cli.workspaces.local.supervisor"
