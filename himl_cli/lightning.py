@@ -63,8 +63,8 @@ class AzureMLLogger(Logger):
     Outside of a job, it logs nothing. With *enable_logging_outside_azure_ml*, it starts a run like
     `create_aml_run_object`, in the experiment *experiment_name*, with the display name *run_name* and the files of
     *snapshot_directory*, in the workspace that `get_workspace` finds for *workspace* or *workspace_config_path*. That
-    run ends with the training. If you pass a *run* (himl's or azureml-core's), it logs to that, and does not end it.
-    Only rank 0 logs. `run` is the run, or None on other ranks and if it logs nothing.
+    run ends with the training. If you also pass a *run* (himl's or azureml-core's), it logs to that, and does not
+    end it. Only rank 0 logs. `run` is the run, or None on other ranks and if it logs nothing.
     """
 
     HYPERPARAMS_NAME = "hyperparams"

@@ -469,7 +469,7 @@ class Workspace(Partial):
             ("compute_targets", "environments", "datasets", "models", "get_default_keyvault", "get_details"),
             "Use azure-ai-ml's MLClient, or azureml-core's own Workspace.",
         ),
-        "get_mlflow_tracking_uri": "In a job, MLflow needs none. See docs/azure.md.",
+        "get_mlflow_tracking_uri": "In a job, MLflow needs none. See docs/submit-reference.md.",
         "write_config": "Use himl init.",
     }
 

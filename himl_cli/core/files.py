@@ -294,8 +294,11 @@ def copy_file(
         facts = os.fstat(original)
         mode, left = facts.st_mode & 0o777, facts.st_size
         copy = _create(target, mode)
-        with suppress(OSError, AttributeError):  # then the rest is read and written, which raises the error of a disk
-            while left > 0 and (count := os.copy_file_range(original, copy, min(left, COPIED_AT_ONCE))):
+        with suppress(OSError):  # then the rest is read and written, which raises the error of a disk
+            while left > 0 and hasattr(os, "copy_file_range"):
+                count = os.copy_file_range(original, copy, min(left, COPIED_AT_ONCE))
+                if not count:
+                    break
                 left -= count
                 check()
         if left or not facts.st_size:  # also a file of the kernel, which has no size

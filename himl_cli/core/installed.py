@@ -144,7 +144,8 @@ def machine_facts() -> dict[str, str]:
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     found["cpu"] = cpu or platform.processor()  # which starts a program on Linux
-    with suppress(OSError, ValueError, AttributeError):
-        found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
+    with suppress(OSError, ValueError):
+        if hasattr(os, "sysconf"):  # not on Windows
+            found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
     found["cpus"] = str(os.cpu_count() or "")
     return {name: value for name, value in found.items() if value}

@@ -84,7 +84,9 @@ def has_restarted_since(path: Path) -> bool:
 
 def _signature() -> list[str]:
     """This process: the name of its machine, the machine's start, the namespace of its process id, and the process by
-    pid and start. Without /proc, the latter two are `-`."""
+    pid and start. Without /proc, the latter two are `-`. Windows signs no locks."""
+    if sys.platform == "win32":
+        return ["-", "", "-", "-"]
     try:
         space = os.readlink(PROC / "self/ns/pid")
     except OSError:

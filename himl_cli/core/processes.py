@@ -96,7 +96,7 @@ def in_processes(
     """The results of *work* for *number* consecutive parts of *items*. This process, which must have one thread, does
     the first part, and a fork of it each other one, while a thread calls *meanwhile* again and again. Raises the first
     exception of *work*, and BrokenPipeError if a fork was killed."""
-    if number == 1:
+    if number == 1 or sys.platform == "win32":  # which has no fork
         return [work(items)]
     from multiprocessing import get_context  # imports thirty modules
 
@@ -160,8 +160,9 @@ if hasattr(os, "register_at_fork"):  # missing on Windows, which has no fork
 
 def machine_time() -> float:
     """Time on a clock of all processes of this machine: on Linux since its start, elsewhere the time of day."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.time() if boottime is None else time.clock_gettime(boottime)
+    if sys.platform != "linux":
+        return time.time()
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
@@ -181,6 +182,8 @@ def process_exists(process: str) -> bool:
 def find_process(pid: str) -> tuple[str, str, float, str] | None:
     """The pid and start (pids are reused) of a process, the pid of its parent, its start time, and its state. None if
     there is no such process, or no /proc."""
+    if sys.platform == "win32":
+        return None
     try:
         text = (PROC / pid / "stat").read_text(errors="replace")
     except OSError:

@@ -187,10 +187,11 @@ def _is_closed(path: Path) -> bool:
 
 def owner_name(number: int) -> str:
     """The user with the id *number*, for messages."""
-    with suppress(ImportError, KeyError):
+    if sys.platform != "win32":
         import pwd
 
-        return f"user '{pwd.getpwuid(number).pw_name}'"
+        with suppress(KeyError):
+            return f"user '{pwd.getpwuid(number).pw_name}'"
     return f"user {number}"
 
 

@@ -55,7 +55,9 @@ def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[Interrup
 
 
 def _terminal_on_stdin() -> int | None:
-    """The handle of stdin, if it is a terminal and this process may change it."""
+    """The handle of stdin, if it is a terminal and this process may change it. None on Windows."""
+    if sys.platform == "win32":
+        return None
     try:
         handle = sys.stdin.fileno()
         is_ours = os.isatty(handle)

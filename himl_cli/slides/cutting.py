@@ -322,7 +322,7 @@ class _Cutter:
                 source = self._open(slide, opened)
             except SlideUnreadable as err:
                 opened.close()
-                yield number, replace(slide, reason=str(err))
+                yield number, self._failed(slide, str(err))
                 continue
             yield from complete(self._pool.workers - 1, HELD_BYTES - source.bytes)
             future = self._pool.submit(self._cut, slide, recipe, source, opened)
@@ -379,11 +379,11 @@ class _Cutter:
             is_tar = self._request.store is TileStore.tar
             record["columns"] = [*more, *["mask"] * self._request.mask_tiles, *["tar"] * is_tar]
             write_bytes(staged / TILES_RECORD, json.dumps(record).encode())
-            self._publish(staged)
+            flush(staged)
+            self._publish(slide.folder, staged)
         except (SlideUnreadable, MemoryError) as err:
             shutil.rmtree(staged, ignore_errors=True)
-            reason = str(err) if isinstance(err, SlideUnreadable) else "it does not fit in memory"
-            return replace(slide, reason=reason)
+            return self._failed(slide, str(err) if isinstance(err, SlideUnreadable) else "it does not fit in memory")
         except OSError as err:
             raise disk_error(err, f"Cannot write to '{self._request.output / slide.folder}'") from err
         return _outcome(slide, record)
@@ -434,14 +434,26 @@ class _Cutter:
                     target.add(files)
                 yield from (found for _, found in kept)
 
-    def _publish(self, staged: Path) -> None:
-        """Move the folder *staged* into place. Remove the list of all tiles, which describes the previous ones."""
-        flush(staged)
-        final, old = self._request.output / staged.name, self._new.parent / OLD / staged.name
+    def _failed(self, slide: TiledSlide, reason: str) -> TiledSlide:
+        """*slide* without tiles. Removes those of an earlier call, which have other options or another file, so that no
+        folder has tiles that the list lacks. Raises DiskFailed."""
+        path = self._request.output / slide.folder
+        try:
+            if (path / TILES_RECORD).exists():
+                self._publish(slide.folder)
+        except OSError as err:
+            raise disk_error(err, f"Cannot remove earlier tiles from '{path}'") from err
+        return replace(slide, reason=reason)
+
+    def _publish(self, folder: str, staged: Path | None = None) -> None:
+        """Move *staged* into place as *folder*, or remove that folder. Remove the list of all tiles, which describes
+        the previous ones."""
+        final, old = self._request.output / folder, self._new.parent / OLD / folder
         (self._request.output / TILES_DATASET).unlink(missing_ok=True)
         if final.exists():
             os.rename(final, old)
-        os.rename(staged, final)
+        if staged is not None:
+            os.rename(staged, final)
         shutil.rmtree(old, ignore_errors=True)
 
 

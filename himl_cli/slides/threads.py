@@ -23,7 +23,9 @@ SECONDS = 0.5  # length of one wait, because Windows handles Ctrl-C only between
 
 def cores() -> int:
     """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def reuse_freed_memory() -> None:

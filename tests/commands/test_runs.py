@@ -281,6 +281,11 @@ def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, proje
     assert (
         himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
     )
+    himl.ok("runs", "archive", "train_2_bb", "base_1_aa")
+    assert himl("runs", "show", "latest").stderr.splitlines() == [
+        "error: All runs in local workspace '.himl' are archived.",
+        "hint: List them: himl runs list --archived",
+    ]
 
 
 def test_changes_take_exact_names_of_experiments_and_reading_takes_old_spellings(himl: Himl, project: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -264,6 +265,11 @@ def test_what_is_complete_is_not_cut_again(slides: Path) -> None:
     assert [slide.is_resumed for slide in other.slides] == [False, False]
     assert {row["slide_id"] for row in rows_of(other)} == set(names[1:]), "those of this call"
     assert not (first.dataset.parent / names[1] / "overview.jpg").exists()
+    shutil.copy(write_broken("lying-tile", slides), slides / names[2])
+    assert len(cut_slides(replace(request, level=9), entries[1:2], LocalFolder(slides), ignore).failed) == 1
+    assert len(cut_slides(request, entries[2:], LocalFolder(slides), ignore).failed) == 1
+    left = sorted(path.name for path in first.dataset.parent.iterdir())
+    assert left == [names[0], "dataset.csv", "slides.csv"], "no tiles of other options or files"
 
 
 def members(result: TilesResult, slide: str) -> dict[str, bytes]:

@@ -279,6 +279,8 @@ def newest_run(workspace: Workspace, *, archived: bool = False) -> Run:
         return run
     if archived:
         raise NotFound(f"There are no archived runs in {workspace.label}.")
+    for _ in workspace.runs(RunQuery(limit=1, archived=True)):
+        raise NotFound(f"All runs in {workspace.label} are archived.", hint="List them: himl runs list --archived")
     raise NotFound(f"There are no runs in {workspace.label} yet.", hint="Submit one: himl submit SCRIPT")
 
 

@@ -7,7 +7,6 @@ Without files, the program changes nothing, and looks for the `programs`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -50,7 +49,10 @@ def set_up(asked: dict[str, Any], place: Path) -> dict[str, Any]:
         return {"is_installed": is_installed, "free": free, "python": version, "lacking": lacking}
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_suffix(".lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)  # until the end of this process, since an earlier one may still run pip
+    if sys.platform != "win32":  # where this file is only read
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the end of this process, since an earlier one may still run pip
     with tempfile.TemporaryDirectory(dir=place.parent, prefix="wheels-") as folder:
         wheels = [Path(folder, os.path.basename(name)) for name, _ in asked["files"]]
         for path, (_, size) in zip(wheels, asked["files"], strict=True):

@@ -77,10 +77,11 @@ def states(jobs: Mapping[str, str]) -> Mapping[str, JobState]:
 
 def checks() -> Iterator[Check]:
     """The checks of `himl doctor`."""
-    if sys.platform != "win32":
-        from himl_cli.workspaces.local import claims
+    if sys.platform == "win32":
+        return iter(())
+    from himl_cli.workspaces.local import claims
 
-        yield from claims.checks()
+    return claims.checks()
 
 
 def _state(lock: Path) -> JobState:
