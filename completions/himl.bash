@@ -134,7 +134,7 @@ _himl_table() {
             --size
             --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
-            --format=choice:human,json,quiet
+            --format=choice:human,table,csv,tsv,json,quiet
             --json
             --quiet|-q
             --verbose|-v
@@ -215,7 +215,7 @@ _himl_table() {
             --children
             --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
-            --format=choice:human,json,quiet
+            --format=choice:human,table,csv,tsv,json,quiet
             --json
             --quiet|-q
             --verbose|-v

@@ -180,7 +180,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--size' 'Show the size of each run\'s files, with those of its child runs' \
                 '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
+                '--format=choice:human,table,csv,tsv,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -250,7 +250,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--children' 'Select their child runs instead' \
                 '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
+                '--format=choice:human,table,csv,tsv,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \

@@ -64,10 +64,13 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 class _Taken(type):
     """The metaclass of the bundles below. Typer quotes a parameter type that it does not support, and the quotation
-    contains the solution."""
+    contains the solution. Typer 0.29 asks pydantic, which supports dataclasses."""
 
     def __repr__(cls) -> str:
         return f"himl_cli.cli.{cls.__name__}, which needs @cli.command(app) in place of @app.command()"
+
+    def __get_pydantic_core_schema__(cls, *_: object) -> NoReturn:
+        raise RuntimeError(f"Type not supported: {cls!r}")
 
 
 class Place(WorkspaceOptions, metaclass=_Taken):

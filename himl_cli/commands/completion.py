@@ -24,7 +24,7 @@ from himl_cli.commands.table import COMMANDS, CommandBroken, guests
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
 from himl_cli.render.completions import SCRIPT_FILES, completion_script
-from himl_cli.render.output import Format, Output
+from himl_cli.render.output import Format, Output, TableFormat
 
 app = group()
 
@@ -213,6 +213,7 @@ def option_kinds() -> Mapping[str, str]:
         **{f"--{name}": choice_of(words) for name, words in CHOICES.items()},
         "--check": f"list+{choice_of(check.name for check in ALL_CHECKS)}",
         "--format": choice_of(Format),
+        **{f"himl runs {name} --format": choice_of(TableFormat) for name in ("list", "aggregate")},
         "--goal": choice_of(GOALS),
         "--sampling": choice_of(SAMPLINGS),
         "--status": f"list+{choice_of(RunStatus)}",

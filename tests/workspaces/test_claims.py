@@ -265,18 +265,34 @@ def test_the_claims_of_another_user(shared: Path, monkeypatch: pytest.MonkeyPatc
     assert said(of_root) == "holds"
     of_bob = start_holder(shared / "of_bob", 2, prefix=bob)
     assert said(of_bob) == "waits"
-    imports = "import sys; from pathlib import Path; from himl_cli.workspaces.local.claims import reasons_to_wait"
+    imports = (
+        "import sys; from pathlib import Path; from himl_cli.workspaces.local.claims import checks, reasons_to_wait"
+    )
+
+    def seen(program: str) -> str:
+        words = [*bob, sys.executable, "-c", f"{imports}; print({program})", str(shared / "of_bob")]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
     def reason() -> str:
-        program = f"{imports}; print(reasons_to_wait({{'': Path(sys.argv[1])}}).get(''))"
-        done = subprocess.run(
-            [*bob, sys.executable, "-c", program, str(shared / "of_bob")], capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
+        return seen("reasons_to_wait({'': Path(sys.argv[1])}).get('')")
+
+    def doctor() -> str:
+        return seen("*(each.message for each in checks())")
 
     assert reason() == "waits for 2 GPUs (3 in use)"
+    behind = start_holder(shared / "behind", 3)
+    assert said(behind) == "waits"
+    ticket = next(path for path in claims.glob(f"{WAIT}.*") if path.stat().st_uid == 0)
+    ticket.chmod(0o600)
+    unseen = f"Cannot read '{ticket}': Permission denied, of root, which may be a run that waits, so later ones"
+    assert unseen in doctor()
+    kill(behind)
     hidden = next(claims.glob(f"{HOLD}.*"))
     hidden.chmod(0o600)
+    assert (
+        f"Cannot read '{hidden}': Permission denied, of root, which may be a claim, so no run starts."
+        in doctor()
+    )
     assert reason() == f"waits for 2 GPUs (unknown whether others are: cannot read '{hidden}': Permission denied)"
     with (claims / TURN).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -440,8 +440,9 @@ def checks() -> Iterator[Check]:
         use = driver.use_of(gpu.uuid)
         state = f"claimed by {with_and(users)}" if users else f"in use by another program: {use}" if use else "free"
         yield Check.passed(f"GPU {gpu.number}", f"{gpu.name} ({gpu.uuid}), {state}.")
-    for each in filter(lambda each: each.problem, (*waiting, *holders)):
-        text = f"Cannot read {each.problem}, of {_user_name(each.owner)}, which may be a claim, so no run starts."
+    effects = ((holders, "a claim, so no run starts"), (waiting, "a run that waits, so later ones may start first"))
+    for entry, effect in ((each, effect) for found, effect in effects for each in found if each.problem):
+        text = f"Cannot read {entry.problem}, of {_user_name(entry.owner)}, which may be {effect}."
         yield Check.note("queue", text, "Ask that user to remove the file.")
     for each in filter(lambda each: not each.problem, waiting):
         text = f"Run {each.run} of {_user_name(each.owner)} {_reason_to_wait(each, waiting, holders)}."
