@@ -124,7 +124,7 @@ def skill(
         for path in paths:
             write_atomic(path, text)
     except OSError as err:
-        hint = "Move it away, or print the skill: himl skill > FILE"
+        hint = "Print the skill instead: himl skill > FILE"
         raise DiskFailed(f"Cannot write '{err.filename}': {err.strerror}.", hint=hint) from err
     names = [str(path) for path in paths]
     output.result({"files": names}, human="\n".join(f"Wrote '{name}'." for name in names), quiet=names)

@@ -191,6 +191,8 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
     if isinstance(failure, (OSError, MemoryError, RuntimeError)) and (lack := shortage(text)):
         return HimlError(f"himl cannot continue: {lack[0]}.", hint=lack[1])
     words = [] if verbose else ["To see the traceback, run the command again with --verbose."]
+    if isinstance(failure, PermissionError) and failure.filename is not None:
+        words = ["Check its permissions."]
     hint = " ".join([*words, *map(str, getattr(failure, "__notes__", ()))])
     if isinstance(failure, OSError) and failure.strerror:
         where = f": '{failure.filename}'" if failure.filename is not None else ""

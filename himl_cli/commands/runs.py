@@ -43,7 +43,7 @@ from himl_cli.commands.options import (
 from himl_cli.commands.session import For, Session, open_session
 from himl_cli.core.errors import BadUsage, NotFound, StoppedWatching
 from himl_cli.core.text import non_blank
-from himl_cli.render.output import Declined, Format, Output
+from himl_cli.render.output import Declined, Format, Output, one_line
 
 if TYPE_CHECKING:
     from himl_cli.core.logged import Aggregation
@@ -87,7 +87,7 @@ def list_runs(
     from himl_cli.core.runs import RunQuery
 
     limit, request = None if num_runs == ALL_RUNS else num_runs or 20, list_opts.request()
-    query = RunQuery(experiment, status, tags, limit=limit, archived=archived, since=list_opts.since)
+    query = RunQuery(experiment, status, tags, limit=limit, archived=archived, children=archived, since=list_opts.since)
     if watch:
         _check_watch(output_opts)
         if not request.is_empty:
@@ -439,7 +439,9 @@ def _write_files(
             write_parquet(found, path)
         else:
             paths = save_plots(found, path)
-            said = f"Wrote {', '.join(map(str, paths))}." if paths else "No values to draw."
+            if not paths:
+                raise NotFound(f"The runs have no values to draw, so there is no '{path}'.")
+            said = f"Wrote {', '.join(map(str, paths))}."
         output.notice(said)
 
 
@@ -669,7 +671,7 @@ def tag(
             found = _find(session, selected)
         workspace, changes = session.workspace, {key: value or None for key, value in tags.items()}
         tagged = change_all(workspace, lambda run: workspace.tag(run.id, changes), found)
-        text = ", ".join(f"{key}={value}" if value else f"{key} removed" for key, value in tags.items())
+        text = one_line(", ".join(f"{key}={value}" if value else f"{key} removed" for key, value in tags.items()))
         lines = [f"Tagged run '{run.id}': {text}" for run in tagged]
         session.output.result(tagged, human="\n".join(lines), quiet=[run.id for run in tagged])
 

@@ -195,7 +195,9 @@ class TransferResult:
             return _failure(self.failed, f"{count} failed." if is_listed else "")
         if self.refused:
             message = f"himl left out {count if is_listed else _with_reasons(self.refused)}."
-            return TransferIncomplete(message, hint="The other files are complete.")
+            rest = "The other files are complete."
+            rest = "Add --overwrite to replace files that differ." if self.differing else rest
+            return TransferIncomplete(message, hint=rest)
         if self.differing:
             is_one = len(self.differing) == 1
             why = "because it differs" if is_one else "because they differ"

@@ -56,6 +56,7 @@ from himl_cli.slides.slide_records import (
     SlideEntry,
     SlideFolder,
     grouped_remarks,
+    none_read,
 )
 from himl_cli.slides.threads import Pool, reuse_freed_memory
 
@@ -240,8 +241,8 @@ def make_montage(
     An unreadable slide becomes a marked cell, and is named in the result. *notify* receives Counting, Counted (from
     several threads), and Notices. Raises BadUsage for a backend that is not installed, a width that is too small, or if
     slides, the *lists* of slides or other files would be replaced, DiskFailed, HimlError if another montage is being
-    written to that folder, and what *folder* raises if it cannot provide files. Ctrl-C, SIGTERM and SIGHUP raise
-    KeyboardInterrupt. After any error, no files are left.
+    written to that folder, SlidesFailed if no slide is readable, and what *folder* raises if it cannot provide files.
+    Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt. After any error, no files are left, and earlier ones stay.
     """
     began = time.monotonic()
     check_backend(request.backend)
@@ -293,6 +294,8 @@ def make_montage(
             for sink in sinks:
                 sink.finish()
             outcomes = [cell.outcome() for cell in cells]
+            if not any(outcome.is_ok for outcome in outcomes):
+                raise none_read(outcomes)
             write_record(new / RECORD, outcomes)
             if ImageFormat.dzi in request.formats:
                 write_page(new / PAGE, Tiling(layout.size), outcomes, "Montage")

@@ -75,6 +75,7 @@ from himl_cli.slides.slide_records import (
     TilesRequest,
     TilesResult,
     TileStore,
+    none_read,
 )
 from himl_cli.slides.threads import Pool, map_in_order, read_ahead, reuse_freed_memory
 from himl_cli.slides.tissue import QUALITY, WHITE, foreground_of, quality_of
@@ -105,7 +106,8 @@ def cut_slides(
 
     A slide that is unreadable, or lacks the level or a mask, is named in the result. *notify* receives Counting and
     Counted. Raises BadUsage for a backend that is not installed, and if files of others would be replaced, DiskFailed,
-    HimlError if another call writes to the folder, and what *folder* raises if it cannot provide files. Ctrl-C, SIGTERM
+    HimlError if another call writes to the folder, SlidesFailed if no slide is readable (earlier tiles and lists then
+    stay), and what *folder* raises if it cannot provide files. Ctrl-C, SIGTERM
     and SIGHUP raise KeyboardInterrupt. After any error, complete slides stay.
     """
     began = time.monotonic()
@@ -140,6 +142,11 @@ def cut_slides(
             for number, outcome in cutter.outcomes([(number, slides[number], recipes[number]) for number in todo]):
                 slides[number] = outcome
                 notify(Counted())
+            failed = [slide for slide in slides if not slide.is_ok]
+            if failed and len(failed) == len(slides):
+                raise none_read(failed)
+            for slide in failed:
+                cutter.remove_earlier(slide)
             _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
             found = {column for slide in slides for column in slide.columns}
             labels = sorted({*filter(SHARE.fullmatch, found)}, key=lambda column: (len(column), column))
@@ -322,7 +329,7 @@ class _Cutter:
                 source = self._open(slide, opened)
             except SlideUnreadable as err:
                 opened.close()
-                yield number, self._failed(slide, str(err))
+                yield number, replace(slide, reason=str(err))
                 continue
             yield from complete(self._pool.workers - 1, HELD_BYTES - source.bytes)
             future = self._pool.submit(self._cut, slide, recipe, source, opened)
@@ -383,7 +390,8 @@ class _Cutter:
             self._publish(slide.folder, staged)
         except (SlideUnreadable, MemoryError) as err:
             shutil.rmtree(staged, ignore_errors=True)
-            return self._failed(slide, str(err) if isinstance(err, SlideUnreadable) else "it does not fit in memory")
+            reason = str(err) if isinstance(err, SlideUnreadable) else "it does not fit in memory"
+            return replace(slide, reason=reason)
         except OSError as err:
             raise disk_error(err, f"Cannot write to '{self._request.output / slide.folder}'") from err
         return _outcome(slide, record)
@@ -434,16 +442,15 @@ class _Cutter:
                     target.add(files)
                 yield from (found for _, found in kept)
 
-    def _failed(self, slide: TiledSlide, reason: str) -> TiledSlide:
-        """*slide* without tiles. Removes those of an earlier call, which have other options or another file, so that no
-        folder has tiles that the list lacks. Raises DiskFailed."""
+    def remove_earlier(self, slide: TiledSlide) -> None:
+        """Remove earlier tiles of a *slide* that has failed, which have other options or another file, so that no
+        folder of a slide has tiles that the list lacks. Raises DiskFailed."""
         path = self._request.output / slide.folder
         try:
             if (path / TILES_RECORD).exists():
                 self._publish(slide.folder)
         except OSError as err:
             raise disk_error(err, f"Cannot remove earlier tiles from '{path}'") from err
-        return replace(slide, reason=reason)
 
     def _publish(self, folder: str, staged: Path | None = None) -> None:
         """Move *staged* into place as *folder*, or remove that folder. Remove the list of all tiles, which describes

@@ -169,8 +169,9 @@ def output_folder(path: Path, staging_name: str = STAGING) -> Iterator[Path]:
                     raise BadUsage(f"Cannot write to '{path}': {what}.", hint="Create that folder, or use another one.")
                 made.append(missing)
                 missing = missing.parent
-            staging.mkdir(parents=True, exist_ok=True)
-            is_locked = lock.take() and (staging / LOCK).exists()  # the previous holder may just have removed it
+            with suppress(FileNotFoundError):  # the previous holder has just removed the folder, or its lock
+                staging.mkdir(parents=True, exist_ok=True)
+                is_locked = lock.take() and (staging / LOCK).exists()
             if not is_locked:
                 raise HimlError(
                     f"Another himl {staging_name.split('.')[1]} is writing to '{path}'.",

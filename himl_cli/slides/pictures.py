@@ -42,6 +42,7 @@ from himl_cli.slides.readers import (
 from himl_cli.slides.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
 from himl_cli.slides.scale import scale_of, size_at
 from himl_cli.slides.slide_records import (
+    NOT_THERE,
     Backend,
     Box,
     Layout,
@@ -59,7 +60,7 @@ from himl_cli.slides.whole import check_dicom, check_mirax, check_tiff
 # Module of a backend, and the packages that contain it.
 PACKAGES = {Backend.cucim: ("cucim", "cucim-cu12"), Backend.openslide: ("openslide", "openslide-bin openslide-python")}
 REASONS = {
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "it does not exist"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), NOT_THERE),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
 }
 LARGEST_STRETCH = 0.02  # of a mask in one direction

@@ -21,6 +21,7 @@ HEAD_BYTES = 1 << 16  # minimum number of bytes of `SlideFolder.head`, if the fi
 
 # The width of hi-ml's montages, and the default limit of others
 DEFAULT_WIDTH = 60_000
+NOT_THERE = "it does not exist"
 
 
 class SlideUnreadable(HimlError):
@@ -30,7 +31,8 @@ class SlideUnreadable(HimlError):
 
 
 class SlidesFailed(HimlError):
-    """A montage is complete except for unreadable slides or masks, although --strict allows none."""
+    """A montage is complete except for unreadable slides or masks, although --strict allows none, or no slide at all
+    was readable."""
 
     code = "slides_failed"
 
@@ -335,6 +337,15 @@ class TilesResult:
             f"{what} few tiles, and --strict allows no failure.",
             hint=f"{self.record.name} lists them with the reasons. The tiles of the others are complete.",
         )
+
+
+def none_read(slides: Sequence[CellOutcome | TiledSlide]) -> SlidesFailed:
+    """The error if all *slides* failed. What an earlier call wrote stays."""
+    what = f"slide '{slides[0].slide_id}'"
+    if len(slides) > 1:
+        what = f"any of the {len(slides):,} slides, such as '{slides[0].slide_id}'"
+    hint = "Paths in a CSV are relative to its folder." if slides[0].reason == NOT_THERE else ""
+    return SlidesFailed(f"himl could not read {what}: {slides[0].reason}.", hint=hint)
 
 
 RANGE_REMARK = "its own range of values is shown"

@@ -53,8 +53,6 @@ def print_montage(output: Output, result: MontageResult, files: Sequence[Written
         output.flush()
         for line in failed_lines(result.troubled):
             output.notice(line)
-        if len(result.failed) == len(result.cells):
-            output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
 
 
 DRY_RUN_COLUMNS = (
@@ -94,8 +92,6 @@ def print_tiles(output: Output, result: TilesResult, request: TilesRequest, *, i
         remarks = _tile_remarks(result.slides, request, is_chosen=is_chosen)
         for line in (*failed_lines(result.troubled, result.record.name, "few tiles"), *remarks):
             output.notice(line)
-        if failed == total:
-            output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
 
 
 def _tile_remarks(slides: Sequence[TiledSlide], request: TilesRequest, *, is_chosen: bool) -> Iterator[str]:

@@ -384,6 +384,8 @@ def _open_found_local(meant: ResolvedWorkspaces) -> LocalWorkspace:
         log.warning("%s", remark)
     if meant.local is not None:
         return _open_local(meant.local)
+    if os.path.lexists(there := meant.start / WORKSPACE_FOLDER) and not there.is_dir():
+        raise BadUsage(f"The workspace '{there}' is not a folder.", hint="Move it away.")
     if meant.is_named:
         raise WorkspaceNotFound(
             f"No local workspace: no {WORKSPACE_FOLDER} folder in '{meant.start}' or above.",
@@ -436,7 +438,7 @@ def _open_local(folder: Path, *, create: bool = False) -> LocalWorkspace:
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
     if folder.is_file():
-        raise BadUsage(f"The workspace '{folder}' is a file.", hint="Name a .himl folder.")
+        raise BadUsage(f"The workspace '{folder}' is a file.", hint="Move it away, or name a .himl folder.")
     if not folder.is_dir() and not create:
         raise WorkspaceNotFound(
             f"No workspace at '{folder}'.", hint=f"Create it with 'himl submit SCRIPT --workspace {folder}'."

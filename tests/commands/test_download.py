@@ -218,6 +218,8 @@ def test_what_cannot_be_uploaded_is_told(himl: Himl, project: Path) -> None:
     ) == (1, True), outcome.stderr
     assert "config.json" in outcome.stderr, "data would go elsewhere with a valid one"
     assert himl.ok("datastore", "list", "-q").stdout == "data/a.txt\n"
+    (project / "data" / "a.txt").write_text("new")
+    assert "hint: Add --overwrite to replace files that differ." in himl("datastore", "upload", "data", "data").stderr
     for place in (".himl", ".himl/datastores", ".himl/datastores/local/data"):
         outcome = himl("datastore", "upload", place, "data/copy")
         assert (outcome.code, "contains the destination, datastore 'local'" in outcome.stderr) == (2, True), (

@@ -699,6 +699,32 @@ def test_short_ids_of_tables_name_runs(himl: Himl, empty: RecordedRuns) -> None:
     assert [run["id"] for run in himl.ok("runs", "show", "0a1b2c", "--children", "--json").json()] == [f"{first}_1"]
 
 
+def test_archived_trials_are_told_and_found(himl: Himl, empty: RecordedRuns) -> None:
+    add_sweep_here(empty, 3)
+    himl.ok("runs", "archive", f"{SHOWN}_0")
+    told = "Omitted 1 archived run. To see them: himl runs list --archived --experiment"
+    assert told in himl.ok("runs", "aggregate", SHOWN).stderr
+    assert ids(himl.ok("runs", "list", "--archived", "--json")) == [f"{SHOWN}_0"]
+    assert himl.ok("runs", "restore", "latest", "-q").stdout == f"{SHOWN}_0\n"
+    assert told not in himl.ok("runs", "aggregate", SHOWN).stderr
+
+
+def test_what_is_not_written_is_no_success(himl: Himl, project: Path) -> None:
+    RecordedRuns(project).add("bare_1_aa")
+    outcome = himl("runs", "aggregate", "bare_1_aa", "--plot", "curves.png")
+    assert (outcome.code, outcome.stderr.splitlines()[-1]) == (
+        3,
+        "error: The runs have no values to draw, so there is no 'curves.png'.",
+    )
+    assert "\x1b" not in himl.ok("runs", "tag", "bare_1_aa", "seen=\x1b[2J").stdout
+    shutil.rmtree(project / ".himl")
+    (project / ".himl").write_text("")
+    assert himl("runs", "list").stderr.splitlines() == [
+        f"error: The workspace '{project / '.himl'}' is not a folder.",
+        "hint: Move it away.",
+    ]
+
+
 def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: RecordedRuns) -> None:
     add_sweep_here(empty, 4, failed=(1,))
     text = himl.ok("runs", "show", SHOWN).stdout

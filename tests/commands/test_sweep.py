@@ -413,6 +413,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_made(himl: Himl, lab: Sta
     for options, said in [
         (("--sweep", "lr=1,2", "--in_place"), "--in_place applies to a single run"),
         (("--max_trials", "3"), "--max_trials needs --sweep"),
+        (("--max_concurrent", "3"), "--max_concurrent needs --sweep or --crossval or --different_seeds."),
         (("--seed_arg", "seed", "--crossval", "2"), "--seed_arg needs --different_seeds"),
         (
             ("--crossval", "2", "--crossval_arg", "--fold", "--crossval_count_arg", "fold"),

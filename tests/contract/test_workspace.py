@@ -357,6 +357,14 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
         assert far.environment("train_1_aa") == workspace.environment("train_1_aa")
         with pytest.raises(BadUsage, match="Run 'train_1_aa' exists already"):
             import_runs(far, archive, ignore)
+    alone, lone = tmp_path / "alone.zip", RecordedRuns(tmp_path / "lone").workspace
+    export_runs(workspace, [workspace.run("child_a")], alone, ignore)
+    import_runs(lone, alone, ignore)
+    assert lone.run("child_a").parent is None, "lists show no runs of a parent that is not there"
+    theirs = tmp_path / "theirs.zip"
+    with pytest.raises(BadUsage, match="exists already"):
+        export_runs(workspace, [run], theirs, lambda _: theirs.write_bytes(b"of another process") and None)
+    assert theirs.read_bytes() == b"of another process"
     crate = json.loads((tmp_path / "folder" / "ro-crate-metadata.json").read_text())
     entities = {each["@id"]: each for each in crate["@graph"]}
     assert entities["ro-crate-metadata.json"]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,16 @@ from himl_cli.core.events import Counted, Counting, Event, Notice, ignore
 from himl_cli.slides.cutting import cut_slides, folder_names
 from himl_cli.slides.query import LocalFolder, SlideQuery, list_slides
 from himl_cli.slides.regions import RegionRaster, read_regions
-from himl_cli.slides.slide_records import Backend, Region, SlideEntry, TileFormat, TilesRequest, TilesResult, TileStore
+from himl_cli.slides.slide_records import (
+    Backend,
+    Region,
+    SlideEntry,
+    SlidesFailed,
+    TileFormat,
+    TilesRequest,
+    TilesResult,
+    TileStore,
+)
 from tests.support.folders import contents
 from tests.support.slides import (
     KINDS,
@@ -228,9 +238,11 @@ def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
         {"magnification": 40.0},
         "its finest level has 0.5 µm per pixel (20x), coarser than 0.25 (40x)",
     )
+    before = contents(result.dataset.parent)
     for entry, options, reason in others.values():
-        (slide,) = cut(slides, entry, **options).slides
-        assert (slide.reason, slide.tiles) == (reason, 0)
+        with pytest.raises(SlidesFailed, match=re.escape(f"himl could not read slide '{entry.slide_id}': {reason}.")):
+            cut(slides, entry, **options)
+    assert contents(result.dataset.parent) == before
 
 
 @pytest.mark.large("takes long, and other tests run its branches")
@@ -266,10 +278,13 @@ def test_what_is_complete_is_not_cut_again(slides: Path) -> None:
     assert {row["slide_id"] for row in rows_of(other)} == set(names[1:]), "those of this call"
     assert not (first.dataset.parent / names[1] / "overview.jpg").exists()
     shutil.copy(write_broken("lying-tile", slides), slides / names[2])
-    assert len(cut_slides(replace(request, level=9), entries[1:2], LocalFolder(slides), ignore).failed) == 1
-    assert len(cut_slides(request, entries[2:], LocalFolder(slides), ignore).failed) == 1
+    made = contents(first.dataset.parent)
+    with pytest.raises(SlidesFailed, match=r"any of the 3 slides, such as '0.tiff': level 9 is missing"):
+        cut_slides(replace(request, level=9), entries, LocalFolder(slides), ignore)
+    assert contents(first.dataset.parent) == made
+    assert len(cut_slides(request, entries[1:], LocalFolder(slides), ignore).failed) == 1
     left = sorted(path.name for path in first.dataset.parent.iterdir())
-    assert left == [names[0], "dataset.csv", "slides.csv"], "no tiles of other options or files"
+    assert left == [*names[:2], "dataset.csv", "slides.csv"], "no tiles of other options or files"
 
 
 def members(result: TilesResult, slide: str) -> dict[str, bytes]:

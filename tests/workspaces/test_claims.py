@@ -289,10 +289,7 @@ def test_the_claims_of_another_user(shared: Path, monkeypatch: pytest.MonkeyPatc
     kill(behind)
     hidden = next(claims.glob(f"{HOLD}.*"))
     hidden.chmod(0o600)
-    assert (
-        f"Cannot read '{hidden}': Permission denied, of root, which may be a claim, so no run starts."
-        in doctor()
-    )
+    assert f"Cannot read '{hidden}': Permission denied, of root, which may be a claim, so no run starts." in doctor()
     assert reason() == f"waits for 2 GPUs (unknown whether others are: cannot read '{hidden}': Permission denied)"
     with (claims / TURN).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

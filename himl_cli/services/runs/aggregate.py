@@ -74,7 +74,13 @@ def choose_runs(
 def children_chosen(workspace: Workspace, parent: Run, *, notify: Notify = ignore) -> tuple[Sequence[Run], Run | None]:
     """Children of *parent*, and *parent*. Without children, *parent* alone, and None. If its script started them beside
     *parent*, that is the first of them."""
-    children = [child for child in children_of(workspace, parent) if child.id != f"{parent.id}{PREPARATION}"]
+    every = [
+        child for child in children_of(workspace, parent, archived=None) if child.id != f"{parent.id}{PREPARATION}"
+    ]
+    children = [child for child in every if not child.is_archived]
+    if archived := len(every) - len(children):
+        which = f"{archived} archived run{'s' * (archived != 1)}"
+        notify(Notice(f"Omitted {which}. To see them: himl runs list --archived --experiment {parent.experiment}"))
     children = _that_count(beside(parent, children), notify)
     return (in_order(children), parent) if children else ([parent], None)
 

@@ -53,8 +53,9 @@ def export_runs(workspace: Workspace, runs: Sequence[Run], target: Path, notify:
 
     Raises BadUsage if *target* exists, and for a run in progress, DiskFailed, and the errors of the workspace.
     """
+    exists = BadUsage(f"'{target}' exists already.", hint="Name a new file or folder with --to.")
     if os.path.lexists(target):
-        raise BadUsage(f"'{target}' exists already.", hint="Name a new file or folder with --to.")
+        raise exists
     if target.suffix.lower() in OTHER_ARCHIVES:
         hint = f"For example: --to {shlex.quote(str(target.with_name(target.name.partition('.')[0] + '.zip')))}"
         raise BadUsage(f"himl writes a .zip or a folder, and not '{target}'.", hint=hint)
@@ -63,7 +64,7 @@ def export_runs(workspace: Workspace, runs: Sequence[Run], target: Path, notify:
     for run in every:
         if not run.status.is_final:
             check_known(run, "himl runs cancel")
-            raise BadUsage(f"Run '{run.id}' is still in progress.", hint=f"Wait for its end: himl runs show {run.id}")
+            raise BadUsage(f"Run '{run.id}' is still in progress.", hint="Wait for its end: himl runs list --watch")
     try:
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(target.absolute().parent, ".himl-") as made:
@@ -80,7 +81,14 @@ def export_runs(workspace: Workspace, runs: Sequence[Run], target: Path, notify:
                     for name in sorted(each.name for each in walk_files(str(folder))):
                         archive.write(folder / name, name)
             flush(made)
-            os.rename(part, target)
+            try:
+                if part == folder:
+                    raise OSError
+                os.link(part, target)  # which, unlike a rename, never replaces a file
+            except FileExistsError:
+                raise exists from None
+            except OSError:  # a folder, or a file system without links
+                os.rename(part, target)
             flush(target.absolute().parent, ())
     except OSError as err:
         raise DiskFailed(f"Cannot write '{target}': {err.strerror or err}.") from err
@@ -222,7 +230,8 @@ def import_runs(workspace: FolderWorkspace, source: Path, notify: Notify) -> lis
                 places = [folder / each / "code" for each in (run.id, run.parent or "") if each in ids]
                 code = next(filter(os.path.isdir, places), None)
                 origin = {IMPORTED: run.workspace} if run.workspace else {}
-                own = replace(run, tags={**run.tags, **origin}, url="", folder="")
+                parent = run.parent if run.parent in ids or run.parent in known else None  # lists have no lone trials
+                own = replace(run, parent=parent, tags={**run.tags, **origin}, url="", folder="")
                 imported.append(workspace.adopt(own, job, code, environment))
                 workspace.log_parameters(run.id, given)
                 for entry in entries:

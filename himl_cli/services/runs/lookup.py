@@ -160,6 +160,7 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
     elif selection.experiment is not None:
         limit, archived = selection.num_runs or 1, selection.archived
         query = RunQuery(selection.experiment, selection.statuses, selection.tags, limit=limit, archived=archived)
+        query = replace(query, children=bool(archived))  # trials and steps are archived one by one
         found = [*runs_of_experiment(workspace, query, notify, is_exact=selection.is_exact)]
         if not found:
             raise _nothing_in_experiment(workspace, selection, selection.experiment)
@@ -275,11 +276,11 @@ def _in_another(named: WorkspaceIds, opened: str) -> NotFound:
 
 def newest_run(workspace: Workspace, *, archived: bool = False) -> Run:
     """Newest run, or newest archived run. Raises NotFound if there is none."""
-    for run in workspace.runs(RunQuery(limit=1, archived=archived)):
+    for run in workspace.runs(RunQuery(limit=1, archived=archived, children=archived)):
         return run
     if archived:
         raise NotFound(f"There are no archived runs in {workspace.label}.")
-    for _ in workspace.runs(RunQuery(limit=1, archived=True)):
+    for _ in workspace.runs(RunQuery(limit=1, archived=True, children=True)):
         raise NotFound(f"All runs in {workspace.label} are archived.", hint="List them: himl runs list --archived")
     raise NotFound(f"There are no runs in {workspace.label} yet.", hint="Submit one: himl submit SCRIPT")
 
@@ -511,9 +512,9 @@ def code_changes(workspace: Workspace, run: Run) -> bytes:
     return b"" if run.parent is None else code_changes(workspace, workspace.run(run.parent))
 
 
-def children_of(workspace: Workspace, run: Run) -> list[Run]:
-    """Children of *run* in order of creation, and trials in order of their numbers."""
-    children = reversed(list(workspace.runs(RunQuery(parent=run.id))))
+def children_of(workspace: Workspace, run: Run, *, archived: bool | None = False) -> list[Run]:
+    """Children of *run* in order of creation, and trials in order of their numbers. *archived* as in `RunQuery`."""
+    children = reversed(list(workspace.runs(RunQuery(parent=run.id, archived=archived))))
     return sorted(children, key=lambda child: int(child.tags[TRIAL]) if child.tags.get(TRIAL, "").isdecimal() else -1)
 
 

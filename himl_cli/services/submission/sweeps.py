@@ -101,7 +101,8 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
     request = request.without(*(name for name in SWEEP_KINDS if name not in chosen))
     for name, kinds in KINDS_OF_OPTION.items():
         if request.is_typed(name) and not {*kinds} & {*chosen} and request.ready_sweep is None:
-            raise BadUsage(f"--{name} needs --{kinds[0]}.", hint=f"Omit it, or add --{kinds[0]}.")
+            named = " or --".join(kinds)
+            raise BadUsage(f"--{name} needs --{named}.", hint=f"Omit it, or add --{kinds[0]}.")
     if "sweep" not in chosen:
         request = request.without("early_stop")  # ignores the setting
     if not chosen and request.ready_sweep is None:
