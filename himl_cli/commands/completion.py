@@ -213,7 +213,10 @@ def option_kinds() -> Mapping[str, str]:
         **{f"--{name}": choice_of(words) for name, words in CHOICES.items()},
         "--check": f"list+{choice_of(check.name for check in ALL_CHECKS)}",
         "--format": choice_of(Format),
-        **{f"himl runs {name} --format": choice_of(TableFormat) for name in ("list", "aggregate")},
+        **{
+            f"himl {name} --format": choice_of(TableFormat)
+            for name in ("runs list", "runs aggregate", "datastore list")
+        },
         "--goal": choice_of(GOALS),
         "--sampling": choice_of(SAMPLINGS),
         "--status": f"list+{choice_of(RunStatus)}",

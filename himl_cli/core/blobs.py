@@ -195,9 +195,8 @@ class TransferResult:
             return _failure(self.failed, f"{count} failed." if is_listed else "")
         if self.refused:
             message = f"himl left out {count if is_listed else _with_reasons(self.refused)}."
-            rest = "The other files are complete."
-            rest = "Add --overwrite to replace files that differ." if self.differing else rest
-            return TransferIncomplete(message, hint=rest)
+            replacing = "Add --overwrite to replace files that differ."
+            return TransferIncomplete(message, hint=replacing if self.differing else "The other files are complete.")
         if self.differing:
             is_one = len(self.differing) == 1
             why = "because it differs" if is_one else "because they differ"

@@ -185,8 +185,8 @@ def list_slides(folder: SlideFolder, query: SlideQuery, notify: Notify) -> list[
         csv_name = DATASET_CSV
         notify(
             Notice(
-                f"Using the slides in {DATASET_CSV} of {folder.label}. To use the files of the folder, name them, "
-                "such as --image_glob '**/*.tiff'."
+                f"Using the slides in {DATASET_CSV} of {folder.label}. To use the files of the folder, add "
+                "--image_glob, such as '**/*.tiff'."
             )
         )
     slides = _folder_slides(folder, pattern, notify) if csv_name is None else _table_slides(folder, csv_name, notify)

@@ -702,7 +702,7 @@ def test_short_ids_of_tables_name_runs(himl: Himl, empty: RecordedRuns) -> None:
 def test_archived_trials_are_told_and_found(himl: Himl, empty: RecordedRuns) -> None:
     add_sweep_here(empty, 3)
     himl.ok("runs", "archive", f"{SHOWN}_0")
-    told = "Omitted 1 archived run. To see them: himl runs list --archived --experiment"
+    told = "Omitted 1 archived run. To list archived runs: himl runs list --archived --experiment"
     assert told in himl.ok("runs", "aggregate", SHOWN).stderr
     assert ids(himl.ok("runs", "list", "--archived", "--json")) == [f"{SHOWN}_0"]
     assert himl.ok("runs", "restore", "latest", "-q").stdout == f"{SHOWN}_0\n"

@@ -49,6 +49,7 @@ OFFERS = {
     "himl runs list --num": {"--num_runs"},
     "himl runs list --format ": {"human", "table", "csv", "tsv", "json", "quiet"},
     "himl runs show --format ": {"human", "json", "quiet"},
+    "himl datastore list --format ": {"human", "table", "csv", "tsv", "json", "quiet"},
     "himl submit --no_wait --wai": set(),
     "himl runs list --status ": STATUSES,
     "himl runs list --status Completed,Fa": {"Failed"},

@@ -222,7 +222,7 @@ def test_the_csv_of_a_folder_is_used_or_the_one_that_is_named(folder: Folder) ->
     ]
     assert folder.said == [
         f"Using the slides in dataset.csv of folder '{folder.root}'. To use the files of the folder, add "
-        "--image_glob '**/*.tiff'."
+        "--image_glob, such as '**/*.tiff'."
     ]
     folder.said.clear()
     folder.write("other.csv", "image,slide_id\n2.tiff,two\n")

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import shlex
 import statistics
 from array import array
 from collections import Counter
@@ -80,7 +81,8 @@ def children_chosen(workspace: Workspace, parent: Run, *, notify: Notify = ignor
     children = [child for child in every if not child.is_archived]
     if archived := len(every) - len(children):
         which = f"{archived} archived run{'s' * (archived != 1)}"
-        notify(Notice(f"Omitted {which}. To see them: himl runs list --archived --experiment {parent.experiment}"))
+        listed = f"himl runs list --archived --experiment {shlex.quote(parent.experiment)}"
+        notify(Notice(f"Omitted {which}. To list archived runs: {listed}"))
     children = _that_count(beside(parent, children), notify)
     return (in_order(children), parent) if children else ([parent], None)
 

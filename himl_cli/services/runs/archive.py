@@ -81,14 +81,15 @@ def export_runs(workspace: Workspace, runs: Sequence[Run], target: Path, notify:
                     for name in sorted(each.name for each in walk_files(str(folder))):
                         archive.write(folder / name, name)
             flush(made)
+            publish = os.rename if part == folder else os.link  # which, unlike a rename, never replaces a file
             try:
-                if part == folder:
-                    raise OSError
-                os.link(part, target)  # which, unlike a rename, never replaces a file
+                publish(part, target)
             except FileExistsError:
                 raise exists from None
-            except OSError:  # a folder, or a file system without links
-                os.rename(part, target)
+            except OSError:
+                if part == folder:
+                    raise
+                os.rename(part, target)  # on a file system without links
             flush(target.absolute().parent, ())
     except OSError as err:
         raise DiskFailed(f"Cannot write '{target}': {err.strerror or err}.") from err
