@@ -233,8 +233,8 @@ def azure(folder: Path, staged: StagedWorkspace, az: Path, *, with_examples: boo
 
 
 def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
-    """Four slides in `slides` with a list of two of them and `labels.csv`, and in the folder `scans` of the datastore
-    `lab`. Also a wheel of himl.
+    """Four slides in `slides` with a list of two of them, which are their own masks, and `labels.csv`, and in the
+    folder `scans` of the datastore `lab`. Also a wheel of himl.
 
     Montages are narrower than in the documents.
     """
@@ -243,7 +243,7 @@ def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
 
     world = azure(folder, staged, az)
     found = four_slides(folder / "slides")
-    (found / "dataset.csv").write_text("image,slide_id,label\nb.svs,B,two\na.tiff,A,one\n")
+    (found / "dataset.csv").write_text("image,slide_id,label,mask\nb.svs,B,two,b.svs\na.tiff,A,one,a.tiff\n")
     write_files(folder, {"labels.csv": "slide_id,label\nA,three\nB,four\n"})
     staged.put_blobs("lab", {f"scans/{name}": content for name, content in contents(found).items()})
     write_wheel(folder)
