@@ -1,9 +1,9 @@
 """Measure how the memory and the open handles of programs that run for hours grow. Linux only (/proc), needs sshd of
 OpenSSH.
 
-A job logs eighty points a second with MLflow and an event file, here and on a machine that is reached by SSH. Meanwhile,
-`himl runs list --watch` (of both workspaces), `himl tb` and `himl ui` show it, and get requests as from a page that is
-open. `--minutes` is the time after the warm-up."""
+A job logs eighty points a second with MLflow and an event file, here and on a machine that is reached by SSH.
+Meanwhile, `himl runs list --watch` (of both workspaces), `himl tb` and `himl ui` show it, and get requests as from a
+page that is open. `--minutes` is the time after the warm-up."""
 
 from __future__ import annotations
 

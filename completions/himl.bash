@@ -611,7 +611,7 @@ _himl_table() {
             --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --datastore=
-            --format=choice:human,json,quiet
+            --format=choice:human,table,csv,tsv,json,quiet
             --json
             --quiet|-q
             --verbose|-v

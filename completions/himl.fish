@@ -587,7 +587,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
-                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
+                '--format=choice:human,table,csv,tsv,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \

@@ -362,8 +362,12 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
     import_runs(lone, alone, ignore)
     assert lone.run("child_a").parent is None, "lists show no runs of a parent that is not there"
     theirs = tmp_path / "theirs.zip"
+
+    def write_theirs(_: object) -> None:
+        theirs.write_bytes(b"of another process")
+
     with pytest.raises(BadUsage, match="exists already"):
-        export_runs(workspace, [run], theirs, lambda _: theirs.write_bytes(b"of another process") and None)
+        export_runs(workspace, [run], theirs, write_theirs)
     assert theirs.read_bytes() == b"of another process"
     crate = json.loads((tmp_path / "folder" / "ro-crate-metadata.json").read_text())
     entities = {each["@id"]: each for each in crate["@graph"]}
