@@ -159,8 +159,14 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
         found = [*{run.id: run for run in _all_named(workspace, selection, notify)}.values()]
     elif selection.experiment is not None:
         limit, archived = selection.num_runs or 1, selection.archived
-        query = RunQuery(selection.experiment, selection.statuses, selection.tags, limit=limit, archived=archived)
-        query = replace(query, children=bool(archived))  # trials and steps are archived one by one
+        query = RunQuery(
+            selection.experiment,
+            selection.statuses,
+            selection.tags,
+            limit=limit,
+            archived=archived,
+            children=archived,  # trials and steps are archived one by one
+        )
         found = [*runs_of_experiment(workspace, query, notify, is_exact=selection.is_exact)]
         if not found:
             raise _nothing_in_experiment(workspace, selection, selection.experiment)
