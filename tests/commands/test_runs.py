@@ -704,6 +704,8 @@ def test_archived_trials_are_told_and_found(himl: Himl, empty: RecordedRuns) -> 
     himl.ok("runs", "archive", f"{SHOWN}_0")
     told = "Omitted 1 archived run. To list archived runs: himl runs list --archived --experiment"
     assert told in himl.ok("runs", "aggregate", SHOWN).stderr
+    empty.add("other_1_cc")
+    assert told in himl.ok("runs", "aggregate", SHOWN, "other_1_cc").stderr
     assert ids(himl.ok("runs", "list", "--archived", "--json")) == [f"{SHOWN}_0"]
     assert himl.ok("runs", "restore", "latest", "-q").stdout == f"{SHOWN}_0\n"
     assert told not in himl.ok("runs", "aggregate", SHOWN).stderr

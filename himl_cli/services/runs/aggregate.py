@@ -68,23 +68,34 @@ def choose_runs(
         return children_chosen(workspace, found[0], notify=notify)
     if selection.children:
         return in_order(_that_count(found, notify)), None
-    standing = workspace.ask_all(lambda run: children_chosen(workspace, run)[0] if MANY in run.tags else [run], found)
-    return [*{run.id: run for run in chain.from_iterable(standing)}.values()], None
+    below = workspace.ask_all(lambda run: _children(workspace, run) if MANY in run.tags else [], found)
+    standing = {run.id for run in _unarchived([*chain.from_iterable(below)], notify)}
+    counted = (
+        in_order([child for child in children if child.id in standing]) or [run]
+        for run, children in zip(found, below, strict=True)
+    )
+    return [*{run.id: run for run in chain.from_iterable(counted)}.values()], None
 
 
 def children_chosen(workspace: Workspace, parent: Run, *, notify: Notify = ignore) -> tuple[Sequence[Run], Run | None]:
     """Children of *parent*, and *parent*. Without children, *parent* alone, and None. If its script started them beside
     *parent*, that is the first of them."""
-    every = [
-        child for child in children_of(workspace, parent, archived=None) if child.id != f"{parent.id}{PREPARATION}"
-    ]
-    children = [child for child in every if not child.is_archived]
-    if archived := len(every) - len(children):
-        which = f"{archived} archived run{'s' * (archived != 1)}"
-        listed = f"himl runs list --archived --experiment {shlex.quote(parent.experiment)}"
-        notify(Notice(f"Omitted {which}. To list archived runs: {listed}"))
-    children = _that_count(beside(parent, children), notify)
+    children = _that_count(beside(parent, _unarchived(_children(workspace, parent), notify)), notify)
     return (in_order(children), parent) if children else ([parent], None)
+
+
+def _children(workspace: Workspace, parent: Run) -> list[Run]:
+    every = children_of(workspace, parent, archived=None)
+    return [child for child in every if child.id != f"{parent.id}{PREPARATION}"]
+
+
+def _unarchived(runs: Sequence[Run], notify: Notify) -> list[Run]:
+    """*runs* without those that are archived. *notify* receives how many are."""
+    for experiment, count in Counter(run.experiment for run in runs if run.is_archived).items():
+        which = f"{count} archived run{'s' * (count != 1)}"
+        listed = f"himl runs list --archived --experiment {shlex.quote(experiment)}"
+        notify(Notice(f"Omitted {which}. To list archived runs: {listed}"))
+    return [run for run in runs if not run.is_archived]
 
 
 def _that_count(runs: Sequence[Run], notify: Notify) -> list[Run]:
