@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -102,15 +103,24 @@ def _signature_in(content: bytes) -> list[str]:
 
 
 class ProcessLock:
-    """The lock of *path*, held until `release` or the end of this process, of any kind.
+    """The lock of *path*, held until `release` or the end of this process, of any kind. *mode* is that of a new file.
 
-    A process that is forked from this one neither holds nor releases it (filelock's own would, when the fork exits).
+    As a context, it waits for the lock and holds it. A process that is forked from this one neither holds nor releases
+    it (filelock's own would, when the fork exits).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mode: int = 0o666) -> None:
         self._path = path
+        self._mode = mode
         self._held: Any = None
         self._is_signed = False
+
+    def __enter__(self) -> ProcessLock:
+        self.take(math.inf)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def take(self, seconds: float = 2.0) -> bool:
         """Whether this process holds the lock now. Waits up to *seconds* for another one, which may only be checking
@@ -129,14 +139,14 @@ class ProcessLock:
         if sys.platform == "win32":
             from filelock import FileLock, Timeout
 
-            lock = FileLock(self._path, thread_local=False)
+            lock = FileLock(self._path, mode=self._mode, thread_local=False)
             with suppress(Timeout):
                 lock.acquire(timeout=0)
                 self._held = lock
             return self._held is not None
         import fcntl
 
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), self._mode)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

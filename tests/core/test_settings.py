@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -336,9 +337,15 @@ def test_lock_is_held_until_released_or_its_process_ends(tmp_path: Path) -> None
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == b"held"
         assert (is_held(path), lock.take()) == (True, False)
-        holder.kill()
+        threading.Timer(0.3, holder.kill).start()
+        with lock:  # waits for it
+            assert holder.wait() != 0
+            assert is_held(path)
     assert (is_held(path), lock.take()) == (False, True)
     lock.release()
+    with ProcessLock(tmp_path / "private", mode=0o600) as private:
+        assert private.take()
+        assert not (tmp_path / "private").stat().st_mode & 0o077 or sys.platform == "win32"
     if sys.platform != "win32":
         import resource
 

@@ -22,6 +22,7 @@ from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of, expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.runs import BROUGHT, FROM_RUN, Choice, FetchedCheckpoint, RunSelection
@@ -73,12 +74,10 @@ OpenAddress = Callable[[str], BlobStore]
 def cache_folder(key: str) -> Iterator[Path]:
     """Cache folder for *key*, which himl deletes `KEPT_DAYS` after its last use. Raises BadUsage without a home folder,
     DiskFailed."""
-    from filelock import FileLock
-
     top = cache_of("checkpoints", "for checkpoints", "Download the checkpoint, and give its path.")
     folder = top / hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
-        with FileLock(top / ".himl-lock"):  # no process may remove a folder that another one is about to use
+        with ProcessLock(top / ".himl-lock"):  # no process may remove a folder that another one is about to use
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / USED).touch()
             for other in [path for path in top.iterdir() if path.is_dir()]:

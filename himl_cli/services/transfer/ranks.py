@@ -26,7 +26,7 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of
-from himl_cli.core.locks import is_held
+from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.processes import machine_time, process_exists
 from himl_cli.core.ranks import LocalRank, local_rank
 from himl_cli.services.transfer.digests import short_hash
@@ -65,15 +65,13 @@ def rank_zero_only(
     barrier = _open_barrier(folder, key, me, notify)
     if me is None or barrier is None:
         return act()
-    from filelock import FileLock
-
     if me.rank == 0:
         barrier.clean_up()
     while True:
         number, is_joined = barrier.next_call(wait_seconds)
         if is_joined:
             return _as_own(barrier.wait_for(number), "died")
-        with FileLock(barrier.file("lock", number)):  # once the call has begun, a free lock means that it has ended
+        with ProcessLock(barrier.file("lock", number)):  # once the call has begun, a free lock means that it has ended
             if barrier.enter(0, number):  # otherwise, another rank began it
                 return barrier.carry_out(number, act)
 

@@ -13,20 +13,17 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import cache_of
-from himl_cli.core.locks import is_held
+from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.processes import boot_id
 from himl_cli.core.records import dataclass
 from himl_cli.services.transfer.digests import short_hash
 from himl_cli.services.transfer.local_files import folded, part_name
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 VERSION = 2
 OWN = 2  # `clean` of rows that this transfer writes. Later 1 if it exited, 0 if it was killed.
@@ -71,7 +68,7 @@ class TransferState(AbstractContextManager["TransferState"]):
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         self._pending: list[tuple[object, ...]] = []
         self._flushed = time.monotonic()
-        self._lock: BaseFileLock | None = None
+        self._lock: ProcessLock | None = None
         self.is_kept = True
         try:
             entry = _CacheEntry.of(folder)
@@ -237,17 +234,15 @@ def fetched_files(folder: Path) -> dict[str, tuple[int, int]] | None:
             return {}
 
 
-def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> BaseFileLock:
+def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> ProcessLock:
     """Lock of *entry*, which is created if necessary. Raises OSError.
 
     Entries are created, locked and removed only under the lock of the whole cache, so that no process locks an entry
     that is being removed.
     """
-    from filelock import FileLock, Timeout
-
     top, is_said = entry.path.parent, False
     while True:
-        with FileLock(top / ".himl-lock", mode=0o600):
+        with ProcessLock(top / ".himl-lock", mode=0o600), ExitStack() as stack:
             if top not in _cleaned:
                 _cleaned.add(top)
                 for path in top.iterdir():  # remove states of deleted folders
@@ -259,13 +254,14 @@ def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> Ba
                         if is_old and not is_held(path / "lock"):
                             shutil.rmtree(path)
             entry.path.mkdir(mode=0o700, exist_ok=True)
-            lock = FileLock(entry.path / "lock", mode=0o600)
-            with suppress(Timeout):
-                lock.acquire(timeout=0)
+            lock = ProcessLock(entry.path / "lock", mode=0o600)
+            if lock.take(0.0):
+                stack.callback(lock.release)
                 for name in ("target", "state.db"):
                     (entry.path / name).touch(mode=0o600)
                 # The content is the owner, and the file's time is the last use.
                 (entry.path / "target").write_bytes(os.fsencode(f"{entry.host}\n{entry.target}"))
+                stack.pop_all()
                 return lock
         if not is_said:
             warn(f"Another himl process is writing to '{folder}'. Waiting for it.")
