@@ -70,10 +70,10 @@ COMPARISON = lazy_pattern(
     + r"|(?P<sign>>=|<=|!=|<>|=|<|>)\s*(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?(?!\w))"
     + rf"|(?P<test>!=|<>|=|I?LIKE\b)\s*(?P<string>{STRING})"
     + r"|(?P<equals>!=|<>|=)\s*(?P<word>[\w.\-/:@+]+)"
-    + rf"|(?P<member>(?:NOT\s+)?IN\b)\s*(?P<list>\(\s*(?:{STRING})(?:\s*,\s*(?:{STRING}))*\s*,?\s*\)))",
+    + rf"|(?P<member>(?:NOT\s+)?IN\b)\s*(?P<list>\(\s*(?:{STRING})(?:\s*,\s*(?:{STRING}))*\s*(?:,\s*)?\)))",
     re.IGNORECASE,
 )
-ORDER = lazy_pattern(IDENTIFIER + r"\s*(?P<direction>(?:ASC|DESC)\b)?\s*", re.IGNORECASE)
+ORDER = lazy_pattern(IDENTIFIER + r"(?:\s*(?P<direction>(?:ASC|DESC)\b))?\s*", re.IGNORECASE)
 
 NUMERIC_TESTS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,

@@ -280,6 +280,12 @@ def sent(root: Path, ignored: tuple[str, ...] = ()) -> set[str]:
     return set(take_snapshot(root, ignored).snapshot.files)
 
 
+def test_a_header_of_a_key_before_empty_lines_takes_no_time(project: Path) -> None:
+    write_files(project, {"notes.txt": f"-----BEGIN PRIVATE KEY-----{chr(10) * 7_000}-----END PRIVATE KEY-----"})
+    with within(SECONDS):
+        assert sent(project) == {"notes.txt"}
+
+
 def test_count_and_size_are_those_of_files(project: Path) -> None:
     write_files(project, {"train.py": "x" * 10, "lib/net.py": "y" * 5})
     report = take_snapshot(project)

@@ -132,7 +132,7 @@ def _assigned(name: str, least: int) -> str:
     return rf"(?:{name})[\"']?\s*[:=]\s*[\"']?(?=[^\s\"',;]*[A-Z\d])([^\s\"',;{{}}<>\[\]()$%*]{{{least},}})"
 
 
-_PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----\s*(?:\n|\\+[nr])+\s*[A-Za-z0-9+/]{3}"
+_PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----[^\S\n]*(?:(?:\n|\\+[nr])[^\S\n]*)+[A-Za-z0-9+/]{3}"
 # Secrets in settings, in groups by a text in lower case that occurs: another such text, and a pattern, whose last group
 # is the secret. Python compiles it when both texts occur
 _Forms = Mapping[bytes, Sequence[tuple[bytes, str]]]
@@ -199,8 +199,8 @@ _READ_BY_NAME = {
     },
     "nuget.config": "(?i)ClearTextPassword",
     "settings.xml": "<password>[^<${]+<",
-    ".wgetrc": r"(?m)^\s*(?:\w+_)?password\s*=\s*\S",
-    ".curlrc": r"(?m)^\s*(?:-u|--?user|user)[\s=:]+\S+:\S",
+    ".wgetrc": r"(?m)^[ \t]*(?:\w+_)?password\s*=\s*\S",
+    ".curlrc": r"(?m)^[ \t]*(?:-u|--?user|user)[\s=:]+\S+:\S",
 }
 # Lists of packages, which may be long, and whose indexes may have passwords
 _PACKAGES = lazy_pattern(
@@ -208,7 +208,7 @@ _PACKAGES = lazy_pattern(
     r"|(?:uv|poetry|pipfile)\.lock"
 )
 # With a value that is not empty, a comment, or a reference such as $(PASSWORD)
-_KEY = r"(?mi)(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:(?![ \t]*[\"']{0,2}[ \t]*(?:\$[({]|[#,}]|\r?$))"
+_KEY = r"(?mi)(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:(?![ \t]*(?:[\"']{1,2}[ \t]*)?(?:\$[({]|[#,}]|\r?$))"
 _INNEREYE = r"(?m)^[\"']?variables[\"']?[ \t]*:"
 _INNEREYE_SECRET = _KEY % r"\w*(?:application|principal|account|storage|access|client|api)_key|\w*(?:password|secret)"
 _INNEREYE_PLACE = _KEY % "tenant_id|subscription_id|application_id|resource_group|workspace_name"

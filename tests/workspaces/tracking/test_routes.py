@@ -825,10 +825,15 @@ def test_filters() -> None:
     assert str(RequestError("Run 'a\0\x1b[2J\u202eé' does not exist.")) == r"Run 'a\x00\x1b[2J\u202eé' does not exist."
 
 
-def test_a_pattern_of_many_wildcards_takes_no_time() -> None:
-    item = Searchable(tags={"t": "a" * 2000})
+def test_many_wildcards_and_spaces_take_no_time() -> None:
+    item, spaces = Searchable(tags={"t": "a" * 2000}), " " * 100_000
     with within(SECONDS):
         assert not parse_filter(f"tags.t LIKE '{'%a' * 200}b'")[0].holds(item)
+        assert parse_order(f"tags.t{spaces}DESC{spaces}") == ("tags", "t", False)
+        with pytest.raises(BadSearch):
+            parse_order(f"tags.t{spaces}y")
+        with pytest.raises(BadSearch):
+            parse_filter(f"tags.t IN ('x'{spaces}y")
 
 
 def test_orders_put_what_has_no_value_last() -> None:
