@@ -77,7 +77,8 @@ def cache_folder(key: str) -> Iterator[Path]:
     top = cache_of("checkpoints", "for checkpoints", "Download the checkpoint, and give its path.")
     folder = top / hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
-        with ProcessLock(top / ".himl-lock"):  # no process may remove a folder that another one is about to use
+        # No process may remove a folder that another one is about to use
+        with ProcessLock(top / ".himl-lock", mode=0o600):
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / USED).touch()
             for other in [path for path in top.iterdir() if path.is_dir()]:

@@ -71,7 +71,8 @@ def rank_zero_only(
         number, is_joined = barrier.next_call(wait_seconds)
         if is_joined:
             return _as_own(barrier.wait_for(number), "died")
-        with ProcessLock(barrier.file("lock", number)):  # once the call has begun, a free lock means that it has ended
+        # Once the call has begun, a free lock means that it has ended
+        with ProcessLock(barrier.file("lock", number), mode=0o600):
             if barrier.enter(0, number):  # otherwise, another rank began it
                 return barrier.carry_out(number, act)
 
