@@ -28,7 +28,7 @@ from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.job_views import print_ended, print_prepared, print_sent
 from himl_cli.render.output import Output
 from himl_cli.render.progress import Watcher
-from himl_cli.services.runs.follow import watching
+from himl_cli.services.runs.follow import naming_started, watching
 from himl_cli.services.runs.outcome import await_outcome
 from himl_cli.services.submission.environment import CONDA_NAMES
 from himl_cli.services.submission.prepare import check_root, prepare_job
@@ -171,24 +171,25 @@ def run_job(
         raise BadUsage(f"{workspace.label} cannot run jobs.")
     output, job = Output(), prepare_job(request)
     print_prepared(output, job.remarks, job.report)
-    with Watcher(output) as notify:
+    with Watcher(output) as shown, naming_started(shown) as notify:
         run = start_and_note(partial(submit_prepared, workspace, job), Path.cwd(), notify)
-    with watching(run.id):
-        print_sent(output, run, waits=waits, follows=follows)
-        after_submission(run.id)
-        if not waits:
-            return run
-        with Watcher(output) as notify, output.job_output(run) as write:
-            return await_outcome(
-                workspace,
-                run,
-                notify,
-                partial(print_ended, output),
-                write=write if follows else None,
-                spec=job.spec,
-                webhook=job.spec.webhook,
-                cwd=request.cwd,
-            )
+        with watching(run.id):
+            shown.close()
+            print_sent(output, run, waits=waits, follows=follows)
+            after_submission(run.id)
+            if not waits:
+                return run
+            with Watcher(output) as notify, output.job_output(run) as write:
+                return await_outcome(
+                    workspace,
+                    run,
+                    notify,
+                    partial(print_ended, output),
+                    write=write if follows else None,
+                    spec=job.spec,
+                    webhook=job.spec.webhook,
+                    cwd=request.cwd,
+                )
 
 
 def submit(

@@ -46,7 +46,7 @@ from himl_cli.render.job_views import (
 )
 from himl_cli.render.output import Format
 from himl_cli.render.progress import Watcher
-from himl_cli.services.runs.follow import naming, watching
+from himl_cli.services.runs.follow import naming, naming_started, watching
 from himl_cli.services.runs.lookup import find_runs, parse_reference
 from himl_cli.services.runs.outcome import await_outcome, wait_for_run
 from himl_cli.services.submission.data import bring_inputs, send_inputs
@@ -579,11 +579,12 @@ def _run_here(session: Session, start: Callable[..., Run], waits: bool, spec: Jo
 def _run_sent(
     call: Submission, session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None
 ) -> Run:
-    with naming_once_made() as made:
-        with Watcher(session.output) as notify:  # ends the progress bar before the log begins
-            made.append(start_and_note(start, session.cwd, notify))
+    with Watcher(session.output) as shown, naming_started(shown) as notify:
+        run = start_and_note(start, session.cwd, notify)
+        with watching(run.id):
+            shown.close()  # before the log begins
         webhook = webhook_of(call.request) if waits else None
-        return wait_or_leave(session, made[0], waits=waits, follows=call.options.follow, spec=spec, webhook=webhook)
+        return wait_or_leave(session, run, waits=waits, follows=call.options.follow, spec=spec, webhook=webhook)
 
 
 def _run_mirrored(call: Submission, waits: bool) -> Run:
@@ -713,17 +714,3 @@ def wait_or_leave(
                 webhook=webhook,
                 cwd=session.cwd,
             )
-
-
-@contextmanager
-def naming_once_made() -> Iterator[list[Run]]:
-    """Yield a list for the submitted run. Once it contains the run, Ctrl-C only stops the waiting, and prints the id.
-    Raises Interrupted."""
-    made: list[Run] = []
-    try:
-        yield made
-    except KeyboardInterrupt:
-        if not made:
-            raise
-        with watching(made[0].id):
-            raise

@@ -38,6 +38,13 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Starting:
+    """From now on, the run that a submission starts may exist."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
 class Counting:
     """The number of further items of a kind (`slides`) to process, one after another."""
 
@@ -50,7 +57,7 @@ class Counted:
     """One item is done."""
 
 
-Event = Planned | Moved | Finished | Notice | Counting | Counted
+Event = Planned | Moved | Finished | Notice | Starting | Counting | Counted
 Notify = Callable[[Event], None]
 
 

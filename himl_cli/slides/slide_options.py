@@ -248,10 +248,10 @@ def run_on_azure(workspace_opts: WorkspaceOptions, output_opts: OutputOptions, r
     from functools import partial
     from tempfile import TemporaryDirectory
 
-    from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
+    from himl_cli.commands.submit_job import wait_or_leave
     from himl_cli.render.job_views import print_prepared
     from himl_cli.render.progress import Watcher
-    from himl_cli.services.runs.follow import watching
+    from himl_cli.services.runs.follow import naming_started, watching
     from himl_cli.services.submission.start import start_and_note
     from himl_cli.slides.cluster import check_data, prepare_slide_job
     from himl_cli.workspaces.resolve import azure_for_jobs
@@ -259,11 +259,11 @@ def run_on_azure(workspace_opts: WorkspaceOptions, output_opts: OutputOptions, r
     azure_for_jobs(*workspace_opts.names, start=request.job.cwd)  # before other checks
     with TemporaryDirectory(prefix=f"himl-{request.command}-") as folder:
         job = prepare_slide_job(request, Path(folder))
-        with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
+        with open_session(workspace_opts, output_opts, For.clusters) as session:
             check_data(request, session.workspace.datastore)
-            with Watcher(session.output) as notify:  # ends the progress bar before other output
-                start = partial(session.taker.submit, job.spec)
-                made.append(start_and_note(start, request.job.cwd, notify))
-            with watching(made[0].id):
-                print_prepared(session.output, job.remarks, job.report)
-            wait_or_leave(session, made[0], waits=waits, follows=False)
+            with Watcher(session.output) as shown, naming_started(shown) as notify:
+                run = start_and_note(partial(session.taker.submit, job.spec), request.job.cwd, notify)
+                with watching(run.id):
+                    shown.close()  # before other output
+                    print_prepared(session.output, job.remarks, job.report)
+                wait_or_leave(session, run, waits=waits, follows=False)

@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 
-from himl_cli.commands.submit_job import naming_once_made
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
 from himl_cli.core.runs import Run, RunStatus
@@ -1283,23 +1282,24 @@ def test_closed_terminal_or_killed_submit_leaves_job_running(
     assert himl.ok("runs", "logs", "latest").stdout == "up\ndone\n"
 
 
-def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@posix
+@pytest.mark.parametrize(("function", "returns"), [("interruptions", 2), ("submit_prepared", 1), ("start_and_note", 1)])
+def test_ctrl_c_between_the_creation_of_a_job_and_its_output_names_the_job(
+    himl: Himl, azure_project: StagedWorkspace, project: Path, function: str, returns: int
+) -> None:
+    write_files(project, {"train.py": "print(1)\n"})
+    ended = himl.interrupted(function, returns, "submit", "train.py", "--cluster", "cpu-cluster", "-q")
+    (run_id,) = azure_project.state.runs
+    said = f"error: Interrupted during the start of run '{run_id}', which may exist.\nhint: 'himl runs show {run_id}' "
+    assert (ended.code, ended.stdout, ended.stderr[: len(said)]) == (130, "", said)
+
+
+@posix
+def test_ctrl_c_once_a_run_has_begun_says_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user who waits for the file may interrupt at once.
 
     Python then raises the exception just after the file is renamed.
     """
-
-    def interrupted(*runs: Run) -> None:
-        with naming_once_made() as made:
-            made.extend(runs)
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted, match="'train_7'\\. The run continues") as caught:
-        interrupted(RUN)
-    assert caught.value.hint == "To cancel it: himl runs cancel train_7"
-    # Before that, the caller handles the interruption.
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
     with (
         pytest.raises(Interrupted, match="Interrupted after the creation of job 'train_7'") as caught,
         created_job("train_7"),

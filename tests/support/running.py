@@ -184,6 +184,26 @@ class Himl:
             start_new_session=new_session,
         )
 
+    def interrupted(self, function: str, returns: int, *arguments: str) -> Outcome:
+        """Call the program in a process that gets a Ctrl-C when *function* returns or yields for the *returns*th
+        time."""
+        script = f"""
+import signal, sys
+from himl_cli.__main__ import main
+seen = []
+def look(frame, event, value):
+    if event == "return" and frame.f_code.co_name == {function!r}:
+        seen.append(value)
+        if len(seen) == {returns}:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+sys.setprofile(look)
+main()
+"""
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True)
+        return Outcome(done.returncode, done.stdout, done.stderr, arguments)
+
 
 def _log_levels() -> dict[logging.Logger, int]:
     named = [logger for logger in logging.Logger.manager.loggerDict.values() if isinstance(logger, logging.Logger)]

@@ -355,6 +355,14 @@ print(*sorted(path.read_text() for path in data.rglob("*.txt")), one.read_text()
 """
 
 
+def test_ctrl_c_while_a_job_starts_there_names_it(box: SshServer, himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print(1)\n"})
+    ended = himl.interrupted("submit", 1, "submit", "train.py", "--cluster", "ssh:box", "-q")
+    (run_id,) = himl("runs", "list", "-q", *THERE).stdout.split()
+    said = f"error: Interrupted during the start of run '{run_id}', which may exist.\n"
+    assert (ended.code, ended.stdout, said in ended.stderr) == (130, "", True), ended.stderr
+
+
 def test_local_inputs_are_sent_once(box: SshServer, himl: Himl, project: Path, tmp_path: Path) -> None:
     """A changed one goes to another folder, so that jobs that read the earlier one go on."""
     write_files(tmp_path / "my data", {"a.txt": "a", "b/c.txt": "c"})

@@ -204,6 +204,17 @@ def test_an_interrupted_submission_is_looked_up_on_its_cluster(project: Path, si
     assert found.tags["himl.slurm_job"] == ("7;c2" if is_sent else "")
 
 
+def test_ctrl_c_after_sbatch_names_the_run(himl: Himl, project: Path, site: StandIns) -> None:
+    write_files(project, {"train.py": "print(1)", "pyproject.toml": ""})
+    site.print(sbatch="7\n", config="ClusterName             = c1\n")
+    ended = himl.interrupted("interruptions", 2, "submit", "train.py", "--cluster", "slurm:gpu", "-q")
+    (path,) = (project / ".himl" / "runs").iterdir()
+    assert (ended.code, ended.stdout, len(site.calls("sbatch"))) == (130, "", 1)
+    assert f"error: Interrupted during the start of run '{path.name}', which may exist.\n" in ended.stderr
+    site.print(squeue=WAITS.replace(RUN, path.name), config="ClusterName             = c1\n")
+    assert seen(project, path.name).status is RunStatus.queued
+
+
 def test_a_sweep_is_queued_as_long_as_its_tasks_are(himl: Himl, project: Path, site: StandIns) -> None:
     write_files(project, {"train.py": "print(1)", "pyproject.toml": ""})
     site.print(sbatch_c2="552;c2\n", squeue_c2_error=AWAY)

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed, StoppedWatching
-from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.events import Event, Notice, Notify, Starting, ignore
 from himl_cli.core.mounts import is_local_folder
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunQuery, RunStatus
@@ -369,6 +369,30 @@ def follow_to_end(
         for piece in follow_log(workspace, run_id, notify=notify, start=start):
             write(piece)
     return wait_for_end(workspace, run_id, ignore)
+
+
+@contextmanager
+def naming_started(notify: Notify) -> Iterator[Notify]:
+    """Yield an observer for the start of a run, which passes other events to *notify*. After `Starting`, Ctrl-C raises
+    Interrupted, which names the run."""
+    starting: list[str] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Starting):
+            starting.append(event.run_id)
+        else:
+            notify(event)
+
+    try:
+        yield observe
+    except KeyboardInterrupt as err:
+        if not starting:
+            raise
+        run_id = starting[0]
+        raise Interrupted(
+            f"Interrupted during the start of run '{run_id}', which may exist.",
+            hint=f"'himl runs show {run_id}' shows whether it exists, and 'himl runs cancel {run_id}' stops it.",
+        ) from err
 
 
 @contextmanager

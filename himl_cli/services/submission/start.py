@@ -75,9 +75,9 @@ def store_changes(workspace: Workspace, run: Run, changes: bytes, notify: Notify
     """Store the *changes* of the code of a job that has started, if there are any. A failure is a notice."""
     if not changes:
         return
-    from himl_cli.services.runs.writing import store_files
-
     with watching(run.id), TemporaryDirectory(prefix="himl-") as folder:
+        from himl_cli.services.runs.writing import store_files
+
         file = Path(folder, "changes.diff")
         try:
             file.write_bytes(changes)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound, ServiceFailed, WorkspaceNotFound
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.events import Notice, Notify, Starting
 from himl_cli.core.jobs import JobSpec, PipelineSpec, Resumption
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery, new_run_id
@@ -201,6 +201,7 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
         spec = replace(spec, run_id=spec.run_id or new_run_id(spec.experiment))
         files = sent_files(spec)
         self._note(Run(spec.run_id, spec.experiment, display_name=spec.display_name, workspace=self.label), notify)
+        notify(Starting(spec.run_id))
         try:
             run = self._start(spec, files, notify)
         except ServiceFailed:  # the job may have started

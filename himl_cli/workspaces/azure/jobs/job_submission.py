@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
-from himl_cli.core.events import Event, Notice, Notify, ignore
+from himl_cli.core.events import Event, Notice, Notify, Starting, ignore
 from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import Run, RunEnd, RunStatus, new_run_id
@@ -98,7 +98,7 @@ def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, no
 
     command = script_line(replace(spec, arguments=mask_arguments(spec.arguments)))
     renew = partial(_renew, (code, environment), notify)
-    return submit_request(connection, run_id, compose, tenant_id, spec.experiment, command, renew)
+    return submit_request(connection, run_id, compose, tenant_id, spec.experiment, command, notify, renew)
 
 
 def submit_pipeline(connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> Run:
@@ -120,7 +120,8 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
         # azure-ai-ml always sends a token with pipelines.
         return pipeline_request(connection.address, run_id, spec, steps), _user_token(connection)
 
-    return submit_request(connection, run_id, compose, tenant_id, spec.experiment, redact(spec.command), parts.renew)
+    command = redact(spec.command)
+    return submit_request(connection, run_id, compose, tenant_id, spec.experiment, command, notify, parts.renew)
 
 
 def submit_sweep(
@@ -154,9 +155,11 @@ def submit_sweep(
         if spec.new_cluster is not None:
             create_cluster(connection, spec.new_cluster, notify)
         _make(parts.assets.values(), notify)
-        writing.start(parent)
     sent = 0
     try:
+        with before_creation():
+            writing.start(parent)
+        notify(Starting(run_id))
         for number, trial in enumerate(trials):
 
             def compose(trial: PipelineSpec = trial, name: str = f"{run_id}_{number}") -> Composed:
@@ -164,7 +167,7 @@ def submit_sweep(
                 return pipeline_request(connection.address, name, trial, steps, run_id), _user_token(connection)
 
             job = (f"{run_id}_{number}", compose, tenant_id, spec.experiment, redact(spec.command))
-            submit_request(connection, *job, parts.renew)
+            submit_request(connection, *job, notify, parts.renew)
             sent += 1
     except BaseException as err:
         with suppress(HimlError):
@@ -325,6 +328,7 @@ def submit_request(
     tenant_id: str,
     experiment: str,
     command: str,
+    notify: Notify,
     renew: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Create job *run_id* with the request and headers from *compose*. If the service refuses it and *renew* restored
@@ -337,6 +341,7 @@ def submit_request(
     def create() -> Mapping[str, Any]:
         with before_creation():
             request, headers = compose()
+        notify(Starting(run_id))
         return _create_job(connection, run_id, request, headers)
 
     try:

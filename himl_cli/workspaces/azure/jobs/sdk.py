@@ -225,7 +225,7 @@ def submit_document(connection: Connection, datastores: Datastores, document: Do
     request = PutRequest(parts.path, parse_qs(parts.query)["api-version"][0], json.loads(sent.body))
     token = {USER_TOKEN: sent.headers[USER_TOKEN]} if sent.headers.get(USER_TOKEN) else {}
     return submit_request(
-        connection, run_id, lambda: (request, token), tenant_id, job.experiment_name, redact(document.command)
+        connection, run_id, lambda: (request, token), tenant_id, job.experiment_name, redact(document.command), notify
     )
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, NotFound, ServiceFailed
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.events import Notice, Notify, Starting
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import (
     DOCKERFILE,
@@ -144,6 +144,7 @@ def submit(connection: Connection, datastores: Datastores, spec: JobSpec, notify
                     item.key: _output(outputs[item.key], overwrite=item.overwrite) for item in spec.outputs
                 }
                 experiment = Experiment(workspace, spec.experiment)
+                notify(Starting(run_id))
                 if spec.sweep is None:
                     run = experiment.submit(config, run_id=run_id)
                 else:

@@ -19,7 +19,7 @@ from itertools import repeat
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted
-from himl_cli.core.events import Notice, Notify
+from himl_cli.core.events import Notice, Notify, Starting
 from himl_cli.core.files import last_lines
 from himl_cli.core.jobs import EngineSpec, JobSpec
 from himl_cli.core.locks import is_held
@@ -352,6 +352,7 @@ def _queue(
     unknown: NoAnswer | None = None
     try:
         with _shared(engine, folder, notify) as store, interruptions() as interrupted:
+            notify(Starting(folder.run_id))
             store.add(*(replace(run, tags={**run.tags, tag: ""}) for run in runs))
             try:
                 for job, parts in stage(lambda: bool(interrupted))(submitted):
