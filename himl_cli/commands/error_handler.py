@@ -49,9 +49,10 @@ def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[SimpleNamespace]:
 def giving_up() -> Iterator[None]:
     """Convert Ctrl-C to Interrupted, and `typer.Abort` to HimlError.
 
-    Python prints a traceback for a Ctrl-C in a destructor or a callback of weakref, and ignores it. This repeats it.
+    Python prints a traceback for a Ctrl-C in a destructor or a callback of weakref, and ignores it. This repeats it,
+    unless the command ends before.
     """
-    before = sys.unraisablehook
+    before, repeats = sys.unraisablehook, list[threading.Timer]()
 
     def repeat(ignored: sys.UnraisableHookArgs) -> None:
         if not issubclass(ignored.exc_type, KeyboardInterrupt):
@@ -61,7 +62,9 @@ def giving_up() -> Iterator[None]:
         pause = 0.01
         while True:
             try:
-                threading.Timer(pause, _interrupt, [threading.get_ident()]).start()
+                timer = threading.Timer(pause, _interrupt, [threading.get_ident()])
+                timer.start()
+                repeats.append(timer)
                 return
             except KeyboardInterrupt:
                 pause *= 2
@@ -81,6 +84,10 @@ def giving_up() -> Iterator[None]:
         raise
     finally:
         sys.unraisablehook = before
+        with suppress(KeyboardInterrupt):
+            for timer in repeats:
+                timer.cancel()
+                timer.join()
 
 
 def _interrupt(main_thread: int) -> None:
