@@ -134,6 +134,20 @@ def test_nothing_is_deleted_of_a_run_that_goes_on(workspace: Workspace) -> None:
     assert contents(code) == FILES
 
 
+def test_code_that_another_attempt_replaces_meanwhile_stays(workspace: Workspace) -> None:
+    """The list of the old code would give the next attempt a file that the new code no longer has."""
+    code = staged(workspace.runs / "first" / "code", workspace.project)
+
+    def replace() -> bool:
+        (code / "data" / "a.bin").unlink()
+        write_list(code, [json.dumps({"train.py": stage_file(workspace.project / "train.py", code / "train.py")})])
+        return True
+
+    workspace.store.keep({code: str(workspace.project)}, code.parent / "lock", replace)
+    assert set(staged_files(code)) == {"train.py"}
+    assert contents(code) == {name: body for name, body in FILES.items() if name != "data/a.bin"}
+
+
 def test_a_source_is_read_once_and_a_changed_one_again(workspace: Workspace) -> None:
     """A file that changed keeps its size and its time."""
     workspace.run("first")

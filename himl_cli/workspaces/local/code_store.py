@@ -176,13 +176,16 @@ class CodeStore:
         """Store the unchanged files of an ended run in the folders *places*, which were copied from the folders that
         are their values. Then delete the copies, unless the run goes on: a process has its *run_lock*, or *is_ended*
         is false. Raises OSError."""
-        names = {code: _names_in(code, staged_files(code)) for code in places}
+        known = {code: staged_files(code) for code in places}
+        names = {code: _names_in(code, staged) for code, staged in known.items()}
         with self.locked() as is_held:
             lists = {code: self._added(code, places[code], each) for code, each in names.items() if is_held and each}
             lock = ProcessLock(run_lock)
             try:
                 if not lists or not lock.take() or not is_ended():
                     return
+                if known != {code: staged_files(code) for code in places}:
+                    return  # another attempt replaced files before this process had the run's lock
                 for code, staged in lists.items():
                     write_atomic(_list_of(code), json.dumps(staged))
                     flush(code, ())
