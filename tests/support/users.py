@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ADA, BOB, EVE = 61001, 61002, 61003
@@ -33,7 +33,9 @@ def shared_folder() -> Iterator[Path | None]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        while folder.exists():
+            with suppress(FileNotFoundError):  # the supervisor of an ended run may close the workspace meanwhile
+                shutil.rmtree(folder)
 
 
 def closed_interpreter() -> tuple[str, str]:
