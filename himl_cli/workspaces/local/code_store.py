@@ -179,7 +179,11 @@ class CodeStore:
         known = {code: staged_files(code) for code in places}
         names = {code: _names_in(code, staged) for code, staged in known.items()}
         with self.locked() as is_held:
-            lists = {code: self._added(code, places[code], each) for code, each in names.items() if is_held and each}
+            lists = {
+                code: self._added(code, places[code], each, known[code])
+                for code, each in names.items()
+                if is_held and each
+            }
             lock = ProcessLock(run_lock)
             try:
                 if not lists or not lock.take() or not is_ended():
@@ -208,10 +212,10 @@ class CodeStore:
         shared = (name for name, copy in staged.items() if copy.changed and is_shared(name, copy))
         _delete(code, staged, shared if _names_in(code, staged) else ())
 
-    def _added(self, code: Path, root: str, names: Set[str]) -> dict[str, Staged]:
-        """The list of *code*, which has the files *names*, with their names in the store, to which unchanged ones are
-        added."""
-        staged, known = staged_files(code), self._latest(root)
+    def _added(self, code: Path, root: str, names: Set[str], listed: Mapping[str, Staged]) -> dict[str, Staged]:
+        """The list *listed* of *code*, which has the files *names*, with their names in the store, to which unchanged
+        ones are added."""
+        staged, known = dict(listed), self._latest(root)
         parts, token = dict[str, Path](), os.urandom(8).hex()
         for name, copy in staged.items():
             if not copy.changed or is_result(name) or name not in names:
