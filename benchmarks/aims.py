@@ -313,7 +313,7 @@ FILE_ORDER = (
 START = (
     "Of {{wall transfer | small down | himl command}}, the engine takes {{wall transfer | small down | "
     "himl engine}}. The rest is the start of Python, the "
-    "import of some 400 modules, of which azure-core and requests take a quarter of the time, and the request for the "
+    "import of some 400 modules, of which Typer and requests take half of the time, and the request for the "
     "datastore. rclone, a single "
     "binary, takes {{wall transfer | small down | rclone}} in "
     "total. Whether himl meets a limit in seconds depends on the speed of the machine."

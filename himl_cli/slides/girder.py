@@ -10,13 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlencode
 
 from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.json_text import NotJson, read_valid_json
 from himl_cli.core.redaction import is_address, parts_of, shown
-from himl_cli.workspaces.azure.http import load_azure_core, open_transport
+from himl_cli.workspaces.azure.http import open_http_session
 from himl_cli.workspaces.azure.network_errors import network_error
 from himl_cli.workspaces.azure.responses import one_line
 from himl_cli.workspaces.retry import CONTROL_PLANE, is_transient
@@ -49,7 +48,7 @@ class GirderClient:
         self.host, self.is_encrypted = parts.hostname, parts.scheme.lower() == "https"
         self.address = re.split(r"/(?:api(?:/v\d+)?|static)(?:/|$)", shown(address))[0].rstrip("/")
         self._key, self._token = key.strip(), ""
-        self._transports: dict[bool, Any] = {}
+        self._sessions: dict[bool, Any] = {}
 
     def request(self, method: str, route: str, *, json: Any = None, repeats: bool = True, **params: str | int) -> Any:
         """The JSON answer of `/api/v1/ROUTE`. Retries transient failures, unless *repeats* is False.
@@ -62,8 +61,8 @@ class GirderClient:
         return self._send(method, route, json=json, repeats=repeats, params=params)
 
     def close(self) -> None:
-        for transport in self._transports.values():
-            transport.close()
+        for session in self._sessions.values():
+            session.close()
 
     def _sign_in(self) -> str:
         version = self._send("GET", "system/version")
@@ -90,22 +89,18 @@ class GirderClient:
         params: Mapping[str, str | int] | None = None,
         repeats: bool = True,
     ) -> Any:
-        load_azure_core()
-        from azure.core.exceptions import AzureError
-        from azure.core.rest import HttpRequest
-
-        if repeats not in self._transports:
+        if repeats not in self._sessions:
             once = replace(CONTROL_PLANE, attempts=1, read_timeout=WRITE_SECONDS)
-            self._transports[repeats] = open_transport(CONTROL_PLANE if repeats else once)
+            self._sessions[repeats] = open_http_session(CONTROL_PLANE if repeats else once)
         url = f"{self.address}/api/v1/{route}"
         headers = {"User-Agent": f"himl/{__version__}", "Accept": "application/json"}
         if self._token:
             headers["Girder-Token"] = self._token
-        body: dict[str, Any] = {name: value for name, value in (("json", json), ("data", form)) if value is not None}
-        request = HttpRequest(method, f"{url}?{urlencode(params)}" if params else url, headers=headers, **body)
+        from requests import RequestException
+
         try:
-            answer = self._transports[repeats].send(request)
-        except AzureError as err:
+            answer = self._sessions[repeats].request(method, url, headers=headers, params=params, json=json, data=form)
+        except RequestException as err:
             raise network_error(err, url) from err
         status = answer.status_code
         log.debug("%s %s -> %d", method, url, status)

@@ -195,7 +195,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-heavy = ("azure.ai.ml", "azure.identity", "msal", "azureml", "mlflow", "cryptography", "aiohttp", "opentelemetry")
+heavy = ("azure", "msal", "azureml", "mlflow", "cryptography", "aiohttp", "opentelemetry")
 print("loaded:", [name for name in heavy if name in sys.modules])
 """
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from himl_cli import __version__
@@ -29,11 +29,14 @@ from himl_cli.core.redaction import parts_of, redact
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import JOB_SOURCE, ApiVersion, AzureSettings, WorkspaceAddress
 from himl_cli.workspaces.azure.credentials import RUN_TOKEN, Chain, JobIdentity, Token, user_sources
-from himl_cli.workspaces.azure.http import load_azure_core, open_transport, read_response
+from himl_cli.workspaces.azure.http import open_http_session, read_response
 from himl_cli.workspaces.azure.network_errors import is_unknown_host, network_error
 from himl_cli.workspaces.azure.responses import Page, Response, pages
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, claims_of, refusal, says_closed
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger(__name__)
 
@@ -321,16 +324,16 @@ class Connection(AbstractContextManager["Connection"]):
         self.tokens = Tokens(issuer, kept_tokens)
         self.observers: list[Callable[[Response], object]] = []
         self._record: WorkspaceRecord | None = None
-        self._transport: Any = None
+        self._session: Any = None
         self.after_fork()
         register_after_fork(self)
 
     def after_fork(self) -> None:
         # A thread that holds the first one, for the record, may wait for a response and so for the other
-        self._lock, self._transport_lock = threading.RLock(), threading.Lock()
-        if self._transport is not None:
+        self._lock, self._session_lock = threading.RLock(), threading.Lock()
+        if self._session is not None:
             self._closer.detach()
-            self._transport = None
+            self._session = None
 
     @classmethod
     def open(
@@ -432,7 +435,7 @@ class Connection(AbstractContextManager["Connection"]):
         used = token or (self.tokens.get(scope) if scope else None)
         answer = self._send(method, full, json, used, headers)
         if answer.status_code == 401 and scope and used and not token:
-            text = answer.text()
+            text = answer.text
             # The service would reject a new token, too, because it is of the same wrong tenant.
             if "InvalidAuthenticationTokenTenant" not in text and not says_closed(text):
                 used = self.tokens.renew(scope, used, claims_of(answer.headers))
@@ -447,11 +450,9 @@ class Connection(AbstractContextManager["Connection"]):
             raise error
         return found
 
-    def _send(self, method: str, url: str, body: Any, token: str | None, more: Mapping[str, str] | None) -> Any:
-        load_azure_core()
-        from azure.core.exceptions import AzureError
-        from azure.core.rest import HttpRequest
-
+    def _send(
+        self, method: str, url: str, body: Any, token: str | None, more: Mapping[str, str] | None
+    ) -> requests.Response:
         headers = {
             "User-Agent": f"himl/{__version__}",
             "Accept": "application/json",
@@ -460,18 +461,21 @@ class Connection(AbstractContextManager["Connection"]):
         }
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        if body is None and method != "GET":
-            headers["Content-Length"] = "0"
-        request = HttpRequest(method, url, headers=headers, **({} if body is None else {"json": body}))
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         began = time.perf_counter()
-        with self._transport_lock:
-            if self._transport is None:
-                self._transport = open_transport(self._policy)
-                self._closer = weakref.finalize(self, self._transport.close)
-            transport = self._transport
+        with self._session_lock:
+            if self._session is None:
+                self._session = open_http_session(self._policy)
+                self._closer = weakref.finalize(self, self._session.close)
+            session = self._session
+        from requests import RequestException
+
         try:
-            answer = transport.send(request)
-        except AzureError as err:
+            answer: requests.Response = session.request(
+                method, url, headers=headers, data=None if body is None else json.dumps(body)
+            )
+        except RequestException as err:
             resource_manager = urlsplit(self.address.cloud.resource_manager).hostname
             if is_unknown_host(err) and urlsplit(url).hostname != resource_manager:
                 self.forget_record()
@@ -492,10 +496,10 @@ class Connection(AbstractContextManager["Connection"]):
         return responses.clock_skew(self.request("GET", url, params={"api-version": ApiVersion.ENDPOINTS}).headers)
 
     def close(self) -> None:
-        with self._transport_lock:
-            if self._transport is not None:
+        with self._session_lock:
+            if self._session is not None:
                 self._closer()
-                self._transport = None
+                self._session = None
         self._issuer.close()
 
     def __exit__(self, *_: object) -> None:

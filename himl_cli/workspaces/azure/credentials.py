@@ -35,7 +35,7 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
 from himl_cli.core.settings import PRIVATE_FILE
 from himl_cli.workspaces.azure.config import CLOUDS, SIGN_IN_VARIABLES, AzureSettings, Cloud
-from himl_cli.workspaces.azure.http import load_azure_core, open_transport
+from himl_cli.workspaces.azure.http import CONNECT_SECONDS, load_azure_core, open_http_session
 from himl_cli.workspaces.azure.network_errors import is_network_error, network_error
 from himl_cli.workspaces.azure.responses import as_time
 from himl_cli.workspaces.azure.service_errors import STRONGER, Reason, reason_of
@@ -211,27 +211,31 @@ SIGN_IN = RetryPolicy(attempts=4, first=0.5, total=16.0, longest_asked=16.0, rea
 
 
 class Credential:
-    """A credential of azure-identity that sends requests through himl's transport and records failing statuses."""
+    """A credential of azure-identity that sends requests through himl's HTTP session and records failing statuses."""
 
     def __init__(self, name: str, *arguments: str, policy: RetryPolicy = SIGN_IN, **options: Any) -> None:
         import azure.identity
+        from azure.core.pipeline.transport import RequestsTransport
 
-        self._transport = open_transport(policy)
-        retries = {"retry_total": 0}  # the transport retries
-        self._inner = getattr(azure.identity, name)(*arguments, transport=self._transport, **retries | options)
+        self._session = open_http_session(policy)
+        retries = {"retry_total": 0}  # the session retries
+        transport = RequestsTransport(
+            session=self._session, connection_timeout=CONNECT_SECONDS, read_timeout=policy.read_timeout
+        )
+        self._inner = getattr(azure.identity, name)(*arguments, transport=transport, **retries | options)
 
     @property
     def failing_status(self) -> int:
         """The status with which the sign-in service reported overload or failure, or 0."""
-        return int(self._transport.failing_status)
+        return int(self._session.failing_status)
 
     def get_token(self, scope: str, *, claims: str | None = None) -> Any:
-        self._transport.failing_status = 0
+        self._session.failing_status = 0
         return self._inner.get_token(scope, claims=claims)
 
     def close(self) -> None:
         self._inner.close()
-        self._transport.close()
+        self._session.close()
 
 
 PROCESS_SECONDS = 20  # for a program that returns tokens

@@ -1,8 +1,8 @@
-"""The transport of requests to Azure's control plane and the workspace's services: azure-core with himl's limits,
+"""Sessions for requests to Azure's control plane and the workspace's services: those of `requests` with himl's limits,
 certificates and retries. `connection` sends the requests, and several may run at once, by `ask_all`. Both
 limit the same connections (MANY_AT_ONCE).
 
-Importing azure-core and requests takes 0.13 s of CPU, so it happens at the first request.
+The first request imports `requests`, and azure-core, which takes nearly as long, only if himl has to sign in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from http.cookiejar import DefaultCookiePolicy
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from himl_cli.core.errors import ServiceFailed
@@ -30,6 +30,9 @@ from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.service_errors import says_closed
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState, attempts_after
 from himl_cli.workspaces.transfer_engine.headers import retry_after
+
+if TYPE_CHECKING:
+    import requests
 
 log = logging.getLogger(__name__)
 
@@ -46,53 +49,58 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def open_transport(policy: RetryPolicy) -> Any:
-    """azure-core's transport through requests, with himl's limits and retries. Its `failing_status` is that of the last
-    response that still reported overload or failure.
+def open_http_session(policy: RetryPolicy) -> Any:
+    """A `requests.Session` with himl's limits, certificates and retries, which follows no redirects. Its
+    `failing_status` is that of the last response that still reported overload or failure.
 
     An attempt ends after 10 s without a connection, and after the policy's `read_timeout` without a byte.
     """
-    import requests
-    import requests.adapters
-    from azure.core.exceptions import AzureError, ServiceRequestError
-    from azure.core.pipeline.transport import RequestsTransport
+    # One thread at a time imports requests, as for azure-core, which shares modules with it.
+    with IMPORT_LOCK:
+        import requests
+        from requests.adapters import HTTPAdapter
+    silence("urllib3.connectionpool")
 
     slow: set[str] = set()
     busy: dict[str, float] = {}  # until when a host wants no requests
+    authorities = ca_bundle()
 
-    class Transport(RequestsTransport):  # type: ignore[misc]  # untyped, created on demand
+    class Session(requests.Session):
         failing_status = 0
 
-        def send(self, request: Any, **options: Any) -> Any:
-            """The response of azure-core's transport, with retries after a missing or broken connection, 408, 429 and
-            5xx, but not for a closed network.
+        def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+            """The response, with retries after a missing or broken connection, 408, 429 and 5xx, but not for a closed
+            network.
 
             A host that took longer than one attempt may, and failed, has the time of one attempt from then on, until it
             answers: otherwise a command for many runs would take minutes for each. A Retry-After applies to the
             requests of all threads to that host.
 
-            Returns the last response, or raises azure-core's last error. Raises ServiceFailed if the file of
+            Returns the last response, or raises the last error of requests. Raises ServiceFailed if the file of
             certificate authorities is missing, because it may be about to be replaced.
             """
-            parts = urlsplit(request.url)
+            options |= {"verify": authorities, "allow_redirects": False}
+            if options.get("timeout") is None:
+                options["timeout"] = CONNECT_SECONDS, policy.read_timeout
+            parts = urlsplit(request.url or "")
             host, service = parts.hostname or "", parts.path[1:].partition("/")[0]
             state = RetryState(replace(policy, total=policy.read_timeout) if host in slow else policy)
             for failures in count(1):
-                error: AzureError | None = None
+                error: Exception | None = None
                 while (left := busy.get(host, 0.0) - time.monotonic()) > 0:
-                    self.sleep(left)
+                    time.sleep(left)
                 try:
                     response = super().send(request, **options)
                     failure = _failure_of_answer(response, host, service)
-                except AzureError as err:
+                except requests.RequestException as err:
                     error = err
                     failure = Failure(
                         ServiceFailed(str(err)),
                         may_pass=not is_permanent(err),
-                        is_unconnected=isinstance(err, ServiceRequestError) and not is_disconnect(err),
+                        is_unconnected=isinstance(err, requests.ConnectionError) and not is_disconnect(err),
                         message=f"{host} did not answer",
                     )
-                except OSError as err:  # from requests itself before it sent anything; azure-core does not wrap it
+                except OSError as err:  # from requests before it sent anything
                     if Path(authorities).exists():
                         raise
                     raise ServiceFailed(
@@ -104,7 +112,7 @@ def open_transport(policy: RetryPolicy) -> Any:
                     break
                 if failure is not None and failure.retry_after:
                     busy[host] = max(busy.get(host, 0.0), time.monotonic() + failure.retry_after)
-                self.sleep(pause)
+                time.sleep(pause)
             if failure is None:
                 slow.discard(host)
             elif time.monotonic() > state.started + policy.read_timeout:
@@ -115,28 +123,21 @@ def open_transport(policy: RetryPolicy) -> Any:
                 self.failing_status = response.status_code
             return response
 
-    session, authorities = requests.Session(), ca_bundle()
+    session = Session()
     session.auth = lambda prepared: prepared  # otherwise requests replaces himl's token by credentials of ~/.netrc
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.mount("https://", requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=MANY_AT_ONCE))
-    return Transport(
-        session=session,
-        connection_timeout=CONNECT_SECONDS,
-        read_timeout=policy.read_timeout,
-        connection_verify=authorities,
-    )
+    session.mount("https://", HTTPAdapter(pool_connections=8, pool_maxsize=MANY_AT_ONCE))
+    return session
 
 
-def _failure_of_answer(response: Any, host: str, service: str) -> Failure | None:
+def _failure_of_answer(response: requests.Response, host: str, service: str) -> Failure | None:
     status = response.status_code
     most = attempts_after(service, status)
     if not most:
         return None
-    # The body of either of azure-core's two kinds of responses.
-    content = response.content if hasattr(response, "content") else response.body()
     return Failure(
         ServiceFailed(f"{host} answered {status}."),
-        may_pass=not says_closed(bytes(content).decode("utf-8", "replace")),
+        may_pass=not says_closed(response.content.decode("utf-8", "replace")),
         retry_after=retry_after(response.headers.get),
         max_attempts=most,
         message=f"{host} {'is busy' if status in (429, 503) else 'failed'} ({status})",
@@ -144,8 +145,7 @@ def _failure_of_answer(response: Any, host: str, service: str) -> Failure | None
 
 
 def load_azure_core() -> None:
-    """Import azure-core's parts for requests, and silence the vendor's loggers below CRITICAL, unless the user set a
-    level for them.
+    """Import azure-core's parts for requests, and silence the vendor's loggers.
 
     One thread at a time, because azure-core's modules import each other, and two threads that start at different ends
     could see an incomplete one. azure-identity warns of every credential that does not apply, azure-core logs a line
@@ -153,13 +153,18 @@ def load_azure_core() -> None:
     """
     with IMPORT_LOCK:
         from azure.core.pipeline.transport import RequestsTransport  # noqa: F401
-    for name in ("azure.core", "azure.identity", "msal", "urllib3.connectionpool"):
+    silence("azure.core", "azure.identity", "msal", "urllib3.connectionpool")
+
+
+def silence(*names: str) -> None:
+    """Silence the loggers of *names* below CRITICAL, unless the user set a level for them."""
+    for name in names:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)
 
 
-def read_response(method: str, url: str, answer: Any) -> Response:
+def read_response(method: str, url: str, answer: requests.Response) -> Response:
     status, headers = answer.status_code, {name.lower(): value for name, value in answer.headers.items()}
     host, hint = urlsplit(url).hostname, "Check for a proxy or a sign-in page of this network."
     body: Any = None

@@ -123,11 +123,12 @@ def is_permanent(err: BaseException) -> bool:
 
 
 def is_disconnect(err: BaseException) -> bool:
-    """Return whether an established connection broke, so that the service may have carried out the request.
+    """Return whether an established connection broke or was silent, so that the service may have carried out the
+    request.
 
     Behind a proxy, urllib3 reports this as a ProxyError, as if it had sent nothing yet.
     """
-    return any(type(inner).__name__ in _BROKEN for inner in causes_of(err))
+    return any(type(inner).__name__ in {*_BROKEN, "ProtocolError", "ReadTimeoutError"} for inner in causes_of(err))
 
 
 def causes_of(err: BaseException) -> list[BaseException]:
