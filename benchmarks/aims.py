@@ -281,7 +281,9 @@ PROCESSES = (
     "job even if the supervisor is killed. A trace of one call (202 ms with the trace) shows 29 ms until the "
     "supervisor starts, 110 ms in which himl loads Typer, parses the options, checks the job and lists its files, "
     "while the two other processes load, 20 ms until the run is recorded, its files are staged and the script starts, "
-    "27 ms in the script, and 16 ms until the end is recorded and printed."
+    "27 ms in the script, and 16 ms until the end is recorded and printed. git answers six questions "
+    "meanwhile: without a checkout, a job takes 20 ms less, and on a file system in memory 14 ms less. An earlier "
+    "commit took as long here, and 20 ms less on another machine."
 )
 CONTENTION = (
     "The 16 commands start together, three processes each, and have all started after about 2 s. Until "
