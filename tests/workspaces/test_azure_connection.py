@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 
@@ -515,6 +516,35 @@ def test_unknown_and_unsupported_datastores_fail_with_reason(connection: Connect
     job.add_datastore("data", kind="AzureDataLakeGen2", credentials="ServicePrincipal", service_principal=nobody)
     with pytest.raises(NotAllowed, match=r"datastore 'data' cannot sign in: its tenant 'no tenant!' is not an id"):
         listed(Datastores(connection).open("data"))
+
+
+def test_refused_principal_of_a_datastore_is_told_in_himls_words(
+    azure_environment: StagedWorkspace, project: Path, tmp_path: Path
+) -> None:
+    """With a cached token, only the principal needs azure-identity, whose loggers would print to stderr."""
+    azure_environment.write_config(project)
+    with connected(azure_environment, project) as connection:
+        connection.record()
+    stranger = replace(azure_environment.add_principal(), secret="another")
+    azure_environment.add_datastore(
+        "data", kind="AzureDataLakeGen2", credentials="ServicePrincipal", service_principal=stranger
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "himl_cli",
+        "datastore",
+        "download",
+        "a/",
+        str(tmp_path / "a"),
+        "--datastore",
+        "data",
+    ]
+    done = subprocess.run(command, cwd=project, check=False, capture_output=True, text=True)
+    assert done.returncode == 4
+    error, hint = done.stderr.splitlines()
+    assert "The service principal of datastore 'data'" in error
+    assert "Check whether its secret expired." in hint
 
 
 def test_datastore_without_a_secret_needs_the_identity(

@@ -2,7 +2,7 @@
 certificates and retries. `connection` sends the requests, and several may run at once, by `ask_all`. Both
 limit the same connections (MANY_AT_ONCE).
 
-The first request imports `requests`, and azure-core, which takes nearly as long, only if himl has to sign in.
+The first request imports `requests`. azure-core, which takes nearly as long, is imported only where himl signs in.
 """
 
 from __future__ import annotations

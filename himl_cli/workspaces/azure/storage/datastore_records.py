@@ -26,6 +26,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.config import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.http import load_azure_core
 from himl_cli.workspaces.azure.responses import pages, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.blob_responses import NO_KEYS, ROLES, parse_xml
@@ -345,6 +346,7 @@ def _container_sas(secret: Mapping[str, Any], record: DatastoreRecord, *, delete
         return token
     if not key:
         raise ServiceFailed(f"The workspace returned no usable secret for {record.label}.", hint=UPDATE)
+    load_azure_core()
     from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
     try:
@@ -371,6 +373,7 @@ class _PrincipalSigner(Signer):
         self._record = record
 
     def _make(self, refused: Signature | None, code: str) -> Signature:
+        load_azure_core()
         from azure.core.exceptions import AzureError, ClientAuthenticationError
         from azure.identity import ClientSecretCredential
 
@@ -474,6 +477,7 @@ class FileSigner(Signer):
         return self._signed(ends, user_delegation_key=key)
 
     def _signed(self, ends: datetime, **key: Any) -> Signature:
+        load_azure_core()
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
         sas = generate_blob_sas(
@@ -490,6 +494,7 @@ class FileSigner(Signer):
 
 
 def _delegation_key_in(response: CurlResponse) -> Any:
+    load_azure_core()
     from azure.storage.blob import UserDelegationKey
 
     key = UserDelegationKey()  # type: ignore[no-untyped-call]
