@@ -39,7 +39,7 @@ class BlobInfo:
     modified: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FetchRequest:
     """Bytes `offset` to `offset + length` of a blob, valid only while its ETag is `blob.etag`.
 
@@ -54,7 +54,7 @@ class FetchRequest:
     checked_each: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StoreRequest:
     """Store the file at `path`, of `size` bytes, as `name`.
 

@@ -13,11 +13,10 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.patterns import lazy_pattern
-from himl_cli.core.records import dataclass
 
 PART_SUFFIX = ".himl-part"
 # Bookkeeping of earlier versions beside a user's files
@@ -89,8 +88,7 @@ def is_board_file(name: str) -> bool:
     return is_event_file(name) or PLUGIN_FILE.search(name) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(NamedTuple):
     """A file found in a folder: its name with `/` separators, its path, and its state at that time."""
 
     name: str

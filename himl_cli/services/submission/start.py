@@ -10,11 +10,10 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import LATEST_RUN_FILE, remove_tree, write_atomic
+from himl_cli.core.files import LATEST_RUN_FILE, remove_tree, temporary_folder, write_atomic
 from himl_cli.core.jobs import JobSpec, NewCode, Resumption
 from himl_cli.core.redaction import is_masked, mask_arguments, redact
 from himl_cli.core.runs import (
@@ -75,10 +74,10 @@ def store_changes(workspace: Workspace, run: Run, changes: bytes, notify: Notify
     """Store the *changes* of the code of a job that has started, if there are any. A failure is a notice."""
     if not changes:
         return
-    with watching(run.id), TemporaryDirectory(prefix="himl-") as folder:
+    with watching(run.id), temporary_folder() as folder:
         from himl_cli.services.runs.writing import store_files
 
-        file = Path(folder, "changes.diff")
+        file = folder / "changes.diff"
         try:
             file.write_bytes(changes)
             store_files(workspace.run_files(run.id), {CHANGES: file})

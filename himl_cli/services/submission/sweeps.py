@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from random import SystemRandom
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.json_text import Spelled
@@ -238,6 +237,8 @@ def with_seed(spec: SweepSpec, *, on_azure: bool, sdk: str = "v2") -> SweepSpec:
     On Azure ML, only random sampling with the newer API accepts a seed. Without a random seed, a second sweep would
     draw the same values as the first.
     """
+    from random import SystemRandom  # which a job without a sweep does not need
+
     takes_one = spec.sampling in ("random", "bayesian") if not on_azure else spec.sampling == "random" and sdk != "v1"
     return replace(spec, seed=SystemRandom().randrange(1_000_000)) if takes_one and spec.seed is None else spec
 

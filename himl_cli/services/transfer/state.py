@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import cache_of
@@ -41,8 +41,7 @@ _reported: set[str] = set()
 _cleaned: set[Path] = set()
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedFile:
+class FetchedFile(NamedTuple):
     """A file at the end of its download: `size` and `mtime_ns` of the local file, `source` and `etag` of the blob.
 
     `md5` is None if it was not computed. `clean` means that the command which wrote the file exited. Only then do size
@@ -177,7 +176,7 @@ class TransferState(AbstractContextManager["TransferState"]):
                 self._connection.executemany(statement, rows)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _CacheEntry:
     """Folder *path* of the cache with the state of the folder *target*, a real path.
 

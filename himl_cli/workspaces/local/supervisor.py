@@ -29,6 +29,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.installed import RunEnvironment, environment_of, machine_facts
 from himl_cli.core.jobs import Entry, JobSpec, Snapshot
 from himl_cli.core.mounts import is_local_folder
+from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import GPUS, LAST_ATTEMPT, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
 from himl_cli.workspaces.local.engines import engine_named, engine_of
@@ -409,6 +410,7 @@ def main() -> None:
     atexit.register(gc.freeze)  # skips the garbage collection at exit, which takes 10 ms
     for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compile them before the request arrives
         types_of(record)
+    mask_document("a value", "author")  # compiles the patterns of secrets, since this name contains `auth`
     document = read_request(start_spare)
     if not document:
         return  # `himl submit` has ended, or needs no supervisor here
