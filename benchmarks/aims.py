@@ -275,16 +275,6 @@ EIGHT_TIMES = (
     "libcurl. Python alone takes 41 ms to create, write "
     "and rename 2,000 such files, and 44 ms for their MD5."
 )
-PROCESSES = (
-    "The job needs three new processes: himl, the process that supervises the job and outlives the "
-    "terminal, and a small one that ends the processes of the "
-    "job even if the supervisor is killed. A trace of one call (202 ms with the trace) shows 29 ms until the "
-    "supervisor starts, 110 ms in which himl loads Typer, parses the options, checks the job and lists its files, "
-    "while the two other processes load, 20 ms until the run is recorded, its files are staged and the script starts, "
-    "27 ms in the script, and 16 ms until the end is recorded and printed. git answers six questions "
-    "meanwhile: without a checkout, a job takes 20 ms less, and on a file system in memory 14 ms less. An earlier "
-    "commit took as long here, and 20 ms less on another machine."
-)
 CONTENTION = (
     "The 16 commands start together, three processes each, and have all started after about 2 s. Until "
     "then a list, which needs "
@@ -407,7 +397,6 @@ AIMS = (
         _of("a local job", "himl submit train.py"),
         0.18,
         minus=_of("a local job", "python train.py"),
-        cause=PROCESSES,
     ),
     Aim(
         "submit_local",
