@@ -328,6 +328,8 @@ class HimlCommand(_Base, TyperCommand):
                 "Repeat the option",
                 [*args[:index], *(word for each in more for word in (option, each)), *rest],
             )
+        elif before[1] == "--best" and "--metrics" in switches:
+            what, words = "Name the metric", [*args[:index], "--metrics", ",".join(more), *rest]
         elif self._lists_runs(ctx) and re.search(r"^latest$|_\d{10}_[0-9a-f]{8}", found[1]):
             return f"For one run: himl runs show {shlex.quote(found[1])}"
         elif self._lists_runs(ctx):

@@ -268,6 +268,20 @@ BY_HAND: dict[str, tuple[str, ...]] = {
         "himl download train_1_aa --prefix outputs/model.txt",
         "himl datastore upload other.py scripts",
     ),
+    "runs list --best loss": (
+        "Name the metric: himl runs list --best --metrics loss",
+        "himl runs list --best --metrics loss",
+    ),
+    "runs list --top 2": ("In himl: himl runs list --num_runs 2", "himl runs list --num_runs 2"),
+    "runs list --primary_metric loss": (
+        "In himl: himl runs list --metrics loss",
+        "himl runs list --metrics loss",
+    ),
+    "runs list --children": ("For the trials of a sweep: himl runs show RUN", "himl runs show train_1_aa"),
+    "download outputs": (
+        "For files of a run: himl download latest --prefix outputs",
+        "himl download train_1_aa --prefix outputs",
+    ),
     "runs list --reverse": ("For the oldest first: --sort started", "himl runs list --sort started"),
     "runs aggregate --sort loss": (
         "To sort runs by a metric: himl runs list --sort METRIC",

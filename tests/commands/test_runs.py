@@ -771,6 +771,10 @@ def test_trials_are_ranked_again_and_aggregated_in_their_order(himl: Himl, empty
     add_sweep_here(empty, 4, tags={PRIMARY_METRIC: "val/lss"})
     complaint = "No trial logged the primary metric 'val/lss'. Logged: other, val/loss."
     assert complaint in himl.ok("runs", "show", SHOWN).stdout
+    more = f"For values of child runs: himl runs aggregate {SHOWN}\n"
+    unsorted = himl("runs", "list", "--sort", "other")
+    assert (unsorted.code, unsorted.stderr.endswith(more)) == (3, True), unsorted.stderr
+    assert himl.ok("runs", "list", "--metrics", "other").stderr.endswith(more)
     ranking = ("runs", "show", SHOWN, "--primary_metric", "val/loss")
     found = himl.ok(*ranking, "--json")
     assert found.json()["primary_metric"] == {"name": "val/loss", "goal": "minimize", "best": f"{SHOWN}_2"}

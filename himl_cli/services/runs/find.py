@@ -14,7 +14,7 @@ from himl_cli.core.logged import SYSTEM, ListedRuns, RunResults, given_of, goal_
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Goal, Run, RunQuery
 from himl_cli.core.search import ANY, Clause, Comparison, Searchable, parse_filter, parse_order, sort_items
-from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC, SweepSpec, best_of, best_trial_of
+from himl_cli.core.sweeps import GOAL, MANY, PRIMARY_METRIC, SweepSpec, best_of, best_trial_of
 from himl_cli.core.text import near_matches, with_and
 from himl_cli.services.runs.lookup import runs_of_experiment, sizes_of
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
@@ -185,12 +185,14 @@ class _Values:
         keys = {(one.entity, one.key) for one in comparisons if one.value is not None}
         keys |= {order[:2]} if order else set()
         unknown, known, has_runs = {key for key in keys if key[0] != "attributes"}, dict[str, None](), False
+        more = ""
 
         def holding() -> Iterator[Item]:
-            nonlocal has_runs
+            nonlocal has_runs, more
             for item, run in self._items(runs, is_read=bool(unknown)):
                 has_runs = True
                 if unknown:
+                    more = more or _child_values([run])
                     unknown.difference_update([key for key in unknown if item.values(*key)])
                     known.update(dict.fromkeys([*item.metrics, *item.params]))
                 if all(comparison.holds(item) for comparison in comparisons):
@@ -202,9 +204,9 @@ class _Values:
         if unknown and has_runs:
             name = min(unknown)[1]
             near = near_matches(name, [*known]) or sorted(known, key=lambda each: each.startswith(SYSTEM))[:8]
+            names = f"Names: {', '.join(near)}." if near else "They logged nothing."
             raise NotFound(
-                f"None of the runs has a metric, parameter, argument or tag '{name}'.",
-                hint=f"Names: {', '.join(near)}." if near else "They logged nothing.",
+                f"None of the runs has a metric, parameter, argument or tag '{name}'.", hint=f"{names}{more}"
             )
         yield from found
 
@@ -226,13 +228,20 @@ class _Values:
         names = [name for name in logged if is_wanted(name)]
         if runs and self._asked.metrics and not names:
             there = f" Metrics: {', '.join(logged[:8])}." if logged else ""
-            notify(Notice(f"No metric matches {' or '.join(map(repr, self._asked.metrics))}.{there}"))
+            text = f"No metric matches {' or '.join(map(repr, self._asked.metrics))}.{there}"
+            notify(Notice(f"{text}{_child_values(runs)}"))
         best = {}
         for name in names:
             with suppress(BadUsage, StopIteration):  # as above, or no value is finite
                 value = best_of(self._goal(name, runs), (found[name] for found in numbers.values() if name in found))
                 best[name] = next(run_id for run_id, found in numbers.items() if name in found and found[name] == value)
         return ListedRuns(runs, self._results, names, self._asked.has_parameters, best)
+
+
+def _child_values(runs: Iterable[Run]) -> str:
+    """The command for values that *runs* lack: of trials without a best one, folds and seeds."""
+    lacking = next((run.id for run in runs if MANY in run.tags and not best_trial_of(run.tags)), "")
+    return f" For values of child runs: himl runs aggregate {lacking}" if lacking else ""
 
 
 def _numbers(results: RunResults) -> dict[str, float]:
