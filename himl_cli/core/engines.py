@@ -32,17 +32,21 @@ def engine_address(cluster: str | None) -> tuple[str, str] | None:
     """NAME and PLACE (which may be empty) of `--cluster NAME:PLACE`, None for another compute target. Raises BadUsage
     for the name of an engine alone, and for an unknown NAME."""
     name, colon, place = str(cluster or "").strip().partition(":")
-    if name.lower() in ("", "azureml", "local") or "/" in f"{name}{place[:1]}":
+    engine = name.lower()
+    if engine in ("", "azureml", "local") or "/" in f"{name}{place[:1]}":
         return None
-    if not is_engine(name.lower()):
-        if not colon:
-            return None
+    if not colon and (engine == "ssh" or is_engine(engine)):
+        lacks = "HOST" if engine == "ssh" else "PARTITION" if engine in OWN else "PLACE"
+        hint = f"Write {name}:{lacks}, or for the compute of Azure ML with this name, azureml:{name}"
+        raise BadUsage(f"The cluster '{name}' names no {lacks.lower()}.", hint=hint)
+    if not colon and "@" in name:  # as for ssh
+        raise BadUsage(f"'{name}' is no name of a cluster.", hint=f"For a machine by SSH: --cluster ssh:{name}")
+    if colon and not is_engine(engine):
+        hint = f"Write --cluster slurm:{place} for Slurm, ssh:{place} for a machine, or {place} for Azure ML."
+        if place.isdecimal() or not place:
+            hint = f"Write --cluster {name} (its nodes decide the number of GPUs), or --cluster slurm:PARTITION"
         raise BadUsage(
             f"--cluster {name}:{place}: there is no engine '{name}', and the name of an Azure ML compute has no colon.",
-            hint=f"Write --cluster {name} (its nodes decide the number of GPUs), or --cluster slurm:PARTITION",
+            hint=hint,
         )
-    if not colon:
-        where = f"{name}:{'PARTITION' if name.lower() in OWN else 'PLACE'}"
-        hint = f"Write {where}, or for the compute of Azure ML with this name, azureml:{name}"
-        raise BadUsage(f"The cluster '{name}' is an engine of local jobs, without a place in it.", hint=hint)
-    return name.lower(), place
+    return (engine, place) if colon else None

@@ -249,6 +249,14 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     ),
     "runs list --where 'status == Failed'": ("Write = in place of ==.", "himl runs list --where 'status = Failed'"),
     "submit train.py --gpu": ("In himl: himl submit train.py --gpus N", "himl submit train.py --gpus 1 --dry_run"),
+    "submit train.py --cluster me@box": (
+        "For a machine by SSH: --cluster ssh:me@box",
+        "himl submit train.py --cluster ssh:me@box --dry_run",
+    ),
+    "submit train.py --cluster aml:gpu": (
+        "Write --cluster slurm:gpu for Slurm, ssh:gpu for a machine, or gpu for Azure ML.",
+        "himl submit train.py --cluster slurm:gpu --dry_run",
+    ),
     "submit train.py --gpus all": (
         "--gpus N: GPUs per node for a local or Slurm job, which waits until they are free.",
     ),

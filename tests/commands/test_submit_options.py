@@ -262,6 +262,13 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
     assert f"'tools' is in '{project}', which is not on Python's path: add --env_var PYTHONPATH=." in hint
     package = "; if 'tools' is a package, install it for '"
     assert package in hint
+    write_files(project, {"src/tools2/net.py": "", "src/tools2/train.py": "from tools2 import net", "src/other.py": ""})
+    write_files(project, {"src/run.py": "import other", "scripts/run.py": "import other", "pyproject.toml": ""})
+    for target in (["src/tools2/train.py"], ["-m", "src.run"], ["scripts/run.py"]):
+        hint = hint_of(himl, *target)
+        assert f"is in '{project / 'src'}', which is not on Python's path: add --env_var PYTHONPATH=src;" in hint
+        himl.ok("submit", *target, "--env_var", "PYTHONPATH=src")
+    (project / "pyproject.toml").unlink()
     write_files(project, {"train.py": "import tools", ".gitignore": "tools\n"})
     assert (
         f"'tools' is in '{project}', but not in the snapshot: add --in_place to run the job in its folder{package}"

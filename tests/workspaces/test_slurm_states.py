@@ -403,16 +403,16 @@ def test_a_job_waits_only_for_those_of_its_cluster(
         assert f"--dependency={dependency} " in site.calls("sbatch")[-1]
 
 
-@pytest.mark.parametrize("name", ["slurm", "Slurm"])
-def test_an_engine_without_a_place_is_no_cluster_of_azure_ml(himl: Himl, project: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "lacks"), [("slurm", "PARTITION"), ("Slurm", "PARTITION"), ("ssh", "HOST")])
+def test_an_engine_without_a_place_is_no_cluster_of_azure_ml(himl: Himl, project: Path, name: str, lacks: str) -> None:
     write_files(project, {"train.py": "print(1)", "job.yml": f"command: python train.py\ncode: .\ncompute: {name}\n"})
     for arguments in (["train.py", "--cluster", name], ["job.yml"]):
         refused = himl("submit", *arguments)
         assert (refused.code, refused.stderr.splitlines()) == (
             2,
             [
-                f"error: The cluster '{name}' is an engine of local jobs, without a place in it.",
-                f"hint: Write {name}:PARTITION, or for the compute of Azure ML with this name, azureml:{name}",
+                f"error: The cluster '{name}' names no {lacks.lower()}.",
+                f"hint: Write {name}:{lacks}, or for the compute of Azure ML with this name, azureml:{name}",
             ],
         )
 

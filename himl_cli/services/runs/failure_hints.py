@@ -70,20 +70,26 @@ def _module_hint(spec: JobSpec, name: str, cwd: Path, python: str) -> str:
     def has(folder: Path, part: str) -> bool:
         return (folder / f"{part}.py").is_file() or any((folder / part).glob("*.py"))
 
-    folder = next((each for each in (root, *root.parents) if has(each, path)), None)
-    is_found = folder is not None and folder not in (home_folder(), Path(root.anchor))
+    # A module begins with the folder of the snapshot on its path, a script with its own folder
+    entry = root / (spec.entry.target.replace(".", "/") if is_module else spec.entry.target)
+    inside = [each for each in (*[*entry.parents][not is_module :], root / "src") if root in each.parents]
+    folder = next((each for each in (root, *inside, *root.parents) if has(each, path)), None)
+    if folder in (home_folder(), Path(root.anchor)):
+        folder = None
     # A folder may have the name of a package that is not installed
     install = f"install it for '{python}'" if python else "add it to the job's environment"
     package = "" if below else f"; if '{name}' is a package, {install}"
-    if is_found and folder != root:
+    if folder is not None and root not in (folder, *folder.parents):
         variable = "" if is_module else " --env_var PYTHONPATH=."
         option = f"--snapshot_root {_shown(str(folder), cwd)}{variable}"
         return f"'{name}' is in '{folder}', outside the snapshot: add {option}{package}"
-    if is_found and not _is_sent(spec, path) and not _is_sent(spec, f"{path}.py"):
+    part = Path() if folder is None else folder.relative_to(root)
+    if folder is not None and not any(_is_sent(spec, (part / each).as_posix()) for each in (path, f"{path}.py")):
         remedy = _IN_PLACE if _can_be_in_place(spec) else "check its ignore file and --ignored_folders"
-        return f"'{name}' is in '{root}', but not in the snapshot: {remedy}{package}"
-    if is_found and "/" in spec.entry.target:
-        return f"'{name}' is in '{root}', which is not on Python's path: add --env_var PYTHONPATH=.{package}"
+        return f"'{name}' is in '{folder}', but not in the snapshot: {remedy}{package}"
+    if folder is not None and (folder != root or "/" in spec.entry.target):
+        variable = f"--env_var PYTHONPATH={shlex.quote(part.as_posix())}"
+        return f"'{name}' is in '{folder}', which is not on Python's path: add {variable}{package}"
     if is_module and spec.entry.target.split(".")[0] == top:
         return f"-m takes a module in '{root}' or an installed one. For a script, give its path: himl submit PATH.py"
     hiding = next((each for each in ((root / spec.entry.target).parent, root) if has(each, top)), None)
