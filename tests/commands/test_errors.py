@@ -280,16 +280,13 @@ BY_HAND: dict[str, tuple[str, ...]] = {
         "Name the metric: himl runs list --best --metrics loss",
         "himl runs list --best --metrics loss",
     ),
+    "download --output_path m": ("In himl: himl download --output_dir m", "himl download --output_dir m"),
     "runs list --top 2": ("In himl: himl runs list --num_runs 2", "himl runs list --num_runs 2"),
     "runs list --primary_metric loss": (
         "In himl: himl runs list --metrics loss",
         "himl runs list --metrics loss",
     ),
     "runs list --children": ("For the trials of a sweep: himl runs show RUN", "himl runs show train_1_aa"),
-    "download outputs": (
-        "For files of a run: himl download latest --prefix outputs",
-        "himl download train_1_aa --prefix outputs",
-    ),
     "runs list --reverse": ("For the oldest first: --sort started", "himl runs list --sort started"),
     "runs aggregate --sort loss": (
         "To sort runs by a metric: himl runs list --sort METRIC",
@@ -589,6 +586,9 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         ("submit .himl", 2, "There is no .py or .sh script in it."),
         ("submit nb.ipynb", 2, "jupyter nbconvert --to script nb.ipynb"),
         ("stop x", 2, "In himl: himl runs cancel x"),
+        ("tiles s --size 256 --out t", 2, "In himl: himl tiles s --tile_size 256 --output_path t"),
+        ("download outputs", 3, "himl download latest --prefix outputs"),
+        ("montage s --output_dir t", 2, "In himl: himl montage s --output_path t"),
         ("himl-tb --run_ids x --num_runs 2", 2, "hint: In himl: himl tb --run_ids x --num_runs 2\n"),
         ("runs list latest", 2, "hint: For one run: himl runs show latest\n"),
         ("init --slurm --local", 2, "error: --slurm cannot be combined with other options.\n"),
@@ -605,7 +605,7 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         ("dsa upload --dsa-key x", 2, "hint: Set the environment variable DSA_API_KEY."),
         ("dsa upload --login_only", 2, "hint: To test the sign-in: himl dsa list\n"),
     ]:
-        write_files(project, {"nb.ipynb": "{}"})
+        write_files(project, {"nb.ipynb": "{}", "outputs/model.txt": ""})
         outcome = himl(*mistake.split())
         assert outcome.code == ends
         assert said in outcome.stderr

@@ -263,9 +263,7 @@ def _other_meaning(reference: RunReference) -> str:
     text, of_experiment = reference.run_id, "--experiment NAME --num_runs all"
     if reference.experiment == LATEST_RUN:
         return f"For a file of a run: himl download {LATEST_RUN} --prefix {shlex.quote(text)}"
-    if text.strip("/") in ("outputs", "logs") or Path(text).is_dir():
-        return f"For files of a run: himl download {LATEST_RUN} --prefix {shlex.quote(text)}"
-    if Path(text).exists():
+    if Path(text).is_file():
         named = f" For runs of a script: --experiment {Path(text).stem}" if text.endswith((".py", ".sh")) else ""
         return f"It is a file here. Quote patterns, so that the shell does not replace them.{named}"
     if {"*", "?"} & {*text} or text.endswith((".py", ".sh")):
