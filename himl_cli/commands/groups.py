@@ -28,6 +28,7 @@ from himl_cli.commands.other_tools import (
     OTHER_COMMANDS,
     OTHER_OPTIONS,
     fill,
+    hint_without,
     spelled,
     split_option,
 )
@@ -266,7 +267,7 @@ class HimlCommand(_Base, TyperCommand):
             return mask_line(f"In himl: {ctx.command_path} {shlex.join(line)}")
         if option in ("-a", "--all") and "--num_runs" in known:
             return f"For all runs of an experiment: {ctx.command_path} --experiment NAME --num_runs all"
-        text = NO_OPTIONS.get(spelled(option), "")
+        text = hint_without(spelled(option), ctx.info_name)
         return text if "himl " in text or {*re.findall(r"--\w+", text)} <= {*known} else ""
 
     def in_himls_words(self, ctx: Any, args: Sequence[str]) -> list[str]:

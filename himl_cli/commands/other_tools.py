@@ -152,6 +152,7 @@ OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
     "-j": ("--max_concurrent",),
     "--num_trials": ("--max_trials",),
     "--n_trials": ("--max_trials",),
+    "--trials": ("--max_trials",),
     "--local": ("--cluster local",),
     "--remote": ("--cluster NAME",),
     "--azure": ("--cluster NAME",),
@@ -260,7 +261,6 @@ NO_OPTIONS = {
     "--device": "For GPUs: --gpus N. Write a device for the script after --.",
     "--rm": "Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.",
     "--children": "For the trials of a sweep: himl runs show RUN",
-    "--trials": "For the trials of a sweep: himl runs show RUN",
     "--reverse": "For the oldest first: --sort started",
     "--page": "For more runs: --num_runs N",
     "--before": "For runs since a date: --since TIME",
@@ -312,6 +312,27 @@ NO_OPTIONS = {
     "--secrets": "A local job gets your environment. On a cluster: --env_var KEY=VALUE",
 }
 """Hints for options without an equivalent. A command that changes many runs has no `--all`."""
+_OF_FILES = ("upload", "download", "fetch", "push", "tiles")
+_OF_COMMANDS = {
+    "--children": ("list", "diff", "code"),
+    "--dry_run": ("delete", "gc"),
+    "--skip_existing": _OF_FILES,
+    "--resume": _OF_FILES,
+    "-r": (*_OF_FILES, "list", "montage"),
+    "--recursive": (*_OF_FILES, "list", "montage"),
+    "--rm": ("submit",),
+    "--fix": ("doctor",),
+    "--no_browser": ("ui", "tb"),
+    "--add": ("tag",),
+    "--remove": ("tag",),
+}
+"""The commands for which a hint of `NO_OPTIONS` is true, if it is not for all."""
+
+
+def hint_without(option: str, command: str) -> str:
+    """The hint for *option* in *command*, which has no equivalent. Empty if there is none."""
+    return NO_OPTIONS.get(option, "") if command in _OF_COMMANDS.get(option, (command,)) else ""
+
 
 TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
 SCRIPT_SUFFIXES = (".py", ".sh")

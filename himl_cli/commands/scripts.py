@@ -39,6 +39,7 @@ from himl_cli.commands.other_tools import (
     TARGET_SUFFIXES,
     fill,
     following,
+    hint_without,
     is_command_line,
     is_launch,
     is_target,
@@ -369,7 +370,7 @@ def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
         elif other and not (other.startswith("--cluster slurm") and ":" in (value or "".join([*words][:1]))):
             typed.switches.append(name)
             typed.options.extend(fill(other, value, words, metavar_of(command.by_name(ctx), other)))
-        elif spelled(name) in NO_OPTIONS and not launched and not script_has(script, name):
+        elif hint_without(spelled(name), "submit") and not launched and not script_has(script, name):
             typed.others.append(spelled(name))
             if "=" not in token and words and not words[0].startswith("-"):
                 following(words)
