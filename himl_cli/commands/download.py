@@ -63,6 +63,7 @@ def download(
       himl download train_1772366400_0a1b2c3d --include '*.ckpt' --flat
       himl download --experiment train --num_runs 3 --list
     """
+    from himl_cli.core.runs import more_files
     from himl_cli.core.sweeps import MANY
     from himl_cli.render.file_views import FILE_COLUMNS, FILE_OF_RUN_COLUMNS, print_transfer
     from himl_cli.services.runs.changes import kind_of
@@ -88,7 +89,10 @@ def download(
         if list_only:
             listed = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)
             columns = FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS
-            return output.table(listed, columns, quiet=lambda file: str(file["name"]), empty="No files.")
+            output.table(listed, columns, quiet=lambda file: str(file["name"]), empty="No files.")
+            if remark := more_files(found):
+                output.notice(remark)
+            return
         request = DownloadRequest(
             output_dir, filters, "", strip_prefix, how.overwrite, not how.no_validate, how.workers
         )

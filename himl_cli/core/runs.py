@@ -183,6 +183,18 @@ class Run:
         return f"{self.status.value.lower()}{after}{why}"
 
 
+def more_files(runs: Sequence[Run]) -> str:
+    """A sentence if *runs* may write more files, because they have not ended, as far as is known. Else empty."""
+    found = [run for run in runs if not run.status.is_final]
+    if not found:
+        return ""
+    if len(runs) > 1:
+        return f"{len(found)} of {len(runs)} runs have no recorded end. They may write more files."
+    (run,) = found
+    state = run.doubt if run.is_unknown else f"Run '{run.id}' has not ended."
+    return f"{state} It may write more files."
+
+
 def check_known(run: Run, command: str) -> None:
     """Raise BadUsage if it is unknown whether the run is in progress. The hint is *command* with --force."""
     if run.is_unknown:

@@ -307,6 +307,14 @@ def test_download_from_azure_takes_all_or_what_is_named(himl: Himl, project: Pat
         assert "not verifiable" not in himl.ok(*command, "logged_2_bb").stdout
     seeded.append_log(run, "1,2\n", name="logs/mine.csv")
     assert "; 1 not verifiable" in himl.ok("download", "logged_2_bb").stdout
+    seeded.append_log(seeded.add_run("open_3_cc", "train", status="Running"), "line\n")
+    for asked, told in (
+        (["open_3_cc"], "Run 'open_3_cc' has not ended. It may write more files.\n"),
+        (["open_3_cc", "--list"], "Run 'open_3_cc' has not ended. It may write more files.\n"),
+        (["open_3_cc", "train_1_aa"], "1 of 2 runs have no recorded end. They may write more files.\n"),
+        (["train_1_aa"], ""),
+    ):
+        assert himl.ok("download", *asked).stderr == told
 
 
 @pytest.mark.large("takes long, and other tests run its branches")

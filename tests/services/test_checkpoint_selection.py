@@ -19,8 +19,9 @@ import pytest
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import goal_of
-from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED
+from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED, RunStatus
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC
 from himl_cli.services.checkpoints.names import (
     CheckpointKind,
@@ -563,6 +564,11 @@ def test_last_of_best_trial_is_used_but_folds_have_no_best_run(runs: RecordedRun
         "Run 'sweep_1_aa' is a sweep. Using its best trial 'sweep_1_aa_0'. No name marks the best "
         "checkpoint. Using the last one."
     )
+    runs.add("sweep_2_bb", status=RunStatus.running, tags={MANY: "sweep", BEST_TRIAL: "sweep_1_aa_0"})
+    lock = ProcessLock(runs.folder / ".himl" / "runs" / "sweep_2_bb" / "lock")
+    assert lock.take()
+    assert "Using its best trial so far 'sweep_1_aa_0'." in found(runs, "best", source="sweep_2_bb").why
+    lock.release()
     with pytest.raises(NotFound, match="was not logged by run"):
         found(runs, "best", "val_loss", source="sweep_1_aa")
     with pytest.raises(NotFound, match="a name that marks the best"):

@@ -330,12 +330,7 @@ def refer_to_checkpoint(
     found = find_checkpoint(source, runs, cwd, notify=notify)
     located = _location(found, runs, cluster)
     if located is not None and found.run is not None and not found.run.status.is_final:
-        notify(
-            Notice(
-                f"Run '{found.run.id}' has not ended. The job begins with '{found.inside}' as it is when the job "
-                "starts."
-            )
-        )
+        notify(Notice(f"The job begins with '{found.inside}' as it is when the job starts."))
     contents: Sequence[BlobInfo] = ()
     if located is None:
         paths = _bring(found, runs, notify, open_address)

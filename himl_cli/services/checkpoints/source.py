@@ -15,7 +15,17 @@ from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
 from himl_cli.core.redaction import is_address, is_botched_address
-from himl_cli.core.runs import BROUGHT, FROM_RUN, RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection, underscored
+from himl_cli.core.runs import (
+    BROUGHT,
+    FROM_RUN,
+    RECORDED_IN,
+    Choice,
+    LinkedCheckpoint,
+    Run,
+    RunSelection,
+    more_files,
+    underscored,
+)
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED
 from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import CHECKPOINT_FOLDER, is_mark, is_whole
@@ -74,7 +84,7 @@ def find_checkpoint(
         return Checkpoint([], address=text.strip())
     run, path, why = find_source_run(text, workspace, cwd, choice)
     found = checkpoint_of(run, path, why, workspace, choice, workspace.run_files(run.id))
-    for remark in filter(None, (found.why, found.guess)):
+    for remark in filter(None, (found.why, found.guess, more_files([run]))):
         notify(Notice(remark))
     return found
 
@@ -186,7 +196,8 @@ def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> tuple[R
             f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}.", hint=CHILDREN.format(run.id)
         )
     trial = workspace.run(best)
-    return trial, f"Run '{run.id}' is a sweep. Using its best trial '{trial.id}'."
+    so_far = "" if run.status.is_final else " so far"
+    return trial, f"Run '{run.id}' is a sweep. Using its best trial{so_far} '{trial.id}'."
 
 
 def _best_trial(run: Run, workspace: Workspace) -> str:

@@ -16,7 +16,7 @@ from himl_cli.core.blobs import BlobInfo, Bytes, FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
 from himl_cli.core.files import flush
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, more_files
 from himl_cli.services.transfer.digests import DigestThread, FileDigest, md5_of
 from himl_cli.services.transfer.local_files import (
     OPEN_FLAGS,
@@ -90,6 +90,8 @@ def download_runs(
                 missing.append(err)
         if missing and len(missing) == len(runs):
             raise missing[0]
+        if remark := more_files(runs):
+            notify(Notice(remark))
         return total
 
     key = repr(("download", [run.id for run in runs], output_key, flat, request))
