@@ -127,7 +127,12 @@ def checkpoint_url(
     opened = resolve_runs(workspace, workspace_config_path)
     with raising(NotFound, NotThere):
         link = link_checkpoint(
-            source, opened, Path.cwd(), choice=choice_of(select, metric, goal, name_offset), days=expiry_days
+            source,
+            opened,
+            Path.cwd(),
+            choice=choice_of(select, metric, goal, name_offset),
+            days=expiry_days,
+            notify=log_notice,
         ).link
     wanted = datetime.now(timezone.utc) + timedelta(days=expiry_days)
     if link.expires < wanted - timedelta(minutes=16):  # a link is valid from 15 minutes ago

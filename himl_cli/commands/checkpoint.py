@@ -189,5 +189,7 @@ def url(
     selected = choice.choice()
     check_link(source, expiry_days, Path.cwd())
     with open_session(workspace_opts, output_opts) as session:
-        linked = link_checkpoint(source, session.workspace, session.cwd, choice=selected, days=expiry_days)
+        linked = link_checkpoint(
+            source, session.workspace, session.cwd, choice=selected, days=expiry_days, notify=session.notify
+        )
     print_checkpoint_url(session.output, linked, expiry_days)

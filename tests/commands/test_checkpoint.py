@@ -395,6 +395,12 @@ def test_link_alone_is_printed_and_opens_the_file(
     assert got(outcome.stdout.strip()) == b"last"
     assert "The link is valid for less than 10 days" in outcome.stderr
     assert "less" not in himl.ok("checkpoint", "url", linked, "--expiry_days", "6").stderr
+    azure.put_artifacts(azure.add_run("open_2_bb", "train", status="Running"), {"outputs/checkpoints/last.ckpt": b"1"})
+    for action in ("fetch", "url"):
+        said = himl.ok("checkpoint", action, "open_2_bb").stderr
+        assert "Run 'open_2_bb' has not ended. It may write more files.\n" in said
+        said = himl.ok("checkpoint", action, linked, "--select", "best").stderr
+        assert said.startswith("By the name of the metric, the lowest val_loss is best.")
     azure.state.storage.sas_seconds = 30 * 86400
     outcome = himl("checkpoint", "url", linked, env=azure.environment(azure.add_principal({Right.READ})))
     assert (outcome.code, outcome.stdout, "Storage Blob Data Reader" in outcome.stderr) == (4, "", True)

@@ -194,7 +194,7 @@ def _fetch_once(
 
     def fetch() -> TransferResult:
         found = find()
-        for remark in filter(None, (found.why, found.guess)):
+        for remark in found.remarks:
             notify(Notice(remark))
         is_usual = found.is_in_usual_folder
         filters = Filters(f"{CHECKPOINT_FOLDER}/" if is_usual else "")

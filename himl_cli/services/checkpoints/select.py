@@ -19,7 +19,7 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.logged import SYSTEM, Metric, goal_of
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED, Choice, Goal, Run
+from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED, Choice, Goal, Run, more_files
 from himl_cli.core.sweeps import GOAL, GOALS, PRIMARY_METRIC
 from himl_cli.core.text import listed, near_matches, non_blank
 from himl_cli.services.checkpoints.names import (
@@ -100,6 +100,11 @@ class Checkpoint:
     metric: str = ""
     value: float | None = None
     guess: str = ""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Sentences for the user: the reason of the choice, a guess in it, and that the run may write more files."""
+        return [*filter(None, (self.why, self.guess, more_files([] if self.run is None else [self.run])))]
 
     @property
     def inside(self) -> str:

@@ -23,7 +23,6 @@ from himl_cli.core.runs import (
     LinkedCheckpoint,
     Run,
     RunSelection,
-    more_files,
     underscored,
 )
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED
@@ -84,7 +83,7 @@ def find_checkpoint(
         return Checkpoint([], address=text.strip())
     run, path, why = find_source_run(text, workspace, cwd, choice)
     found = checkpoint_of(run, path, why, workspace, choice, workspace.run_files(run.id))
-    for remark in filter(None, (found.why, found.guess, more_files([run]))):
+    for remark in found.remarks:
         notify(Notice(remark))
     return found
 
@@ -283,15 +282,22 @@ def check_link(source: str, days: float, cwd: Path) -> None:
 
 
 def link_checkpoint(
-    source: str, workspace: Workspace, cwd: Path, *, choice: Choice | None = None, days: float = 10.0
+    source: str,
+    workspace: Workspace,
+    cwd: Path,
+    *,
+    choice: Choice | None = None,
+    days: float = 10.0,
+    notify: Notify = ignore,
 ) -> LinkedCheckpoint:
-    """Create a read-only link to the file of *source* for *days*, or fewer if the storage limits that.
+    """Create a read-only link to the file of *source* for *days*, or fewer if the storage limits that. *notify*
+    receives the reason of a choice.
 
     Raises NotFound and similar errors, NotAllowed if no link can be signed, BadUsage for anything but one file of a run
     in a workspace that has links.
     """
     check_link(source, days, cwd)
-    found = find_checkpoint(source, workspace, cwd, choice or Choice())
+    found = find_checkpoint(source, workspace, cwd, choice or Choice(), notify=notify)
     assert found.run is not None
     run = found.run
     if found.folder:
