@@ -449,7 +449,7 @@ def goal_of(metric: str, given: Goal | None) -> Goal:
 @dataclass(frozen=True)
 class ListedRuns:
     """Runs of a list in their order, with logged values by run id. `metrics` are those with a column each, and `best`
-    is the run with the best value of each, if its goal is known. With `has_parameters`, each parameter and argument in
+    has the best value of each, if its goal is known. With `has_parameters`, each parameter and argument in
     which the runs differ has a column. `short_ids` are abbreviations for terminals, and `sizes` those of the files of
     runs in bytes, if they were requested."""
 
@@ -457,7 +457,7 @@ class ListedRuns:
     results: Mapping[str, RunResults] = field(default_factory=dict)
     metrics: Sequence[str] = ()
     has_parameters: bool = False
-    best: Mapping[str, str] = field(default_factory=dict)
+    best: Mapping[str, float] = field(default_factory=dict)
     short_ids: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
 

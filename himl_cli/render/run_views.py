@@ -223,7 +223,7 @@ def _metric_column(listed: ListedRuns, name: str, rank: int) -> Column:
         return found if isinstance(found, (int, float)) else None
 
     def is_best(run: Run) -> bool:
-        return listed.best.get(name) == run.id
+        return name in listed.best and value(run) == listed.best[name]
 
     return Column(
         name,

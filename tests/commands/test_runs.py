@@ -421,6 +421,9 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
     assert himl.ok("runs", "list", "--where", "lr < 0.1 and status = completed", "-q").stdout == "train_2\n"
     assert "train_2" in (shown := screen(himl, "runs", "list", "--sort", "val/loss", "--goal", "minimize"))
     assert ("*0.75" in shown, "*1.5" in shown, max(map(len, shown.splitlines())) <= 80) == (True, False, True)
+    assert screen(himl, "runs", "list", "--metrics", "val/AUC").count("*0.5") == 2, (
+        "of equal runs, none is the best one"
+    )
     guess = (
         "The names of metrics decide which values are best: the lowest val/loss and the highest val/AUC. To "
         "decide it yourself: --goal"

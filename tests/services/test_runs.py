@@ -212,7 +212,7 @@ def test_metric_order_counts_last_attempts_and_nested_runs(runs: RecordedRuns) -
     best = list_runs(runs.workspace, RunQuery(), ListRequest(sort="loss", has_best=True))
     assert ([run.id for run in best.runs], best.best) == (
         ["low", "high", "nested", "again", "nan", "missing"],
-        {"loss": "low"},
+        {"loss": 1.0},
     )
     runs.add("inner_2", parent="nested")
     runs.log("inner_2", [("loss", 8.0, 0, 1)])

@@ -232,10 +232,12 @@ class _Values:
             notify(Notice(f"{text}{_child_values(runs)}"))
         best = {}
         for name in names:
-            with suppress(BadUsage, StopIteration):  # as above, or no value is finite
-                value = best_of(self._goal(name, runs), (found[name] for found in numbers.values() if name in found))
-                best[name] = next(run_id for run_id, found in numbers.items() if name in found and found[name] == value)
-        return ListedRuns(runs, self._results, names, self._asked.has_parameters, best)
+            with suppress(BadUsage):  # as above
+                best[name] = best_of(
+                    self._goal(name, runs), (found[name] for found in numbers.values() if name in found)
+                )
+        known = {name: value for name, value in best.items() if value is not None}
+        return ListedRuns(runs, self._results, names, self._asked.has_parameters, known)
 
 
 def _child_values(runs: Iterable[Run]) -> str:
