@@ -134,7 +134,7 @@ def test_errors_name_the_cause_and_the_remedy(
     (project / "himl.toml").write_text('[remote]\nhiml_python = "python3"\n')
     says(2, "'himl_python' must be a table", "Write [remote.HOST]")
     no_host = himl("submit", "train.py", "--cluster", "ssh")
-    assert (no_host.code, "--cluster ssh:HOST" in no_host.stderr) == (2, True), no_host.stderr
+    assert (no_host.code, "Write ssh:HOST, or" in no_host.stderr) == (2, True), no_host.stderr
     box.set(project, pyhton="python3")
     says(2, "unknown key 'pyhton'", "Did you mean 'python'")
     box.set(project)
