@@ -800,6 +800,26 @@ def test_later_try_replaces_metrics_from_its_first_step_on(
     assert "best 100" in log_of(project, run) or begin == 0
 
 
+def test_a_goal_that_the_metric_contradicts_is_told(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print(1)"})
+    told = (
+        "warning: the sweep minimizes 'val/acc'. By its name, the highest value is best. For that, add --goal maximize."
+    )
+    sweep = ("submit", "train.py", "--dry_run", "--sweep", "n=1,2", "--primary_metric")
+    for metric, options, is_told in (
+        ("val/acc", (), True),
+        ("val/acc", ("--early_stop", "median"), True),
+        ("val/acc", ("--goal", "minimize"), False),
+        ("val/acc", ("--goal", "maximize"), False),
+        ("val/loss", (), False),
+        ("grade", (), False),
+    ):
+        assert (told in himl.ok(*sweep, metric, *options).stderr) is is_told, (metric, options)
+    assert (
+        told not in himl.ok("submit", "train.py", "--dry_run", "--crossval", "2", "--primary_metric", "val/acc").stderr
+    )
+
+
 def test_sweep_on_a_cluster_is_followed_but_not_resumed(himl: Himl, lab: StagedWorkspace) -> None:
     with lab.run_jobs():
         outcome = himl.ok("submit", "train.py", "--cluster", "cpu-cluster", "--crossval", "2", "--follow")

@@ -58,6 +58,7 @@ from himl_cli.services.submission.sweeps import (
     MOST_TRIALS_ON_AZURE,
     SWEEP_KINDS,
     copies_remarks,
+    goal_remarks,
     primary_tags,
     requested_sweep,
     single_sweep_option,
@@ -145,7 +146,7 @@ def prepare_pipeline(
     reports = list(maker.snapshots.values())
     remarks += [*idle_remarks, *file_remarks, *naming_remarks]
     if sweep is not None:
-        remarks += sweep_remarks(sweep)
+        remarks += [*sweep_remarks(sweep), *goal_remarks(sweep, request)]
         remarks += [f"{name} is an argument of {', '.join(keys)}." for name, keys in maker.takers().items()]
         if not request.on_azure:
             remarks += copies_remarks(sweep, sum(step.job.snapshot.size for step in steps), request)

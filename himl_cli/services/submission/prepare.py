@@ -30,6 +30,7 @@ from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_re
 from himl_cli.services.submission.sweeps import (
     OF_RECORD,
     copies_remarks,
+    goal_remarks,
     primary_tags,
     requested_sweep,
     single_sweep_option,
@@ -59,7 +60,7 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         sweep = with_seed(sweep, on_azure=bool(request.on_azure), sdk=request.sdk)
         if request.command:  # the command may contain placeholders
             arguments = with_search_space([request.command, *arguments], sweep.space)[1:]
-        remarks += sweep_remarks(sweep, arguments)
+        remarks += [*sweep_remarks(sweep, arguments), *goal_remarks(sweep, request)]
         tags[SWEPT] = sweep_text(sweep)
     else:
         tags |= primary_tags(request)

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 
@@ -119,9 +120,13 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
 def primary_tags(request: SubmitRequest) -> dict[str, str]:
     """The tags of a single job with the primary metric and the goal that the user named. Raises BadUsage."""
     refuse("", *_metric_checks(request.primary_metric, request.goal))
-    named = [name for name in ("primary_metric", "goal") if request.is_set(name) or name in (request.typed or ())]
-    goal = {GOAL: request.goal} if "goal" in named else {}
-    return {PRIMARY_METRIC: request.primary_metric, **goal} if named else {}
+    goal = {GOAL: request.goal} if _is_named(request, "goal") else {}
+    return {PRIMARY_METRIC: request.primary_metric, **goal} if goal or _is_named(request, "primary_metric") else {}
+
+
+def _is_named(request: SubmitRequest, name: str) -> bool:
+    """Whether the user named the option, even with its default."""
+    return request.is_set(name) or name in (request.typed or ())
 
 
 def _metric_checks(metric: str, goal: str) -> list[tuple[bool, str, str]]:
@@ -682,6 +687,19 @@ def sweep_text(spec: SweepSpec) -> str:
 def without_seed(text: str) -> str:
     """The result of `sweep_text` without the seed."""
     return re.sub(r"\b(random|bayesian)\(seed=\d+\)", r"\1", text)
+
+
+def goal_remarks(spec: SweepSpec, request: SubmitRequest) -> list[str]:
+    """A warning if *request* names no goal, and the metric's name suggests the other one."""
+    from himl_cli.core.logged import goal_of  # imported late, since other jobs do not need it
+
+    if spec.kind in REPEATED or request.ready_sweep is not None or _is_named(request, "goal"):
+        return []
+    with suppress(BadUsage):  # the name suggests none
+        if goal_of(spec.primary_metric, None) != spec.goal:
+            text = f"warning: the sweep minimizes '{spec.primary_metric}'. By its name, the highest value is best."
+            return [f"{text} For that, add --goal maximize."]
+    return []
 
 
 def sweep_remarks(spec: SweepSpec, arguments: Sequence[str] = ()) -> list[str]:
