@@ -214,6 +214,15 @@ BY_HAND: dict[str, tuple[str, ...]] = {
         "himl submit train.py --sweep a=1,2.5,3",
         "himl submit train.py --sweep 'a=\"1; 2.5 3\"'",
     ),
+    "submit train.py --sweep 'a=1,2 b=3,4'": (
+        "Write --sweep a=1,2 --sweep b=3,4. For one value: --sweep 'a=\"1,2 b=3,4\"'",
+        "himl submit train.py --sweep a=1,2 --sweep b=3,4 --dry_run",
+        "himl submit train.py --sweep 'a=\"1,2 b=3,4\"' --dry_run",
+    ),
+    "submit train.py --sweep 'a=1,2;b=3'": (
+        "Write --sweep a=1,2 --sweep b=3. For one value: --sweep 'a=\"1,2;b=3\"'",
+        "himl submit train.py --sweep a=1,2 --sweep b=3 --dry_run",
+    ),
     "submit train.py --sweep 'a=linspace(0,1,5)'": (
         "List the values, or write --sweep 'a=uniform(0,1)' --max_trials 10",
         "himl submit train.py --sweep 'a=uniform(0,1)' --max_trials 10 --dry_run",

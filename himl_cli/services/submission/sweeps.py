@@ -78,6 +78,8 @@ RANGE = lazy_pattern(rf"(?P<low>{_NUMBER})(?:\.\.+|:|-|\s+to\s+)(?P<high>{_NUMBE
 SEPARATOR = r"\s*[;|]\s*|\s+"
 OTHER_LIST = lazy_pattern(rf"{_NUMBER}(?:(?:{SEPARATOR}){_NUMBER})+")
 """Numbers with other separators than commas."""
+NEXT_NAME = lazy_pattern(r"(?:,?\s+|\s*;\s*)(?=-{0,2}[A-Za-z_][\w.-]*=)")
+"""What stands between two parameters in one text."""
 SPANS = ("range", "arange", "linspace", "logspace", "int", "float", "between", "discrete")
 """Names of ranges in other tools that himl does not have."""
 DECIMAL = lazy_pattern(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
@@ -374,10 +376,17 @@ def search_range(name: str, spec: str) -> SearchRange:
         form = f"Write --sweep '{name}={first}({numbers})'" if numbers else ""
         form = form or f"Write --sweep '{name}={_form(Draw(first))}'" if first in ARGUMENTS else ""
         span = RANGE.fullmatch(text)
+        several = [] if {'"', "'"} & {*text} else NEXT_NAME.split(f"{name}={text}")
+        written = " ".join(f"--sweep {shlex.quote(each.lstrip('-'))}" for each in several)
         refuse(
             f"{where}: ",
             (bool(set("()") & set("".join(bare))), "this is neither a list nor a distribution.", usual),
             (bool(form), f"{first} needs arguments.", form),
+            (
+                len(several) > 1,
+                "this text names several parameters.",
+                f"Write {written}. For one value: --sweep '{name}=\"{text}\"'",
+            ),
             (
                 span is not None,
                 "this is one value, not a range.",
