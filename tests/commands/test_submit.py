@@ -370,7 +370,7 @@ for name in {(*LOGGED, *KEPT, "models/n.pt", "lab/x.csv")}:
 
 def test_event_files_count_as_logs_and_what_is_kept_as_outputs(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": WRITES, "lab/runs/old/events.out.tfevents.0": "sent, and not new"})
-    said = himl.ok("submit", "train.py", "--keep", "models/a b/,/x.csv").stderr
+    said = himl.ok("submit", "train.py", "--keep", "models/a b,/x.csv").stderr
     assert "2 new files outside" in said
     himl.ok("download", "latest", "--output_dir", "got")
     (run,) = [folder for folder in (project / "got").iterdir() if folder.is_dir()]

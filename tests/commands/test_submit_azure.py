@@ -506,7 +506,7 @@ def test_a_job_of_a_cluster_keeps_what_is_asked_for(himl: Himl, running: StagedW
     write_files(project, {"models/a b/sent.pt": "not new", "train.py": f"{WRITES}\n{own}"})
     # When a rank fails, the launcher ends the others.
     for options, code in (((), 1), (("--processes_per_node", "2"), 0)):
-        done = himl(*SUBMIT, *options, "--wait", "-q", "--keep", "models/a b/,/x.csv")
+        done = himl(*SUBMIT, *options, "--wait", "-q", "--keep", "models/a b,/x.csv")
         assert done.code == code, done.stderr
         files = himl.ok("download", done.stdout.strip(), "--list", "--json").json()
         assert {file["name"] for file in files if file["name"].startswith("outputs/")} == {

@@ -39,7 +39,8 @@ class Filters:
 
     In a glob, `*` and `?` match within a folder, `**` matches any number of folders, `[a-c]` is a set. A glob matches
     the end of a name from the start of a folder (`*.ckpt`, `checkpoints/*`). With a leading `/`, it matches the whole
-    name. If *include* is set, one of its globs must match. A match of *exclude* omits the file.
+    name. If it ends with a name (`checkpoints`), it also matches the files below a folder of that name. If *include*
+    is set, one of its globs must match. A match of *exclude* omits the file.
     """
 
     prefix: str = ""

@@ -580,6 +580,8 @@ def test_names_that_glob_admits_quickly() -> None:
         ),
         ("checkpoints/**", ["outputs/checkpoints/sub/last.ckpt"], []),
         ("checkpoints/", ["outputs/checkpoints/sub/last.ckpt"], []),
+        ("checkpoints", ["outputs/checkpoints/sub/last.ckpt", "checkpoints/a", "a/checkpoints"], ["my_checkpoints/a"]),
+        ("/a/b", ["a/b/c"], ["x/a/b/c", "a/bc"]),
         ("/a*", ["ab"], ["outputs/a"]),
         ("outputs/**/a", ["outputs/a", "outputs/x/y/a"], []),
         ("a?c", [], ["a/c"]),
