@@ -298,7 +298,7 @@ class HimlCommand(_Base, TyperCommand):
         more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
         before, rest = ["", "", *args[:index]][-2:], args[index + len(more) :]
         option = (before[1] if before[1].startswith("--") else before[0] or before[1]).partition("=")[0]
-        listed = self.by_name(ctx).get(f"--{normalized(option[2:])}")
+        listed = self.by_name(ctx).get(option, self.by_name(ctx).get(f"--{normalized(option[2:])}"))
         metavar = str(getattr(listed, "metavar", "") or "").lstrip("[")
         has_key, is_pair = "=" in before[1].removeprefix(f"{option}="), "=" in metavar
         switches = {name: each for name, each in self.by_name(ctx).items() if each.param_type_name == "option"}

@@ -381,6 +381,7 @@ OF_OTHERS = {
     "run list -q": "himl runs list -q",
     "runs list -q train": "himl runs list -q --experiment train",
     "runs list --tags=a=b c=d": "himl runs list --tags=a=b --tags c=d",
+    "runs list -t a=b c=d": "himl runs list -t a=b -t c=d",
     "runs list 5 -q": "himl runs list --num_runs 5 -q",
     "runs ls -q --experiment_name train": "himl runs list -q --experiment_name train",
     "himl-download --run_ids train_1_aa": "himl download --run_ids train_1_aa",
