@@ -446,7 +446,8 @@ class HimlGroup(_Base, TyperGroup):
             for each in root.command.list_commands(root)
             if isinstance(_command_of(root.command, root, each), HimlGroup)
         ]
-        groups = [[*below], []] if below else [[], ["runs"], *([each] for each in others)]
+        is_of_root = below[:1] == ["runs"] or name in root.command.list_commands(root)
+        groups = [[*below], *([[]] * is_of_root)] if below else [[], ["runs"], *([each] for each in others)]
         yield from ([*group, *verb, *rest] for group in groups for verb in dict.fromkeys([(name,), (*other,)]))
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:

@@ -602,6 +602,8 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         ("runs delete --dry_run", 2, "hint: Without --yes, himl deletes nothing before you agree.\n"),
         ("download --resume", 2, "hint: Omit it. himl skips complete files, and resumes partial ones.\n"),
         ("runs logs --resume", 2, "hint: See 'himl runs logs --help'.\n"),
+        ("datastore create x", 2, "hint: See 'himl datastore --help'.\n"),
+        ("datastore doctor", 2, "hint: In himl: himl doctor\n"),
         ("download outputs", 3, "himl download latest --prefix outputs"),
         ("montage s --output_dir t", 2, "In himl: himl montage s --output_path t"),
         ("himl-tb --run_ids x --num_runs 2", 2, "hint: In himl: himl tb --run_ids x --num_runs 2\n"),
