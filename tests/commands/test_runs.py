@@ -424,6 +424,12 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
     assert screen(himl, "runs", "list", "--metrics", "val/AUC").count("*0.5") == 2, (
         "of equal runs, none is the best one"
     )
+    both = "'depth' is a parameter here, and also a metric. For the metric, write metrics.depth\n"
+    empty.log("train_2", [("depth", 5.0, 1, 1)])
+    for option in ("--where=depth < 4", "--sort=depth"):
+        assert himl.ok("runs", "list", option).stderr.startswith(both)
+    for option in ("--where=metrics.depth > 4", "--where=params.depth < 4", "--where=seed < 4"):
+        assert "also a metric" not in himl.ok("runs", "list", option).stderr
     guess = (
         "The names of metrics decide which values are best: the lowest val/loss and the highest val/AUC. To "
         "decide it yourself: --goal"
@@ -431,7 +437,10 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
     assert himl.ok(*asked, "--best").stderr.count(guess) == 1
     assert "decide" not in himl.ok(*asked, "--goal", "minimize").stderr
     assert "the lowest val/loss." in himl.ok("runs", "list", "--where", "val/loss < 1", "--best").stderr
-    assert "No metric matches 'acc'. Metrics: val/AUC, val/loss." in himl.ok("runs", "list", "--metrics", "acc").stderr
+    assert (
+        "No metric matches 'acc'. Metrics: depth, val/AUC, val/loss."
+        in himl.ok("runs", "list", "--metrics", "acc").stderr
+    )
     for wrong, code in (
         ("--sort=loss", 3),
         ("--where=lr <", 2),

@@ -143,6 +143,7 @@ class _Values:
         self._asked = asked
         self._results: dict[str, RunResults] = {}
         self._guesses: dict[str, Goal] = {}  # goals by the names of metrics
+        self._ambiguous: set[str] = set()  # names of a parameter and a metric
 
     def read(self, runs: Sequence[Run]) -> None:
         waiting = [run for run in runs if run.id not in self._results]
@@ -170,7 +171,10 @@ class _Values:
         return goal
 
     def tell_guesses(self, names: Collection[str], notify: Notify) -> None:
-        """Tell *notify* the goals of the metrics *names* that their names decided."""
+        """Tell *notify* which of two values a name meant, and the goals of the metrics *names* that their names
+        decided."""
+        for name in sorted(self._ambiguous):
+            notify(Notice(f"'{name}' is a parameter here, and also a metric. For the metric, write metrics.{name}"))
         guesses = {name: goal for name, goal in self._guesses.items() if name in names}
         words = {"minimize": "lowest", "maximize": "highest"}
         found = {word: [name for name, each in guesses.items() if each == goal] for goal, word in words.items()}
@@ -185,12 +189,13 @@ class _Values:
         keys = {(one.entity, one.key) for one in comparisons if one.value is not None}
         keys |= {order[:2]} if order else set()
         unknown, known, has_runs = {key for key in keys if key[0] != "attributes"}, dict[str, None](), False
-        more = ""
+        more, plain = "", [key for entity, key in keys if entity == ANY]
 
         def holding() -> Iterator[Item]:
             nonlocal has_runs, more
             for item, run in self._items(runs, is_read=bool(unknown)):
                 has_runs = True
+                self._ambiguous.update(name for name in plain if name in item.params and name in item.metrics)
                 if unknown:
                     more = more or _child_values([run])
                     unknown.difference_update([key for key in unknown if item.values(*key)])
