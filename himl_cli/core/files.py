@@ -53,10 +53,10 @@ class Globs:
             parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
             if parts[-1] == "**":
                 parts.append("*")
-            glob_parts = [*reversed(parts), *([] if glob.startswith("/") else ["**"])]
-            self._parts.append(glob_parts)
-            if not {*"*?["} & {*parts[-1]}:  # it may name a folder
-                self._parts.append(["*", "**", *glob_parts])
+            is_whole = glob.startswith("/")
+            self._parts.append([*reversed(parts), *([] if is_whole else ["**"])])
+            if not is_whole and not {*"*?["} & {*parts[-1]}:  # it may name a folder
+                self._parts.append(["*", "**", *reversed(parts), "**"])
 
     def matches(self, name: str) -> bool:
         parts = name.split("/")

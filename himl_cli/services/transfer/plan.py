@@ -38,9 +38,9 @@ class Filters:
     the content of a folder with that name.
 
     In a glob, `*` and `?` match within a folder, `**` matches any number of folders, `[a-c]` is a set. A glob matches
-    the end of a name from the start of a folder (`*.ckpt`, `checkpoints/*`). With a leading `/`, it matches the whole
-    name. If it ends with a name (`checkpoints`), it also matches the files below a folder of that name. If *include*
-    is set, one of its globs must match. A match of *exclude* omits the file.
+    the end of a name from the start of a folder (`*.ckpt`, `checkpoints/*`), and if its last part is a name
+    (`checkpoints`), also the files below a folder of that name. With a leading `/`, it matches the whole name only. If
+    *include* is set, one of its globs must match. A match of *exclude* omits the file.
     """
 
     prefix: str = ""
