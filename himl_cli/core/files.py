@@ -53,14 +53,19 @@ class Globs:
             parts = (f"{body}**" if body.endswith("/") else body).replace("[^", "[!").split("/")
             if parts[-1] == "**":
                 parts.append("*")
-            is_whole = glob.startswith("/")
-            self._parts.append([*reversed(parts), *([] if is_whole else ["**"])])
-            if not is_whole and not {*"*?["} & {*parts[-1]}:  # it may name a folder
-                self._parts.append(["*", "**", *reversed(parts), "**"])
+            self._parts.append([*reversed(parts), *([] if glob.startswith("/") else ["**"])])
+            if may_name_folder(glob):
+                self._parts.append(["*", "**", *self._parts[-1]])
 
     def matches(self, name: str) -> bool:
         parts = name.split("/")
         return any(_matches(glob, parts) for glob in self._parts)
+
+
+def may_name_folder(glob: str) -> bool:
+    """Whether *glob* also matches the files below a folder: it ends with a name, and does not begin with a slash."""
+    last = glob.rpartition("/")[2]
+    return bool(last) and not glob.startswith("/") and not {*"*?["} & {*last}
 
 
 def _matches(glob: Sequence[str], name: Sequence[str]) -> bool:

@@ -462,6 +462,12 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
     empty.log("trial_a", [("val/loss", 0.25, 1, 1)])
     header, sweep, *_ = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
     assert (header[7:9], sweep[7:9]) == (["val/loss", "trial"], ["0.25", "trial_a"])
+    empty.log("train_2", [("my loss", 2.0, 1, 1)], {"my loss": "1"})
+    himl.ok("runs", "tag", "train_2", "seed=2")
+    for key, other in (("my loss", "metrics.`my loss`"), ("seed", "tags.seed")):
+        found = himl.ok("runs", "list", "--where", f"`{key}` < 5")
+        assert found.stderr.endswith(f" write {other}\n")
+        himl.ok("runs", "list", "--where", f"{other} != '7'" if other.startswith("tags") else f"{other} < 5")
 
 
 def test_diff_on_a_screen_has_the_digits_that_differ(himl: Himl, empty: RecordedRuns) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from himl_cli.services.runs.lookup import runs_of_experiment, sizes_of
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 RUNS_PER_REQUEST = 100  # for their values
+KINDS_OF_VALUES = {"params": "parameter", "metrics": "metric", "tags": "tag"}  # in the order of `Searchable.values`
 Item = tuple[Searchable, Run]
 
 
@@ -143,7 +145,7 @@ class _Values:
         self._asked = asked
         self._results: dict[str, RunResults] = {}
         self._guesses: dict[str, Goal] = {}  # goals by the names of metrics
-        self._ambiguous: set[str] = set()  # names of a parameter and a metric
+        self._ambiguous: dict[str, Sequence[str]] = {}  # names of several values of a run, with their kinds
 
     def read(self, runs: Sequence[Run]) -> None:
         waiting = [run for run in runs if run.id not in self._results]
@@ -173,8 +175,10 @@ class _Values:
     def tell_guesses(self, names: Collection[str], notify: Notify) -> None:
         """Tell *notify* which of two values a name meant, and the goals of the metrics *names* that their names
         decided."""
-        for name in sorted(self._ambiguous):
-            notify(Notice(f"'{name}' is a parameter here, and also a metric. For the metric, write metrics.{name}"))
+        for name, (first, other, *_) in sorted(self._ambiguous.items()):
+            key = name if re.fullmatch(r"[\w./-]+", name) else f"`{name}`"
+            text = f"'{name}' is a {KINDS_OF_VALUES[first]} here, and also a {KINDS_OF_VALUES[other]}."
+            notify(Notice(f"{text} For the {KINDS_OF_VALUES[other]}, write {other}.{key}"))
         guesses = {name: goal for name, goal in self._guesses.items() if name in names}
         words = {"minimize": "lowest", "maximize": "highest"}
         found = {word: [name for name, each in guesses.items() if each == goal] for goal, word in words.items()}
@@ -195,7 +199,10 @@ class _Values:
             nonlocal has_runs, more
             for item, run in self._items(runs, is_read=bool(unknown)):
                 has_runs = True
-                self._ambiguous.update(name for name in plain if name in item.params and name in item.metrics)
+                for name in plain:
+                    kinds = [kind for kind in KINDS_OF_VALUES if name in getattr(item, kind)]
+                    if len(kinds) > 1:
+                        self._ambiguous[name] = kinds
                 if unknown:
                     more = more or _child_values([run])
                     unknown.difference_update([key for key in unknown if item.values(*key)])

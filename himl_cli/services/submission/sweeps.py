@@ -78,8 +78,8 @@ RANGE = lazy_pattern(rf"(?P<low>{_NUMBER})(?:\.\.+|:|-|\s+to\s+)(?P<high>{_NUMBE
 SEPARATOR = r"\s*[;|]\s*|\s+"
 OTHER_LIST = lazy_pattern(rf"{_NUMBER}(?:(?:{SEPARATOR}){_NUMBER})+")
 """Numbers with other separators than commas."""
-NEXT_NAME = lazy_pattern(r"(?:,?\s+|\s*;\s*)(?=-{0,2}[A-Za-z_][\w.-]*=)")
-"""What stands between two parameters in one text."""
+NEXT_NAME = lazy_pattern(r"(?<=[\s;])(?=-{0,2}[A-Za-z_][\w.-]*=)")
+"""The beginning of another parameter in the same text."""
 SPANS = ("range", "arange", "linspace", "logspace", "int", "float", "between", "discrete")
 """Names of ranges in other tools that himl does not have."""
 DECIMAL = lazy_pattern(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
@@ -377,7 +377,7 @@ def search_range(name: str, spec: str) -> SearchRange:
         form = form or f"Write --sweep '{name}={_form(Draw(first))}'" if first in ARGUMENTS else ""
         span = RANGE.fullmatch(text)
         several = [] if {'"', "'"} & {*text} else NEXT_NAME.split(f"{name}={text}")
-        written = " ".join(f"--sweep {shlex.quote(each.lstrip('-'))}" for each in several)
+        written = " ".join(f"--sweep {shlex.quote(each.lstrip('-').rstrip(' ,;'))}" for each in several)
         refuse(
             f"{where}: ",
             (bool(set("()") & set("".join(bare))), "this is neither a list nor a distribution.", usual),

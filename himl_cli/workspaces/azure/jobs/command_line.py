@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import may_name_folder
 from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders, input_targets
 from himl_cli.core.sweeps import (
     PLACEHOLDER,
@@ -45,7 +46,7 @@ def _keeping(globs: Sequence[str], line: str) -> str:
     """*line*, and after its end copies of the files that it wrote outside of `outputs/` and `logs/` and that match
     *globs*. bash reads the globs as `core.files.Globs` does. The exit code is that of *line*."""
     files = [f"{glob}**" if glob.endswith("/") else glob for glob in globs]
-    below = [f"{glob}/**" for glob in files if not glob.startswith("/") and not {*"*?["} & {*glob.rpartition("/")[2]}]
+    below = [f"{glob}/**" for glob in filter(may_name_folder, globs)]
     wholes = [glob[1:] if glob.startswith("/") else f"**/{glob}" for glob in [*files, *below]]
     patterns = [re.sub(r"[^\w./*?\[\]!^-]", lambda found: shlex.quote(found[0]), glob) for glob in wholes]
     copying = 'case "$f" in outputs/*|logs/*) ;; *) [ ! -f "$f" ] || [ ! "$f" -nt "$himl_start" ]'
